@@ -1,0 +1,58 @@
+# `make demo` shows what bertft does, `make test` checks it; `make lint` and `make bench` are for work on it.
+#
+# Each installs what it needs into .venv in this folder, at the versions of constraints.txt, and again only after a
+# change to the build. PYTHON=python3.12 chooses the interpreter; ROUNDS=short runs each quick benchmark once.
+
+PYTHON ?= python3
+ROUNDS ?= full
+
+BIN := .venv/bin
+CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
+FUZZERS := $(patsubst csrc/tests/%.cpp,build/%,$(wildcard csrc/tests/fuzz_*.cpp))
+BENCHMARKS := $(wildcard benchmarks/bench_*.py benchmarks/test_*.py)
+
+# Through the environment these hold for the build's own requirements too; pip reads one name or the other.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench
+
+demo: .venv/with-demo
+	$(BIN)/bertft demo
+
+test: .venv/with-test
+	$(BIN)/pytest
+
+lint: .venv/with-dev $(FUZZERS)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	for fuzzer in $(FUZZERS); do $$fuzzer || exit; done
+
+bench: .venv/with-bench
+ifeq ($(BENCHMARKS),)
+	@echo "there are no benchmarks yet"
+else ifeq ($(ROUNDS),short)
+	$(BIN)/pytest benchmarks --benchmark-enable -m "not long" --benchmark-min-rounds=1 --benchmark-max-time=0
+else
+	@mkdir -p build
+	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-json=build/benchmark.json
+	$(if $(wildcard benchmarks/report.py),$(BIN)/python benchmarks/report.py build/benchmark.json)
+endif
+
+# One editable install whose extras grow: the stamps say which are in.
+.venv/with-%: .venv/created pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.hpp csrc/*.cpp)
+	@echo "installing bertft[$*] into .venv (minutes the first time)"
+	@$(BIN)/pip install --quiet --editable '.[$*]'
+	@touch $@
+
+.venv/created:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+build/fuzz_%: csrc/tests/fuzz_%.cpp $(wildcard csrc/*.hpp)
+	@mkdir -p build
+	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Werror -pthread \
+		-fsanitize=address,undefined -fno-sanitize-recover=all $< -o $@

