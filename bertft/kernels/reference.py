@@ -1,0 +1,91 @@
+"""Every operation as the textbook writes it, in float64 NumPy with whole n x n matrices: the truth for the others.
+
+Slow and large on purpose.  Tests and benchmarks compare with these functions; `backend="reference"` runs them for
+anyone who doubts a number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bertft.kernels.types import CONSTANT, Array, Bins, Form, Link, MomentSums, RowMap, Rows
+
+
+def map_rows(x: Array, row_map: RowMap) -> Array:
+    """The rows of x, (n, d), under a row map, in float64."""
+    x = np.asarray(x, dtype=np.float64)
+    if row_map == "raw":
+        return x
+    mean = x.mean(axis=1, keepdims=True) if row_map == "centred_unit" else np.zeros((len(x), 1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        norm = np.linalg.norm(x - mean, axis=1, keepdims=True)
+        norm[~np.isfinite(norm) | (norm <= CONSTANT * np.abs(mean) * x.shape[1] ** 0.5)] = np.nan
+        return (x - mean) / norm
+
+
+def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
+    """u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
+    vectors = map_rows(x, row_map) - center
+    offsets = (
+        vectors @ np.asarray(center, np.float64) if form == "dot" else -0.5 * np.einsum("id,id->i", vectors, vectors)
+    )
+    finite = np.isfinite(vectors).all(axis=1)
+    return Rows(vectors, np.where(finite, offsets, np.nan))
+
+
+def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMap) -> MomentSums:
+    """The sums over rows from which every bilinear measure follows."""
+    u, a = shifted_rows(x, x_center, row_map, "dot")
+    v, b = shifted_rows(y, y_center, row_map, "dot")
+    w = np.stack([np.ones(len(u)), a, b, np.einsum("id,id->i", u, u), np.einsum("id,id->i", v, v)], axis=1)
+    return MomentSums(w.T @ w, w.T @ u, w.T @ v, u.T @ u, u.T @ v, v.T @ v)
+
+
+def pair_values(rows: Rows, link: Link) -> Array:
+    """The values of all pairs i < j in row order, (n (n - 1) / 2,) float64."""
+    vectors, offsets = (np.asarray(part, dtype=np.float64) for part in rows)
+    if link.name == "identity":
+        g = offsets[:, None] + offsets[None, :] + vectors @ vectors.T
+        return g[np.triu_indices(len(g), k=1)] - link.center
+    from scipy.spatial.distance import pdist
+
+    # not -2 g, which has no digits left where two rows nearly coincide
+    squares = pdist(vectors, "sqeuclidean")
+    return (np.sqrt(squares) if link.name == "euclidean" else np.exp(-link.gamma * squares)) - link.center
+
+
+def gram_pearson(x: Rows, y: Rows, x_link: Link, y_link: Link) -> Array:
+    """The five sums over pairs i < j, float64: f, g, f^2, g^2, f g with f and g the values of x and y."""
+    f, g = pair_values(x, x_link), pair_values(y, y_link)
+    return np.array([f.sum(), g.sum(), f @ f, g @ g, f @ g])
+
+
+def bin_of(values: Array, bins: Bins) -> Array:
+    """The bin of each value, (n,) int64."""
+    cells = len(bins.first) - 1
+    t = np.clip((values - bins.low) * bins.cells_per_unit, 0.0, float(cells))
+    cell = np.minimum(t.astype(np.int64), cells - 1)
+    first = np.asarray(bins.first, dtype=np.int64)
+    width = first[cell + 1] - first[cell]
+    return first[cell] + np.minimum(((t - cell) * width).astype(np.int64), width - 1)
+
+
+def pair_histogram(rows: Rows, link: Link, bins: Bins) -> Array:
+    """How many pairs i < j fall in each bin, (bins,) int64."""
+    return np.bincount(bin_of(pair_values(rows, link), bins), minlength=int(bins.first[-1]))
+
+
+def pair_rank_products(
+    x: Rows, y: Rows, x_link: Link, y_link: Link, x_bins: Bins, y_bins: Bins, x_ranks: Array, y_ranks: Array
+) -> float:
+    """The sum over pairs i < j of x_ranks[bin of x] * y_ranks[bin of y]; the ranks are one number a bin, float64."""
+    ranks_x = x_ranks[bin_of(pair_values(x, x_link), x_bins)]
+    ranks_y = y_ranks[bin_of(pair_values(y, y_link), y_bins)]
+    return float(ranks_x @ ranks_y)
+
+
+def tied_ranks(values: Array) -> Array:
+    """Average ranks from 1, equal values sharing the mean of theirs, (n,) float64."""
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)
