@@ -1,0 +1,149 @@
+"""The rows of any array, checked once and then read batch by batch where they live.
+
+Arrays of NumPy (memory maps are never read whole), torch, CuPy and anything else that speaks DLPack.  CPU rows come
+out as NumPy, GPU rows as torch tensors on their own device; nothing is copied that need not be, and nothing given is
+ever changed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+
+from bertft.errors import ArrayError
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class RowSource:
+    """The rows of one array: `len(source)`, `source.width`, `source.device`, and `source.batch(low, high)`.
+
+    A CPU batch is float32 (half precisions are widened, exactly) or float64 NumPy; a GPU batch is a torch tensor of
+    its own type.
+    """
+
+    def __init__(self, array: Any, name: str) -> None:
+        self.name = name
+        self._array = _as_numpy_or_torch(array, name)
+        shape = tuple(self._array.shape)
+        if len(shape) != 2 or shape[1] == 0:
+            raise ArrayError(f"{name} has shape {shape}; expected rows and columns (n, d): reshape it, one row an item")
+        self._n, self.width = int(shape[0]), int(shape[1])
+        self.device = str(getattr(self._array, "device", "cpu")) if not isinstance(self._array, np.ndarray) else "cpu"
+        self.dtype = str(self._array.dtype).removeprefix("torch.")
+        self._map = _memory_map_of(self._array)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def batch(self, low: int, high: int, step: int = 1) -> Any:
+        """Rows low to high (every step-th), contiguous."""
+        rows = self._array[low:high:step]
+        if self.device != "cpu":
+            return rows.contiguous()
+        if not isinstance(rows, np.ndarray):
+            rows = (rows.float() if rows.dtype.itemsize == 2 else rows).numpy()
+        if rows.dtype == np.float16:
+            rows = rows.astype(np.float32)
+        elif rows.dtype not in (np.float32, np.float64) or not rows.dtype.isnative:
+            rows = rows.astype(np.float32 if rows.dtype.newbyteorder("=") == np.float32 else np.float64)
+        return np.ascontiguousarray(rows)
+
+    def release(self) -> None:
+        """Gives the pages of a read-only or shared memory map back, so that reading it does not grow the process."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def check_pair(x: RowSource, y: RowSource, least: int = 3) -> None:
+    """Refuses two spaces that do not describe the same rows on the same device."""
+    if len(x) != len(y):
+        raise ArrayError(
+            f"{x.name} has {len(x):,} rows and {y.name} has {len(y):,}; "
+            "both must describe the same items in the same order"
+        )
+    if len(x) < least:
+        raise ArrayError(
+            f"{x.name} and {y.name} have {len(x)} rows; at least {least} are needed to compare pairs of rows"
+        )
+    if x.device != y.device:
+        raise ArrayError(
+            f"{x.name} lies on {x.device} and {y.name} on {y.device}; move one of them to the other's device"
+        )
+
+
+def bad_row(batch: Any, row_map: str) -> tuple[int, str] | None:
+    """The first row of a batch that has no value under a row map, and why, or None."""
+    rows = batch if isinstance(batch, np.ndarray) else batch.detach().double().cpu().numpy()
+    rows = rows.astype(np.float64)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        column = int(np.argmin(np.isfinite(rows[row])))
+        return row, f"is not finite ({rows[row, column]} in column {column}); drop the row or find what overflowed"
+    with np.errstate(over="ignore"):
+        squares = np.square(rows).sum(axis=1)
+    if not np.isfinite(squares).all():
+        return int(np.argmin(np.isfinite(squares))), "is too large to square in float64; divide the array by a constant"
+    if row_map == "centred_unit" and (rows == rows[:, :1]).all(axis=1).any():
+        return int(np.argmax((rows == rows[:, :1]).all(axis=1))), "is constant, so it has no correlation; drop it"
+    if row_map == "unit" and (squares == 0).any():
+        return int(np.argmin(squares)), "is all zeros, so it has no cosine; drop it or use kernel='dot' or 'euclidean'"
+    return None
+
+
+def host(array: Any) -> Any:
+    """The array as NumPy."""
+    return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+
+
+def like(table: np.ndarray, array: Any) -> Any:
+    """A NumPy table where an array lives: itself, or a torch tensor on the array's device."""
+    if isinstance(array, np.ndarray):
+        return table
+    import torch
+
+    return torch.from_numpy(table).to(array.device)
+
+
+def _as_numpy_or_torch(array: Any, name: str) -> Any:
+    torch = sys.modules.get("torch")  # an array of torch cannot exist where torch was never imported
+    if torch is not None and isinstance(array, torch.Tensor):
+        array = array.detach()
+    elif not isinstance(array, np.ndarray) and hasattr(array, "__dlpack_device__"):
+        if int(array.__dlpack_device__()[0]) == 1:  # kDLCPU
+            array = np.from_dlpack(array)
+        else:
+            from torch.utils.dlpack import from_dlpack
+
+            array = from_dlpack(array)
+    elif not isinstance(array, np.ndarray):
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise ArrayError(f"{name} is no array of equal rows ({error}); expected shape (n, d)") from None
+    kind = str(array.dtype).removeprefix("torch.")
+    if isinstance(array, np.ndarray):
+        if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+            raise ArrayError(f"{name} is a masked array with masked cells; drop the masked rows first")
+        if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+            raise ArrayError(f"{name} has type {kind}; expected one of {', '.join(FLOATS)} or whole numbers")
+    elif kind not in FLOATS:
+        raise ArrayError(f"{name} has type {kind}; expected one of {', '.join(FLOATS)}: convert it with .float()")
+    elif array.device.type not in ("cpu", "cuda"):
+        raise ArrayError(f"{name} lies on {array.device}; bertft computes on cpu and cuda: move it with .cpu()")
+    return array
+
+
+def _memory_map_of(array: Any) -> mmap.mmap | None:
+    """The mmap under an array, if its pages may be dropped: not a copy-on-write one, whose changes live only there."""
+    owner = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and owner.mode in ("r", "r+", "w+"):
+            found = getattr(owner, "_mmap", None)
+            return found if isinstance(found, mmap.mmap) else None
+        owner = owner.base
+    return None

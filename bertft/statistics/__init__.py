@@ -1,0 +1,1 @@
+"""Accumulators and pair statistics: what the measures are functions of."""
