@@ -1,0 +1,59 @@
+"""bertft: what did fine-tuning do to this model's representations?
+
+    from bertft import rsa, score
+
+Names are imported when first used, so that `import bertft` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "rsa": "similarity",
+    "cka": "similarity",
+    "cca": "similarity",
+    "svcca": "similarity",
+    "pwcca": "similarity",
+    "procrustes": "similarity",
+    "compare": "similarity",
+    "explain": "similarity",
+    "PairMoments": "pair_moments",
+    "score": "score",
+    "Scores": "score",
+}
+"""Public name, the module it lives in."""
+
+__all__ = [
+    "PairMoments",
+    "Scores",
+    "cca",
+    "cka",
+    "compare",
+    "explain",
+    "procrustes",
+    "pwcca",
+    "rsa",
+    "score",
+    "svcca",
+]
+
+if TYPE_CHECKING:
+    from bertft.pair_moments import PairMoments
+    from bertft.score import Scores, score
+    from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bertft' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"bertft.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

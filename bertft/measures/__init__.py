@@ -1,0 +1,129 @@
+"""The table of measures: what each is, what it needs, its range, what leaves it unchanged, and how its error is found.
+
+A measure is a pure function of `Moments`.  `evaluate(name, moments)` gives a value with its standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+from bertft.errors import OptionError
+from bertft.kernels.types import Array, RowMap
+from bertft.measures import anisotropy, cca, cka, procrustes, rsa
+from bertft.statistics.moments import Moments
+from bertft.statistics.pair_sums import pearson, sums_of_moments
+from bertft.statistics.reservoir import Reservoir
+from bertft.statistics.standard_error import by_blocks, by_influence
+
+
+class Accumulated(Protocol):
+    """What a measure needs of an accumulator: moments by row map, and the sample of rows kept for standard errors."""
+
+    def moments(self, row_map: RowMap) -> Moments: ...
+
+    @property
+    def sample(self) -> Reservoir: ...
+
+
+Invariance = Literal["rotation", "scale", "row_scale", "shift", "affine", "exchange"]
+"""A change of one space that leaves the number alone: an orthogonal map, one factor for all, a factor for each row,
+one vector added to all rows, any invertible linear map with a shift; `exchange`: the two spaces change places."""
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error, which is nan where it is not known."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table."""
+
+    name: str
+    title: str
+    row_map: RowMap
+    of: Callable[[Moments], float]
+    influence: Callable[[Moments, Array, Array], Array] | None
+    range: tuple[float, float]
+    invariances: frozenset[Invariance]
+    source: str
+    products: Literal["auto", "float64"] = "auto"
+
+    @property
+    def maps(self) -> tuple[RowMap, ...]:
+        """The row maps a `PairMoments` must accumulate for this measure."""
+        return (self.row_map,)
+
+    def value(self, moments: Accumulated) -> float:
+        """The number itself."""
+        return self.of(moments.moments(self.row_map))
+
+
+def _rsa(name: str, title: str, kernel: str, *invariances: Invariance) -> Measure:
+    row_map, form = rsa.BILINEAR[kernel]
+
+    def value(moments: Moments) -> float:
+        return pearson(sums_of_moments(moments, form))
+
+    def influence(moments: Moments, u: Array, v: Array) -> Array:
+        return rsa.rsa_influence(moments, form, u, v)
+
+    unchanged_by = frozenset(invariances)
+    return Measure(name, title, row_map, value, influence, (-1.0, 1.0), unchanged_by, "Merchant et al. 2020")
+
+
+_RIGID: frozenset[Invariance] = frozenset(("rotation", "scale", "shift", "exchange"))
+_AFFINE: frozenset[Invariance] = _RIGID | {"affine"}
+_CONE: frozenset[Invariance] = frozenset(("rotation", "scale", "row_scale"))
+
+_TABLE = (
+    _rsa("rsa", "RSA, cosine kernel", "cosine", "rotation", "scale", "row_scale", "exchange"),
+    _rsa("rsa-correlation", "RSA, correlation kernel", "correlation", "scale", "row_scale", "exchange"),
+    _rsa("rsa-dot", "RSA, dot-product kernel", "dot", "rotation", "scale", "exchange"),
+    _rsa("rsa-sqeuclidean", "RSA, squared Euclidean kernel", "sqeuclidean", "rotation", "scale", "shift", "exchange"),
+    Measure("cka", "Linear CKA, debiased", "raw", cka.cka_debiased, cka.cka_influence, (-1.0, 1.0), _RIGID,
+            "Kornblith et al. 2019; Song et al. 2012"),
+    Measure("cka-biased", "Linear CKA", "raw", cka.cka_biased, cka.cka_influence, (0.0, 1.0), _RIGID,
+            "Kornblith et al. 2019"),
+    Measure("cca", "Mean CCA", "raw", cca.cca, cca.cca_influence, (0.0, 1.0), _AFFINE, "Hotelling 1936", "float64"),
+    Measure("svcca", "SVCCA", "raw", cca.svcca, None, (0.0, 1.0), _RIGID, "Raghu et al. 2017", "float64"),
+    Measure("pwcca", "PWCCA", "raw", cca.pwcca, None, (0.0, 1.0), frozenset(("scale", "shift")),
+            "Morcos et al. 2018", "float64"),
+    Measure("procrustes", "Procrustes similarity", "raw", procrustes.procrustes, procrustes.procrustes_influence,
+            (0.0, 1.0), _RIGID, "Schönemann 1966; Ding et al. 2021"),
+    Measure("mean-cosine-base", "Mean cosine, base", "unit", partial(anisotropy.mean_cosine, side=0),
+            lambda m, u, v: anisotropy.mean_cosine_influence(m, 0, u, v), (-1.0, 1.0), _CONE, "Ethayarajh 2019"),
+    Measure("mean-cosine-tuned", "Mean cosine, tuned", "unit", partial(anisotropy.mean_cosine, side=1),
+            lambda m, u, v: anisotropy.mean_cosine_influence(m, 1, u, v), (-1.0, 1.0), _CONE, "Ethayarajh 2019"),
+)  # fmt: skip
+
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in _TABLE}
+
+
+def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
+    """The measures of these names, in order, once each. Raises `OptionError` listing the known ones."""
+    names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    for name in names:
+        if name not in MEASURES:
+            raise OptionError(f"unknown measure {name!r}; expected some of {', '.join(MEASURES)}")
+    if not names:
+        raise OptionError(f"no measure was named; expected some of {', '.join(MEASURES)}")
+    return tuple(MEASURES[name] for name in names)
+
+
+def evaluate(name: str, moments: Accumulated) -> Estimate:
+    """One measure with its standard error, from what a `PairMoments` has accumulated and sampled."""
+    (measure,) = resolve((name,))
+    state = moments.moments(measure.row_map)
+    value = measure.of(state)
+    if math.isnan(value) or moments.sample.x is None:
+        return Estimate(value, math.nan)
+    if measure.influence is not None:
+        return Estimate(value, by_influence(measure.influence, state, moments.sample))
+    return Estimate(value, by_blocks(measure.of, state, moments.sample))

@@ -1,0 +1,83 @@
+"""Canonical correlations from moments: their mean, after a truncation by variance, and weighted by projection.
+
+CCA: Hotelling 1936.  SVCCA: Raghu et al. 2017.  PWCCA: Morcos et al. 2018.  The inverses need float64 products, which
+`bertft.measures` asks for.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from bertft.errors import PrecisionWarning, UndefinedWarning
+from bertft.kernels.types import Array
+from bertft.measures.covariance import covariances, whiten
+from bertft.statistics.moments import Moments
+
+SVCCA_SHARE = 0.99
+"""Of each space's variance, the share its kept components hold (Raghu et al. 2017)."""
+
+
+class Canonical(NamedTuple):
+    """Correlations (k,), largest first, with the maps from centred rows to the canonical variates of each side."""
+
+    correlations: Array
+    x_map: Array
+    y_map: Array
+
+
+def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
+    """The canonical correlations of the two spaces, or None, with a warning, where one of them does not vary."""
+    a, b, c = covariances(moments)
+    x_white, y_white = whiten(a, share).matrix, whiten(b, share).matrix
+    if not (x_white.shape[1] and y_white.shape[1]):
+        side = "y" if x_white.shape[1] else "x"
+        message = f"the rows of {side} do not vary, so no canonical correlation exists; the answer is nan"
+        warnings.warn(message, UndefinedWarning, stacklevel=4)
+        return None
+    if moments.n <= x_white.shape[1] + y_white.shape[1]:
+        message = (
+            f"{moments.n} rows for {x_white.shape[1]} + {y_white.shape[1]} dimensions: "
+            "canonical correlations are then close to 1 whatever the spaces; "
+            "give at least several times as many rows as dimensions, or use cka"
+        )
+        warnings.warn(message, PrecisionWarning, stacklevel=4)
+    left, correlations, right = np.linalg.svd(x_white.T @ c @ y_white, full_matrices=False)
+    return Canonical(np.clip(correlations, 0.0, 1.0), x_white @ left, y_white @ right.T)
+
+
+def cca(moments: Moments) -> float:
+    """The mean canonical correlation."""
+    found = canonical(moments)
+    return math.nan if found is None else float(found.correlations.mean())
+
+
+def svcca(moments: Moments) -> float:
+    """The mean canonical correlation of the components that hold 99 % of each space's variance."""
+    found = canonical(moments, SVCCA_SHARE)
+    return math.nan if found is None else float(found.correlations.mean())
+
+
+def pwcca(moments: Moments) -> float:
+    """The mean of the canonical correlations weighted by how much of x each variate accounts for: sum_j |<h, x_j>|."""
+    found = canonical(moments)
+    if found is None:
+        return math.nan
+    weights = np.abs(found.x_map.T @ covariances(moments)[0]).sum(axis=1)
+    return float(weights @ found.correlations / weights.sum())
+
+
+def cca_influence(moments: Moments, u: Array, v: Array) -> Array:
+    """What each row adds to the mean canonical correlation per unit of weight, times n.
+
+    For one correlation r with variates p and q it is p q - r (p^2 + q^2) / 2 (Romanazzi 1992).
+    """
+    found = canonical(moments)
+    if found is None:
+        return np.full(len(u), math.nan)
+    p = (u - moments.sums.x_vectors[0] / moments.n) @ found.x_map
+    q = (v - moments.sums.y_vectors[0] / moments.n) @ found.y_map
+    return np.asarray((p * q - 0.5 * found.correlations * (p * p + q * q)).mean(axis=1))

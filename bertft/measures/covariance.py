@@ -1,0 +1,42 @@
+"""Centred second moments of the raw rows, and their whitening: what CKA, CCA and Procrustes start from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bertft.kernels.types import Array
+from bertft.statistics.moments import Moments
+
+
+def covariances(moments: Moments) -> tuple[Array, Array, Array]:
+    """The covariances of x, of y and between them, divided by n, float64."""
+    n, sums = moments.n, moments.sums
+    s, t = sums.x_vectors[0], sums.y_vectors[0]
+    return (
+        (sums.xx - np.outer(s, s) / n) / n,
+        (sums.yy - np.outer(t, t) / n) / n,
+        (sums.xy - np.outer(s, t) / n) / n,
+    )
+
+
+class Whitening(NamedTuple):
+    """`matrix` (d, k) turns centred rows into k uncorrelated columns of variance 1, principal components first."""
+
+    matrix: Array
+    kept_variance: float
+
+
+def whiten(covariance: Array, share: float = 1.0, precision: float = 1e-10) -> Whitening:
+    """The leading principal components that hold `share` of the variance, scaled to variance 1.
+
+    Components below `precision` of the largest are noise of the products and never enter.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = int(np.count_nonzero(values > precision * max(values[0], 0.0)))
+    total = np.cumsum(values[:rank])
+    if share < 1.0 and rank:
+        rank = int(np.searchsorted(total, share * total[-1])) + 1
+    return Whitening(vectors[:, :rank] / np.sqrt(values[:rank]), float(total[rank - 1] / total[-1]) if rank else 0.0)

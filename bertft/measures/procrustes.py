@@ -1,0 +1,46 @@
+"""Procrustes similarity from moments: how well a rotation of one centred space fits the other (Schönemann 1966)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+from bertft.errors import UndefinedWarning
+from bertft.kernels.types import Array
+from bertft.measures.covariance import covariances
+from bertft.statistics.moments import Moments
+
+
+def procrustes(moments: Moments) -> float:
+    """|C|_* / sqrt(tr A tr B), the nuclear norm of the cross-covariance over the spreads; 1 for a scaled rotation.
+
+    Twice one minus this is the squared orthogonal Procrustes distance of the normalised spaces (Ding et al. 2021).
+    """
+    a, b, c = covariances(moments)
+    spread = math.sqrt(max(np.trace(a), 0.0)) * math.sqrt(max(np.trace(b), 0.0))
+    if not spread > 0:
+        side = "x" if not np.trace(a) > 0 else "y"
+        warnings.warn(
+            f"the rows of {side} do not vary, so Procrustes is undefined; the answer is nan",
+            UndefinedWarning,
+            stacklevel=3,
+        )
+        return math.nan
+    return min(1.0, float(np.linalg.svd(c, compute_uv=False).sum() / spread))
+
+
+def procrustes_influence(moments: Moments, u: Array, v: Array) -> Array:
+    """What each row adds to the similarity per unit of weight, times n.
+
+    The nuclear norm of C = L S R^T has gradient L R^T.
+    """
+    a, b, c = covariances(moments)
+    u = u - moments.sums.x_vectors[0] / moments.n
+    v = v - moments.sums.y_vectors[0] / moments.n
+    left, values, right = np.linalg.svd(c, full_matrices=False)
+    value = values.sum() / math.sqrt(np.trace(a) * np.trace(b))
+    cross = np.einsum("id,id->i", u @ left, v @ right.T) / values.sum()
+    own = np.einsum("id,id->i", u, u) / np.trace(a) + np.einsum("id,id->i", v, v) / np.trace(b)
+    return np.asarray(value * (cross - 0.5 * own))

@@ -1,0 +1,189 @@
+"""The laws of the accumulator: any split, any merge tree, identity, no aliasing, round trips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertft import PairMoments
+from bertft.errors import ArrayError, OptionError
+from bertft.statistics.reservoir import Reservoir
+
+MAPS = ("unit", "centred_unit", "raw")
+
+
+def spaces(n, seed=0, offset=0.0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 7)) + offset
+    return x.astype(dtype), (x[:, :5] + rng.standard_normal((n, 5))).astype(dtype)
+
+
+def numbers(moments):
+    return [
+        moments.rsa("cosine"), moments.rsa("correlation"), moments.rsa("dot"), moments.rsa("sqeuclidean"),
+        moments.rsa("cosine", "cosine"), moments.cka(), moments.cka(debiased=False), moments.cca(), moments.svcca(),
+        moments.pwcca(), moments.procrustes(),
+    ]  # fmt: skip
+
+
+def accumulated(x, y, cuts, groups=None):
+    moments = PairMoments(MAPS)
+    for rows in np.split(np.arange(len(x)), cuts):
+        moments.update(x[rows], y[rows], None if groups is None else groups[rows])
+    return moments
+
+
+@given(data=st.data(), offset=st.sampled_from([0.0, 10.0, 1e4]))
+def test_any_split_and_any_merge_tree_is_one_pass(data, offset):
+    n = 60
+    x, y = spaces(n, offset=offset)
+    whole = numbers(PairMoments(MAPS).update(x, y))
+    shards = np.split(np.arange(n), sorted(data.draw(st.lists(st.integers(0, n), max_size=6))))
+    states = [
+        accumulated(x[rows], y[rows], sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=3))))
+        for rows in shards
+    ]
+    while len(states) > 1:
+        left = states.pop(data.draw(st.integers(0, len(states) - 1)))
+        right = states.pop(data.draw(st.integers(0, len(states) - 1)))
+        states.append(left.merge(right))
+    np.testing.assert_allclose(numbers(states[0]), whole, rtol=0, atol=1e-11 if offset < 100 else 1e-6)
+
+
+def test_order_does_not_matter():
+    x, y = spaces(300)
+    order = np.random.default_rng(1).permutation(300)
+    forward, backward = accumulated(x, y, [100]), accumulated(x[order], y[order], [17, 40])
+    np.testing.assert_allclose(numbers(forward), numbers(backward), rtol=0, atol=1e-12)
+
+
+def test_an_empty_state_is_the_identity_of_merge():
+    x, y = spaces(50)
+    moments = PairMoments(MAPS).update(x, y)
+    for merged in (PairMoments(MAPS).merge(moments), moments.merge(PairMoments(MAPS)), moments.update(x[:0], y[:0])):
+        assert numbers(merged) == numbers(moments)
+        assert merged.n == 50
+    assert PairMoments(MAPS).merge(PairMoments(MAPS)).n == 0
+
+
+def test_inputs_and_merged_states_are_never_changed_or_kept():
+    x, y = spaces(80)
+    before = x.copy(), y.copy()
+    left, right = PairMoments(MAPS).update(x[:40], y[:40]), PairMoments(MAPS).update(x[40:], y[40:])
+    assert np.array_equal(x, before[0])
+    assert np.array_equal(y, before[1])
+    expected = numbers(left), numbers(right)
+    merged = left.merge(right)
+    value = numbers(merged)
+    x[:], y[:] = 0.0, 0.0
+    left.update(*spaces(30, seed=5))
+    right.update(*spaces(30, seed=6))
+    assert numbers(merged) == value
+    again = PairMoments(MAPS).update(before[0][:40], before[1][:40])
+    assert numbers(again) == expected[0]
+
+
+def test_far_batches_keep_their_digits():
+    """A few rows of elsewhere come first; what follows lies in a cone ten thousand times narrower than its distance."""
+    rng = np.random.default_rng(2)
+    first = rng.standard_normal((8, 64)).astype(np.float32)
+    direction = rng.standard_normal(64) * 10
+    cone = (direction + 1e-3 * rng.standard_normal((4000, 64))).astype(np.float32)
+    noisy = (cone + 1e-3 * rng.standard_normal((4000, 64))).astype(np.float32)
+    streamed = PairMoments(reservoir=0).update(first, first).update(cone, noisy)
+    exact = PairMoments(reservoir=0, products="float64")
+    exact.update(np.concatenate([first, cone]), np.concatenate([first, noisy]))
+    assert streamed.rsa() == pytest.approx(exact.rsa(), abs=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_torch_rows_of_every_type(dtype):
+    x, y = (torch.from_numpy(rows).to(dtype) for rows in spaces(200, dtype=np.float32))
+    x.requires_grad_(True)
+    found = PairMoments(MAPS).update(x, y)
+    expected = PairMoments(MAPS).update(x.detach().double().numpy(), y.double().numpy())
+    np.testing.assert_allclose(numbers(found), numbers(expected), rtol=0, atol=2e-6)
+
+
+def test_state_round_trips_through_safetensors(tmp_path):
+    x, y = spaces(120)
+    groups = np.arange(120) // 4
+    moments = accumulated(x, y, [50], groups)
+    safetensors.numpy.save_file(moments.state(), tmp_path / "state.safetensors")
+    loaded = PairMoments.from_state(safetensors.numpy.load_file(tmp_path / "state.safetensors"))
+    assert numbers(loaded) == numbers(moments)
+    assert np.array_equal(loaded.sample.groups, moments.sample.groups)
+    more = spaces(30, seed=9)
+    assert numbers(loaded.update(*more)) == numbers(moments.update(*more))
+    empty = PairMoments.from_state(PairMoments(MAPS).state())
+    assert empty.n == 0
+    assert numbers(empty.update(x, y)) == numbers(PairMoments(MAPS).update(x, y))
+    with pytest.raises(ArrayError, match=r"no PairMoments state.*pass what state\(\) returned"):
+        PairMoments.from_state({"a": x})
+
+
+def test_bad_updates_name_the_row_and_leave_the_state_alone():
+    x, y = spaces(40)
+    moments = PairMoments(MAPS).update(x, y)
+    value = numbers(moments)
+    bad = x.copy()
+    bad[7] = 0.0
+    with pytest.raises(ArrayError, match="row 47 of x is all zeros, so it has no cosine"):
+        moments.update(bad, y)
+    bad[7] = np.nan
+    with pytest.raises(ArrayError, match="row 47 of y is not finite"):
+        moments.update(x, bad[:, :5])
+    with pytest.raises(ArrayError, match="widths 5 and 7, the rows before had 7 and 5"):
+        moments.update(y, x)
+    with pytest.raises(ArrayError, match=r"groups has shape \(3,\)"):
+        moments.update(x, y, groups=np.arange(3))
+    with pytest.raises(ArrayError, match="x has 40 rows and y has 39"):
+        moments.update(x, y[1:])
+    assert numbers(moments) == value
+    assert moments.n == 40
+
+
+def test_states_that_cannot_be_added_say_so():
+    x, y = spaces(10)
+    with pytest.raises(OptionError, match="cannot merge states of maps"):
+        PairMoments(("unit",)).merge(PairMoments(("raw",)))
+    with pytest.raises(ArrayError, match="widths 5 and 7"):
+        PairMoments().update(x, y).merge(PairMoments().update(y, x))
+    with pytest.raises(OptionError, match="unknown row map 'cosine'; expected one of unit, centred_unit, raw"):
+        PairMoments(("cosine",))
+    with pytest.raises(OptionError, match=r"needs the row map 'raw'; create PairMoments\(maps=\('raw', …\)\)"):
+        PairMoments().update(x, y).cka()
+    with pytest.raises(ArrayError, match="2 rows were seen; at least 3"):
+        PairMoments().update(x[:2], y[:2]).rsa()
+    with pytest.raises(OptionError, match=r"not 'rbf'; for others use bertft\.rsa"):
+        PairMoments().update(x, y).rsa("rbf")
+
+
+@given(data=st.data())
+def test_the_sample_depends_on_the_groups_not_on_their_order(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    groups = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    x = rng.standard_normal((len(groups), 2))
+
+    def sampled(order, cut):
+        parts = []
+        for rows in (order[:cut], order[cut:]):
+            part = Reservoir(limit=50, seed=3)
+            for chunk in np.array_split(rows, data.draw(st.integers(1, 5))):
+                wanted = chunk[part.wanted(groups[chunk])]
+                part.add(groups[wanted], x[wanted], x[wanted])
+            parts.append(part)
+        parts[0].merge(parts[1])
+        return parts[0]
+
+    first = sampled(np.arange(len(groups)), data.draw(st.integers(0, len(groups))))
+    second = sampled(rng.permutation(len(groups)), data.draw(st.integers(0, len(groups))))
+    assert sorted(first.groups) == sorted(second.groups)
+    assert 0 < len(first.groups) <= 50
+    for group in np.unique(first.groups):  # whole groups only
+        assert (first.groups == group).sum() == (groups == group).sum()
+    assert np.array_equal(np.sort(first.x, axis=0), np.sort(second.x, axis=0))
