@@ -1,0 +1,8 @@
+"""Texts from files and from memory, as records (`Example`, `Corpus`) that the rest of bertft takes."""
+
+from __future__ import annotations
+
+from bertft.data.corpus import corpus_from_texts as corpus_from_texts
+from bertft.data.corpus import read_corpus as read_corpus
+from bertft.data.records import Corpus as Corpus
+from bertft.data.records import Example as Example

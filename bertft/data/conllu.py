@@ -1,0 +1,152 @@
+"""CoNLL-U treebanks (universaldependencies.org/format.html): rows, sentences of rows, and their running text.
+
+`parse_row` reads one token line, `read_sentences` groups rows and comments and checks the numbering of words, and
+`read_conllu` keeps of each sentence its text alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bertft.data.records import Example
+from bertft.data.text_file import TextFile
+from bertft.errors import DataError
+
+_ID = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|\.(?P<empty>\d+))?")
+
+
+class Row(NamedTuple):
+    """The ten columns of a token line, as written: a word (`3`), a multiword range (`3-4`) or an empty node (`3.1`)."""
+
+    id: str
+    form: str
+    lemma: str
+    upos: str
+    xpos: str
+    feats: str
+    head: str
+    deprel: str
+    deps: str
+    misc: str
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the row is the surface token of several words (`3-4`)."""
+        return "-" in self.id
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the row is a node that stands nowhere in the text (`3.1`)."""
+        return "." in self.id
+
+    @property
+    def is_word(self) -> bool:
+        """Whether the row is a word of the tree (`3`)."""
+        return self.id.isdecimal()
+
+    @property
+    def space_after(self) -> str:
+        """What follows the token in the running text: a space, or nothing."""
+        return "" if "SpaceAfter=No" in self.misc.split("|") else " "
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The comments and rows of one sentence; `line` is the number of its first line, counted from 1."""
+
+    comments: tuple[str, ...]
+    rows: tuple[Row, ...]
+    line: int
+
+    @property
+    def text(self) -> str:
+        """The `# text` comment, or else the tokens joined as `SpaceAfter` says."""
+        for comment in self.comments:
+            key, equals, value = comment.removeprefix("#").partition("=")
+            if equals and key.strip() == "text" and value.strip():
+                return value.strip()
+        return "".join(row.form + row.space_after for row in surface_tokens(self.rows)).strip()
+
+
+def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
+    """The tokens as written: ranges stand for the words they cover, empty nodes are left out."""
+    covered = 0
+    for row in rows:
+        if row.is_range:
+            covered = int(row.id.partition("-")[2])
+            yield row
+        elif row.is_word and int(row.id) > covered:
+            yield row
+
+
+def parse_row(line: str) -> Row:
+    """The row of one token line; raises `DataError`, without the line's place, where it is malformed.
+
+    >>> parse_row("1\\tIt\\tit\\tPRON\\tPRP\\t_\\t2\\tnsubj\\t_\\t_").form
+    'It'
+    """
+    columns = line.split("\t")
+    if len(columns) != 10:
+        raise DataError(f"expected 10 columns separated by tabs, got {len(columns)} in {line[:40]!r}")
+    row = Row(*columns)
+    if not _ID.fullmatch(row.id):
+        raise DataError(f"expected a word number such as 3, 3-4 or 3.1 in column 1, got {row.id!r}")
+    if not row.form:
+        raise DataError(f"word {row.id} has no form in column 2")
+    return row
+
+
+def read_sentences(file: TextFile) -> Iterator[Sentence]:
+    """The sentences of a treebank in file order; raises `DataError` naming the line that is malformed.
+
+    >>> from pathlib import Path
+    >>> row = "\\t".join(["1", "Rain", "rain", "NOUN", "NN", "_", "0", "root", "_", "_"])
+    >>> file = TextFile(Path("rain.conllu"), f"# sent_id = 1\\n{row}\\n", "0f")
+    >>> [sentence.text for sentence in read_sentences(file)]
+    ['Rain']
+    """
+    comments: list[str] = []
+    rows: list[Row] = []
+    words = 0
+    for number, line in enumerate([*file.lines, ""], start=1):
+        if not line.strip():
+            if rows:
+                yield Sentence(tuple(comments), tuple(rows), number - len(comments) - len(rows))
+            elif comments:
+                raise file.error(number, "expected a token line after the comments of a sentence, got none")
+            comments, rows, words = [], [], 0
+        elif line.startswith("#"):
+            if rows:
+                raise file.error(number, "a comment among the words; is the blank line before this sentence missing?")
+            comments.append(line)
+        else:
+            try:
+                rows.append(parse_row(line))
+                words = _next_word(words, rows[-1])
+            except DataError as error:
+                raise file.error(number, f"not CoNLL-U: {error}; name plain text .txt") from error
+
+
+def read_conllu(file: TextFile) -> Iterator[Example]:
+    """One example a sentence, its running text; raises `DataError` naming the line that is malformed."""
+    for sentence in read_sentences(file):
+        yield Example(sentence.text, None, file.where(sentence.line))
+
+
+def _next_word(words: int, row: Row) -> int:
+    """The number of words after `row`, where `words` came before it: words count 1, 2, … with no gap."""
+    if row.is_empty:
+        if int(row.id.partition(".")[0]) != words:
+            raise DataError(f"empty node {row.id} follows word {words}")
+        return words
+    first, _, last = row.id.partition("-")
+    if int(first) != words + 1:
+        raise DataError(f"expected word {words + 1}, got {row.id}; is a blank line between sentences missing?")
+    if row.is_range:
+        if int(last) < int(first):
+            raise DataError(f"range {row.id} ends before it begins")
+        return words
+    return words + 1

@@ -1,0 +1,46 @@
+"""Plain text: one sentence a line, blank lines skipped.
+
+Any UTF-8 file reads as plain text, so the mistakes that would score well-formed nonsense are refused here: a
+treebank, JSON, or the tab-separated MNLI under a name that hides what it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from bertft.data.records import Example
+from bertft.data.text_file import TextFile
+
+
+def read_plain_text(file: TextFile) -> Iterator[Example]:
+    """One example a line that is not blank; raises `DataError` where the file is of another known format.
+
+    >>> from pathlib import Path
+    >>> [example.text for example in read_plain_text(TextFile(Path("rain.txt"), "It rains.\\n\\nIt pours.\\n", "0f"))]
+    ['It rains.', 'It pours.']
+    """
+    first = True
+    for number, line in enumerate(file.lines, start=1):
+        if not line.strip():
+            continue
+        if first and (advice := _another_format(line)):
+            raise file.error(number, f"expected one sentence a line, got {advice}")
+        first = False
+        yield Example(line.strip(), None, file.where(number))
+
+
+def _another_format(line: str) -> str | None:
+    """What a first line gives away, with what to do about it; None for a sentence."""
+    columns = line.split("\t")
+    if line.startswith(("# sent_id", "# text =", "# newdoc")) or (len(columns) == 10 and columns[0].isdecimal()):
+        return "CoNLL-U; name the file .conllu"
+    if {"sentence1", "sentence2"} <= set(columns):
+        return "a tab-separated table; use the .jsonl file of the same release, or write one sentence a line"
+    if line.startswith("{"):
+        try:
+            json.loads(line)
+        except ValueError:
+            return None
+        return "JSON; name MNLI records .jsonl and SQuAD .json, or write one sentence a line"
+    return None

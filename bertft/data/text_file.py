@@ -1,0 +1,90 @@
+"""A data file as numbered lines of text, and the one place where a file that cannot be one is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bertft.errors import DataError
+
+_WANTED = "a UTF-8 file of one sentence a line, or CoNLL-U (.conllu), MNLI (.jsonl) or SQuAD (.json)"
+
+# First bytes of the files people pass by mistake.
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip archive: unpack it first (gunzip)",
+    b"PK\x03\x04": "a zip archive: unpack it first (unzip)",
+    b"BZh": "a bzip2 archive: unpack it first (bunzip2)",
+    b"\x28\xb5\x2f\xfd": "a zstandard archive: unpack it first (unzstd)",
+    b"\xfd7zXZ": "an xz archive: unpack it first (unxz)",
+    b"PAR1": "a Parquet table: write its text column out, one sentence a line",
+    b"%PDF": "a PDF document: extract its text first",
+    b"\xff\xfe": "UTF-16 text: convert it (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16 text: convert it (iconv -f UTF-16 -t UTF-8)",
+}
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A decoded file: its path, its whole text, and the sha256 of its bytes.
+
+    >>> TextFile(Path("rain.txt"), "It rains.\\nIt pours.", "0f").lines
+    ['It rains.', 'It pours.']
+    """
+
+    path: Path
+    text: str
+    content_hash: str
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines without their ends: LF, CR LF or CR, as in an editor, and nothing else."""
+        # str.splitlines would also split inside sentences, at U+2028, form feeds and the like.
+        return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+    def where(self, number: int) -> str:
+        """The place of line `number`, counted from 1, as `name:line`."""
+        return f"{self.path.name}:{number}"
+
+    def error(self, number: int, problem: str) -> DataError:
+        """The error for line `number`, counted from 1, with the path in full."""
+        return DataError(f"{self.path}:{number}: {problem}")
+
+
+def read_text_file(path: str | Path) -> TextFile:
+    """Read a UTF-8 file whole, a byte-order mark dropped; raises `DataError` for anything that is not one.
+
+    >>> read_text_file("no/such/file.txt")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    bertft.errors.DataError: no/such/file.txt: no such file; give a UTF-8 file of one sentence a line, ...
+    """
+    path = Path(path).expanduser()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; give {_WANTED}") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder, not a file; give {_WANTED}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give {_WANTED}") from error
+    if not content.strip():
+        raise DataError(f"{path}: the file is empty; give {_WANTED}")
+    for signature, found in _SIGNATURES.items():
+        if content.startswith(signature):
+            raise DataError(f"{path}: not UTF-8 text but {found}")
+    if (offset := content.find(b"\0")) >= 0:
+        raise DataError(f"{path}:{_line_of(content, offset)}: not text: a NUL byte at offset {offset}; give {_WANTED}")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{_line_of(content, error.start)}: not UTF-8: byte 0x{content[error.start]:02x} at offset "
+            f"{error.start}; convert the file (iconv -f ISO-8859-1 -t UTF-8, or from the encoding it is in)"
+        ) from error
+    return TextFile(path, text.removeprefix("\ufeff"), hashlib.sha256(content).hexdigest())
+
+
+def _line_of(content: bytes, offset: int) -> int:
+    return content.count(b"\n", 0, offset) + 1

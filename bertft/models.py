@@ -1,0 +1,482 @@
+"""Checkpoints: loading the body of one, and asking how far two of them are the same model.
+
+Everything that could give wrong numbers in silence is refused here, before a forward pass is paid for: weights that
+are missing and would be drawn at random, a tokenizer that transformers would invent, code or pickles that a stranger
+wrote. Files are checked by this module first and read by transformers second, so that the message names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
+from transformers.utils import logging as transformers_logging
+
+from bertft.errors import CheckpointError, OptionError
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
+
+# Config fields with no say in what a body computes in evaluation mode; any other difference counts.
+_HARMLESS_FIELDS = frozenset(
+    {
+        *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+        *("output_hidden_states", "output_attentions", "return_dict", "use_cache", "gradient_checkpointing"),
+        *("initializer_range", "bos_token_id", "eos_token_id", "num_hidden_layers", "n_layer", "n_layers"),
+    }
+)
+_HARMLESS_WORDS = ("drop", "classifier", "summary")
+
+# Names of the norm that follows the last block, where it stands beside the blocks.
+_FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model body in evaluation mode with its tokenizer.
+
+    `name` is for display: the folder's name or the hub's. `content_hash` is the sha256 over the names, sizes and bytes
+    of `config.json` and the weight files, so it tells a truncated config from a whole one, and does not depend on the
+    dtype or device asked for.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    content_hash: str
+
+
+def load_checkpoint(
+    source: str | Path, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False
+) -> Checkpoint:
+    """Load the body of a local folder or hub name: no task head, no gradients, evaluation mode.
+
+    Weights are read from safetensors; `allow_pickle` admits `pytorch_model.bin` where there are none, read with
+    torch's weights-only unpickler. Raises `CheckpointError` for a folder or name that holds no usable model, and
+    `OptionError` for an unknown dtype or an absent device.
+
+    >>> load_checkpoint("no/such/folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    bertft.errors.CheckpointError: no/such/folder: no such folder; ...
+    """
+    torch_dtype = _known_dtype(dtype)
+    torch_device = _present_device(device)
+    folder = _resolve(source, allow_pickle=allow_pickle)
+    config = _checked_config(folder)
+    weights = _checked_weights(folder, allow_pickle=allow_pickle)
+    _check_tokenizer_files(folder)
+    tokenizer = _load_tokenizer(folder)
+    model = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
+    _check_embedding_covers(folder, model, tokenizer)
+    # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
+    model.config.use_cache = False
+    model.train(False).requires_grad_(False).to(torch_device)
+    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
+    return Checkpoint(name, model, tokenizer, _hash_files([folder / "config.json", *weights]))
+
+
+def n_layers(model: PreTrainedModel) -> int:
+    """The number of transformer blocks; hidden layers are counted 0 (embeddings) to this number."""
+    return int(_body_setting(model, "num_hidden_layers"))
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """The width of the hidden states."""
+    return int(_body_setting(model, "hidden_size"))
+
+
+def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The transformer blocks in order; raises `CheckpointError` where a model does not keep them in one list.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> len(block_stack(GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))))
+    3
+    """
+    return _find_stack(model)[1]
+
+
+def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
+    """The last hidden layer up to which two models compute the same numbers, bit for bit: -1 for none.
+
+    0 says that all before the blocks is equal, k that the first k blocks are too. Weights and buffers are compared
+    with `torch.equal`, and configs field by field; where it cannot be told whether a difference matters, it does.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))
+    >>> shared_depth(model, model)
+    3
+    """
+    if type(base) is not type(tuned) or _computation(base) != _computation(tuned):
+        return -1
+    base_parts, tuned_parts = _parts(base), _parts(tuned)
+    if not _equal(base_parts.before, tuned_parts.before):
+        return -1
+    last = min(n_layers(base), n_layers(tuned))
+    depth = 0
+    while depth < last and _equal(base_parts.block(depth), tuned_parts.block(depth)):
+        depth += 1
+    # The last hidden layer has been through the final norm, which only the last block of a model meets.
+    if depth == last and (n_layers(base) != n_layers(tuned) or not _equal(base_parts.after, tuned_parts.after)):
+        depth -= 1
+    return depth
+
+
+def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iterable[str]) -> None:
+    """Raise `CheckpointError` unless both tokenizers have one vocabulary and encode the sample texts alike."""
+    advice = (
+        "compare checkpoints of one vocabulary, or, if the tuned model was trained with the base's tokenizer, "
+        "copy the base's tokenizer files into its folder"
+    )
+    ours, theirs = base.tokenizer.get_vocab(), tuned.tokenizer.get_vocab()
+    if ours != theirs:
+        token = min(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+        raise CheckpointError(
+            f"the tokenizers of {base.name} ({len(ours)} tokens) and {tuned.name} ({len(theirs)} tokens) differ: "
+            f"token {token!r} is {ours.get(token, 'absent')} in one and {theirs.get(token, 'absent')} in the other; "
+            f"{advice}"
+        )
+    for text in sample_texts:
+        # A pair has a template of its own, which a lone text does not show.
+        for texts in ((text,), (text, text)):
+            pieces = [checkpoint.tokenizer(*texts, verbose=False) for checkpoint in (base, tuned)]
+            if pieces[0].data != pieces[1].data:
+                first, second = (
+                    " ".join(checkpoint.tokenizer.convert_ids_to_tokens(encoding["input_ids"]))[:80]
+                    for checkpoint, encoding in zip((base, tuned), pieces, strict=True)
+                )
+                raise CheckpointError(
+                    f"the tokenizers of {base.name} and {tuned.name} encode {text[:60]!r} differently: "
+                    f"{first!r} and {second!r}; {advice}"
+                )
+
+
+def _resolve(source: str | Path, *, allow_pickle: bool) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that holds config.json")
+    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+        raise CheckpointError(f"{source}: no such folder; give a folder that holds a model, or a hub name")
+    return _download(source, allow_pickle=allow_pickle)
+
+
+def _download(name: str, *, allow_pickle: bool) -> Path:
+    """The snapshot of a hub model in the local cache, fetched where it is not there yet; no code, no spare formats."""
+    wanted = ["*.json", *_TOKENIZER_FILES, "*.txt", "model.safetensors", "model-*.safetensors"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"])
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: not found locally, neither as a folder nor in the hub's cache, and the hub is not reachable; "
+            "give a local folder, or connect to the network"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: no such folder, and the hub does not give such a model ({_first_line(error)}); "
+            "check the name, log in where the model is private, or give a local folder"
+        ) from error
+    return folder
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    config = _read_json(folder, "config.json")
+    if config is None:
+        nested = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        advice = f"; did you mean {folder / nested[-1]}?" if nested else ""
+        if (folder / "adapter_config.json").exists():
+            advice = "; it holds an adapter: merge it into its base (merge_and_unload) and save the whole model"
+        raise CheckpointError(f"{folder}: no config.json, so no model saved by transformers{advice}")
+    for name, settings in (
+        ("config.json", config),
+        ("tokenizer_config.json", _read_json(folder, "tokenizer_config.json")),
+    ):
+        if settings and settings.get("auto_map"):
+            raise CheckpointError(
+                f"{folder / name}: asks for remote code (auto_map), and bertft does not run code from checkpoints; "
+                "use a model whose class is part of transformers"
+            )
+    if config.get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"{folder}: {config.get('model_type')} is an encoder-decoder; bertft reads encoders or decoders alone"
+        )
+    return config
+
+
+def _checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
+    """The weight files to read, each opened once to see that it is whole."""
+    if files := _weight_files(folder, "model", ".safetensors"):
+        for file in files:
+            _check_safetensors(file)
+        return files
+    files = _weight_files(folder, "pytorch_model", ".bin")
+    if files and allow_pickle:
+        return files
+    if files:
+        raise CheckpointError(
+            f"{files[0]}: a pickle, which can run code when read, and no model.safetensors beside it; "
+            "save the model again with save_pretrained, or allow pickles for this run (allow_pickle=True)"
+        )
+    raise CheckpointError(
+        f"{folder}: has a config.json but no weights (model.safetensors); give the folder that save_pretrained wrote "
+        "(weights kept as pickles are read, and fetched from the hub, only with allow_pickle=True)"
+    )
+
+
+def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """The one weight file, or the shards its index lists, in order of name; empty where there is neither."""
+    if (folder / f"{stem}{suffix}").exists():
+        return [folder / f"{stem}{suffix}"]
+    name = f"{stem}{suffix}.index.json"
+    index = _read_json(folder, name)
+    if index is None:
+        return []
+    try:
+        files = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / name}: has no weight_map of tensor and file names; save the model again"
+        ) from error
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(f"{file}: missing, though {name} lists it; copy or download the model again")
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(20).startswith(b"version https://git"):
+            raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            if not list(tensors.keys()):
+                raise CheckpointError(f"{file}: holds no tensors; save the model again")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    # Without files transformers makes a tokenizer that knows the special tokens alone, and every word is unknown to it.
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{folder}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}); "
+            "save it into the folder with tokenizer.save_pretrained"
+        )
+
+
+def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    rows = embedding.num_embeddings
+    token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if index >= rows:
+        raise CheckpointError(
+            f"{folder}: the tokenizer gives {token!r} number {index}, but the model embeds {rows} tokens; "
+            "the tokenizer belongs to another model, or the embeddings were not resized"
+        )
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / name}: not readable as JSON ({error}); copy or download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder / name}: expected a JSON object, got {str(content)[:40]!r}")
+    return content
+
+
+def _hash_files(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        with _quiet_transformers():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers and tokenizers raise a zoo of types for files they cannot read
+        raise CheckpointError(
+            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); "
+            "save it again with tokenizer.save_pretrained"
+        ) from error
+    return tokenizer
+
+
+def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool) -> PreTrainedModel:
+    try:
+        # A missing pooler is drawn at random: unused here, but it must not move the caller's generator.
+        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+            model, report = AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=safetensors,
+                weights_only=True,
+                ignore_mismatched_sizes=True,  # refused below, with names
+                dtype=dtype,
+                output_loading_info=True,
+            )
+    except Exception as error:  # as above: the message is what a person needs, and the cause stays attached
+        raise CheckpointError(
+            f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
+            f"{_first_line(error)}"
+        ) from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
+    if missing:
+        raise CheckpointError(
+            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__}, {missing[0]} for one, which "
+            "would be drawn at random; the config and the weights are of different models, or the file is incomplete"
+        )
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{folder}: {name} has shape {list(found)} in the weights and {list(wanted)} by the config; "
+            "the two are of different models: save the model again with save_pretrained"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep its progress bars and its report on unused head weights off stderr, and put its settings back."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _known_dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise OptionError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _present_device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"device {name!r} is not available ({_first_line(error)}); try device='cpu'") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The tensors of a model by when they act: before the blocks, in each, and after the last. Poolers are left out."""
+
+    before: Mapping[str, torch.Tensor]
+    blocks: tuple[Mapping[str, torch.Tensor], ...]
+    after: Mapping[str, torch.Tensor]
+
+    def block(self, index: int) -> Mapping[str, torch.Tensor]:
+        # A model without a stack has all its weights in `before`, and its blocks differ in nothing more.
+        return self.blocks[index] if self.blocks else {}
+
+
+def _parts(model: PreTrainedModel) -> _Parts:
+    outside = {name: tensor for name, tensor in _tensors(model).items() if not name.startswith("pooler.")}
+    try:
+        path, stack = _find_stack(model)
+    except CheckpointError:
+        return _Parts(outside, (), {})
+    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in _FINAL_NORMS)
+    before: dict[str, torch.Tensor] = {}
+    after: dict[str, torch.Tensor] = {}
+    for name, tensor in outside.items():
+        if name.startswith(final_norms):
+            after[name] = tensor
+        elif not name.startswith(f"{path}."):
+            before[name] = tensor
+    return _Parts(before, tuple(_tensors(block) for block in stack), after)
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(_equal_tensors(ours[name], theirs[name]) for name in ours)
+
+
+def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
+
+
+def _computation(model: PreTrainedModel) -> dict[str, Any]:
+    """The config fields that could change what the body computes."""
+    fields = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)
+    }
+    return {**fields, "attention": model.config._attn_implementation}
+
+
+def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
+    """The one list of as many modules as the model has blocks, with its path, nearest the top."""
+    count = n_layers(model)
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    ]
+    depth = min((name.count(".") for name, _ in lists), default=0)
+    nearest = [(name, module) for name, module in lists if name.count(".") == depth]
+    if len(nearest) != 1:
+        found = f"{len(nearest)} lists ({', '.join(name for name, _ in nearest)})" if nearest else "none"
+        raise CheckpointError(
+            f"{type(model).__name__}: expected one list of its {count} transformer blocks, found {found}; "
+            "models that share weights between blocks or split them into parts keep no such list"
+        )
+    return nearest[0]
+
+
+def _body_setting(model: PreTrainedModel, name: str) -> Any:
+    config = model.config.get_text_config()
+    if not hasattr(config, name):
+        raise CheckpointError(f"{type(model).__name__}: its config has no {name}; bertft needs a transformer of blocks")
+    return getattr(config, name)

@@ -1,0 +1,518 @@
+"""Loading checkpoints and comparing two: tiny random models of every usual family, and the real small one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from bertft.errors import CheckpointError, OptionError
+from bertft.models import (
+    Checkpoint,
+    block_stack,
+    check_same_tokenizer,
+    hidden_size,
+    load_checkpoint,
+    n_layers,
+    shared_depth,
+)
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 12,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+}
+
+CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
+    "bert": lambda: transformers.BertConfig(**SHAPE),
+    "roberta": lambda: transformers.RobertaConfig(**SHAPE, max_position_embeddings=64),
+    "electra": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16),
+    "distilbert": lambda: transformers.DistilBertConfig(vocab_size=12, dim=32, n_layers=3, n_heads=2, hidden_dim=37),
+    "deberta-v2": lambda: transformers.DebertaV2Config(**SHAPE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    "modernbert": lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0),
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=12, n_embd=32, n_layer=3, n_head=2),
+    "llama": lambda: transformers.LlamaConfig(**SHAPE),
+}
+FINAL_NORM = {"modernbert": "final_norm", "gpt2": "ln_f", "llama": "norm"}
+
+
+def tokenizer(words: list[str] = WORDS, *, lowercase: bool = False) -> PreTrainedTokenizerFast:
+    pieces = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+
+
+def build(config: transformers.PreTrainedConfig, seed: int = 0, head: str = "Model") -> PreTrainedModel:
+    """A random model of a config, from a seed of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, type(config).__name__.replace("Config", head))(config)
+    return model.eval()
+
+
+def body(family: str = "bert", seed: int = 0, **changes: object) -> PreTrainedModel:
+    config = CONFIGS[family]()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return build(config, seed)
+
+
+def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
+    (model or body()).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@torch.no_grad()
+def hidden_layers(model: PreTrainedModel) -> tuple[torch.Tensor, ...]:
+    return model(torch.tensor([[2, 5, 6, 7, 9, 3]]), output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_saved_body_comes_back(tmp_path: Path, family: str) -> None:
+    saved = body(family)
+    checkpoint = load_checkpoint(save(tmp_path / family, saved))
+    assert checkpoint.name == family
+    assert type(checkpoint.model) is type(saved)
+    assert not checkpoint.model.training
+    assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
+    assert n_layers(checkpoint.model) == len(block_stack(checkpoint.model)) == 3
+    layers = hidden_layers(checkpoint.model)
+    assert len(layers) == 4
+    assert all(layer.shape[-1] == hidden_size(checkpoint.model) == 32 for layer in layers)
+    assert all(torch.equal(*pair) for pair in zip(layers, hidden_layers(saved), strict=True))
+    assert checkpoint.tokenizer("it rains.")["input_ids"] == [2, 5, 6, 7, 9, 3]
+
+
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForSequenceClassification"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_a_task_head_is_left_out_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], family: str, head: str
+) -> None:
+    model = build(CONFIGS[family](), head=head)
+    save(tmp_path / "model", model)
+    capfd.readouterr()
+    generator = torch.get_rng_state()
+    checkpoint = load_checkpoint(tmp_path / "model")
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert type(checkpoint.model) is type(model.base_model)
+    assert torch.equal(hidden_layers(checkpoint.model)[-1], hidden_layers(model.base_model)[-1])
+
+
+def test_the_settings_of_transformers_are_put_back(tmp_path: Path) -> None:
+    noise = transformers.utils.logging
+    before = noise.get_verbosity(), noise.is_progress_bar_enabled()
+    try:
+        noise.set_verbosity(logging.INFO)
+        noise.disable_progress_bar()
+        load_checkpoint(save(tmp_path / "model"))
+        assert (noise.get_verbosity(), noise.is_progress_bar_enabled()) == (logging.INFO, False)
+    finally:
+        noise.set_verbosity(before[0])
+        if before[1]:
+            noise.enable_progress_bar()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_dtypes_share_a_hash(tmp_path: Path, dtype: str) -> None:
+    folder = save(tmp_path / "model")
+    checkpoint = load_checkpoint(folder, dtype=dtype)
+    assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {getattr(torch, dtype)}
+    assert checkpoint.content_hash == load_checkpoint(folder).content_hash
+
+
+def test_the_hash_follows_config_and_weights_not_the_folder(tmp_path: Path) -> None:
+    folder, copy = save(tmp_path / "model"), tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    expected = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        content = (folder / name).read_bytes()
+        expected.update(f"{name}\0{len(content)}\0".encode() + content)
+    original = load_checkpoint(folder).content_hash
+    assert original == load_checkpoint(copy).content_hash == expected.hexdigest()
+    edit_config(copy, num_hidden_layers=2)
+    assert load_checkpoint(copy).content_hash != original
+    assert load_checkpoint(save(tmp_path / "other", body(seed=1))).content_hash != original
+
+
+def test_a_smaller_config_loads_the_first_blocks(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    whole = load_checkpoint(folder)
+    edit_config(folder, num_hidden_layers=2)
+    truncated = load_checkpoint(folder)
+    assert n_layers(truncated.model) == 2
+    assert torch.equal(hidden_layers(truncated.model)[-1], hidden_layers(whole.model)[2])
+
+
+def test_shards(tmp_path: Path) -> None:
+    model = body()
+    model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    tokenizer().save_pretrained(tmp_path / "model")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    checkpoint = load_checkpoint(tmp_path / "model")
+    assert torch.equal(hidden_layers(checkpoint.model)[-1], hidden_layers(model)[-1])
+    next(iter(sorted((tmp_path / "model").glob("model-*.safetensors")))).unlink()
+    with pytest.raises(CheckpointError, match=r"model-00001.*missing.*index.json"):
+        load_checkpoint(tmp_path / "model")
+
+
+def test_the_real_model(model_dir: Path) -> None:
+    checkpoint = load_checkpoint(model_dir)
+    assert (n_layers(checkpoint.model), hidden_size(checkpoint.model)) == (6, 384)
+    assert len(block_stack(checkpoint.model)) == 6
+    assert shared_depth(checkpoint.model, load_checkpoint(model_dir).model) == 6
+    check_same_tokenizer(checkpoint, checkpoint, ["It rains, it pours.", "naïve Über-wörter 雨"])
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty local cache and a hub that cannot be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "someone/a-model"])
+def test_a_hub_name_without_a_network(hub: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{name}: not found locally.*hub is not reachable; give a local folder"):
+        load_checkpoint(name)
+
+
+def test_a_hub_name_in_the_cache(hub: Path) -> None:
+    cached = hub / "models--someone--a-model"
+    save(cached / "snapshots" / "0123abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123abc")
+    checkpoint = load_checkpoint("someone/a-model")
+    assert checkpoint.name == "someone/a-model"
+    assert shared_depth(checkpoint.model, body()) == 3
+
+
+@pytest.mark.parametrize("source", ["./rain", "no/such/folder", "/no/such", "a b", Path("rain"), "", ".."])
+def test_not_a_folder(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"no such folder; give|no config.json"):
+        load_checkpoint(source)
+
+
+def test_a_file_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a file, not a model folder"):
+        load_checkpoint(save(tmp_path / "model") / "model.safetensors")
+
+
+def remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def leave_a_run_folder(folder: Path) -> None:
+    (folder / "checkpoint-500").mkdir()
+    (folder / "config.json").rename(folder / "checkpoint-500" / "config.json")
+
+
+def leave_an_adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": ')
+
+
+def list_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+def ask_for_code(folder: Path) -> None:
+    edit_config(folder, auto_map={"AutoModel": "modeling.Model"})
+
+
+def ask_for_tokenizer_code(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["tokenization.T", null]}}')
+
+
+def name_an_unknown_type(folder: Path) -> None:
+    edit_config(folder, model_type="rainformer")
+
+
+def be_an_encoder_decoder(folder: Path) -> None:
+    edit_config(folder, model_type="t5", is_encoder_decoder=True)
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def truncate_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def corrupt_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"dtype"', b'"dtypo"', 1))
+
+
+def hold_no_tensors(folder: Path) -> None:
+    save_file({}, folder / "model.safetensors")
+
+
+def leave_a_pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def break_index(folder: Path) -> None:
+    remove_weights(folder)
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}')
+
+
+def drop_a_block(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.layer.1.")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_a_shape(folder: Path) -> None:
+    edit_config(folder, intermediate_size=38)
+
+
+def split_heads_unevenly(folder: Path) -> None:
+    edit_config(folder, num_attention_heads=5)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def break_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+
+
+def outgrow_the_embedding(folder: Path) -> None:
+    tokenizer([*WORDS, "drizzle", "mist", "fog"]).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "needle"),
+    [
+        (remove_config, r"model: no config\.json"),
+        (leave_a_run_folder, r"no config\.json.*did you mean .*checkpoint-500"),
+        (leave_an_adapter, "adapter: merge it"),
+        (break_config, r"config\.json: not readable as JSON"),
+        (list_config, r"config\.json: expected a JSON object"),
+        (ask_for_code, r"config\.json: asks for remote code .*does not run code"),
+        (ask_for_tokenizer_code, r"tokenizer_config\.json: asks for remote code"),
+        (name_an_unknown_type, "cannot load this rainformer"),
+        (be_an_encoder_decoder, "t5 is an encoder-decoder"),
+        (remove_weights, r"no weights \(model\.safetensors\)"),
+        (truncate_weights, r"model\.safetensors: truncated or corrupted"),
+        (truncate_header, r"model\.safetensors: truncated or corrupted"),
+        (empty_weights, r"model\.safetensors: truncated or corrupted"),
+        (corrupt_header, r"model\.safetensors: truncated or corrupted"),
+        (hold_no_tensors, r"model\.safetensors: holds no tensors"),
+        (leave_a_pointer, r"model\.safetensors: a Git LFS pointer.*git lfs pull"),
+        (break_index, r"index\.json: has no weight_map"),
+        (drop_a_block, r"lack 16 tensors of BertModel, encoder\.layer\.1\.attention.*at random"),
+        (change_a_shape, r"encoder\.layer\.0\..* has shape \[37(, 32)?\] in the weights and \[38(, 32)?\]"),
+        (split_heads_unevenly, r"cannot load this bert: .*multiple of the number of attention heads"),
+        (remove_tokenizer, "no tokenizer .*save_pretrained"),
+        (break_tokenizer, "the tokenizer cannot be loaded"),
+        (outgrow_the_embedding, "'fog' number 12, but the model embeds 12 tokens"),
+    ],
+)
+def test_a_damaged_folder(tmp_path: Path, damage: Callable[[Path], None], needle: str) -> None:
+    folder = save(tmp_path / "model")
+    load_checkpoint(folder)  # whole before
+    damage(folder)
+    with pytest.raises(CheckpointError, match=needle) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_only_where_allowed(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: a pickle.*allow_pickle=True"):
+        load_checkpoint(folder)
+    assert shared_depth(load_checkpoint(folder, allow_pickle=True).model, body()) == 3
+
+
+class Payload:
+    """An object whose unpickling would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_an_allowed_pickle_still_runs_no_code(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"payload": Payload(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot load this bert"):
+        load_checkpoint(folder, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "needle"),
+    [({"dtype": "int8"}, "unknown dtype 'int8'.*float32"), ({"device": "rain"}, "device 'rain' is not available")],
+)
+def test_unknown_options(tmp_path: Path, options: dict[str, str], needle: str) -> None:
+    with pytest.raises(OptionError, match=needle):
+        load_checkpoint(save(tmp_path / "model"), **options)
+
+
+@torch.no_grad()
+def tune(model: PreTrainedModel, block: int) -> PreTrainedModel:
+    """Change one bias of one block."""
+    next(p for name, p in block_stack(model)[block].named_parameters()).flatten()[0] += 1
+    return model
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_shared_depth_is_the_first_block_that_differs(family: str) -> None:
+    assert shared_depth(body(family), body(family)) == 3
+    for block in range(3):
+        base, tuned = body(family), tune(body(family), block)
+        assert shared_depth(base, tuned) == shared_depth(tuned, base) == block
+        same = [torch.equal(*pair) for pair in zip(hidden_layers(base), hidden_layers(tuned), strict=True)]
+        assert same == [layer <= block for layer in range(4)]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_other_embeddings_share_nothing(family: str) -> None:
+    tuned = body(family)
+    with torch.no_grad():
+        tuned.get_input_embeddings().weight[5, 0] += 1
+    assert shared_depth(body(family), tuned) == -1
+
+
+@pytest.mark.parametrize(("family", "norm"), FINAL_NORM.items())
+def test_another_final_norm_changes_the_last_layer_alone(family: str, norm: str) -> None:
+    base, tuned = body(family), body(family)
+    with torch.no_grad():
+        tuned.get_submodule(norm).weight[0] += 1
+    assert shared_depth(base, tuned) == 2
+    same = [torch.equal(*pair) for pair in zip(hidden_layers(base), hidden_layers(tuned), strict=True)]
+    assert same == [True, True, True, False]
+
+
+def test_a_pooler_is_no_hidden_layer() -> None:
+    tuned = body()
+    with torch.no_grad():
+        tuned.pooler.dense.bias += 1
+    assert shared_depth(body(), tuned) == 3
+
+
+@pytest.mark.parametrize(("family", "field"), [("bert", "num_hidden_layers"), ("gpt2", "n_layer")])
+def test_a_truncated_copy_shares_all_but_its_last_layer(tmp_path: Path, family: str, field: str) -> None:
+    whole, folder = body(family), save(tmp_path / "model", body(family))
+    edit_config(folder, **{field: 2})
+    short = load_checkpoint(folder).model
+    # Layer 2 is the last of one and not of the other, which no check of weights can tell to be harmless.
+    assert shared_depth(whole, short) == shared_depth(short, whole) == 1
+    assert torch.equal(hidden_layers(whole)[1], hidden_layers(short)[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "depth"),
+    [
+        ({"hidden_act": "relu"}, -1),
+        ({"layer_norm_eps": 1e-3}, -1),
+        ({"num_attention_heads": 4}, -1),
+        ({"is_decoder": True}, -1),
+        ({"hidden_dropout_prob": 0.3, "classifier_dropout": 0.2, "num_labels": 5, "architectures": ["X"]}, 3),
+    ],
+)
+def test_configs_that_change_the_computation(changes: dict[str, object], depth: int) -> None:
+    assert shared_depth(body(), body(**changes)) == depth
+
+
+def test_other_dtypes_and_classes_share_nothing() -> None:
+    assert shared_depth(body(), body().double()) == -1
+    assert shared_depth(body(), body("roberta")) == -1
+
+
+def test_blocks_that_share_weights() -> None:
+    config = transformers.AlbertConfig(**SHAPE, embedding_size=16)
+    model = build(config)
+    with pytest.raises(CheckpointError, match="AlbertModel: expected one list of its 3 transformer blocks, found none"):
+        block_stack(model)
+    assert n_layers(model) == shared_depth(model, build(config)) == 3
+    assert shared_depth(model, build(config, seed=1)) == -1
+
+
+def test_blocks_split_into_parts() -> None:
+    model = build(transformers.XLMConfig(vocab_size=12, emb_dim=32, n_layers=3, n_heads=2))
+    with pytest.raises(CheckpointError, match=r"XLMModel: .* found 4 lists \(attentions"):
+        block_stack(model)
+
+
+def test_a_model_without_blocks() -> None:
+    model = build(transformers.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8))
+    with pytest.raises(CheckpointError, match="ResNetModel: its config has no num_hidden_layers"):
+        n_layers(model)
+
+
+def with_tokenizer(name: str, pieces: PreTrainedTokenizerFast) -> Checkpoint:
+    return Checkpoint(name, body(), pieces, "")
+
+
+def test_one_tokenizer_for_both() -> None:
+    texts = ["it rains.", "It pours."]
+    base = with_tokenizer("base", tokenizer())
+    check_same_tokenizer(base, with_tokenizer("tuned", tokenizer()), texts)
+    swapped = [*WORDS[:-2], ".", "pour"]
+    for words, needle in [
+        (swapped, r"base \(10 tokens\) and tuned \(10 tokens\) differ: token '\.' is 9 in one and 8 in the other"),
+        (WORDS[:-1], r"tuned \(9 tokens\) differ: token '\.' is 9 in one and absent in the other; compare"),
+    ]:
+        with pytest.raises(CheckpointError, match=needle):
+            check_same_tokenizer(base, with_tokenizer("tuned", tokenizer(words)), texts)
+    with pytest.raises(CheckpointError, match=r"encode 'It pours\.' differently: .*\[UNK\].* and '\[CLS\] it"):
+        check_same_tokenizer(base, with_tokenizer("tuned", tokenizer(lowercase=True)), texts)
+
+
+def test_templates_of_pairs_count() -> None:
+    other = tokenizer()
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    with pytest.raises(CheckpointError, match="encode 'it' differently"):
+        check_same_tokenizer(with_tokenizer("base", tokenizer()), with_tokenizer("tuned", other), ["it"])
