@@ -1,0 +1,45 @@
+"""Z-scores of every dimension, from means and standard deviations gathered in a first pass over the same tokens.
+
+A few dimensions of much larger spread than the rest dominate cosine similarity; standardising takes their weight away
+(Timkey and van Schijndel 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Standardizer:
+    """The mean and standard deviation of every column of rows that arrive in parts, (r, d) each.
+
+    >>> standardizer = Standardizer()
+    >>> standardizer.update(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    >>> standardizer.apply(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        # Sums are of differences from the first row, float64: no digits are lost where a mean is far larger than a
+        # spread, and a constant column has the sum of squares zero exactly.
+        self._origin = self._sum = self._sum_of_squares = torch.empty(0)
+
+    def update(self, rows: Tensor) -> None:
+        """Add rows, (r, d)."""
+        if self._n == 0 and len(rows):
+            self._origin = rows[0].double()
+            self._sum = torch.zeros_like(self._origin)
+            self._sum_of_squares = torch.zeros_like(self._origin)
+        differences = rows.double() - self._origin
+        self._n += len(rows)
+        self._sum += differences.sum(dim=0)
+        self._sum_of_squares += differences.square().sum(dim=0)
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """The z-scores of rows, (r, d), float32 or wider; a constant column gives 0."""
+        shift = self._sum / self._n
+        variance = self._sum_of_squares / self._n - shift.square()
+        scale = torch.where(variance > 0, variance.clamp(min=0).rsqrt(), 0.0)
+        scores = (rows.double() - (self._origin + shift)) * scale
+        return scores if rows.dtype == torch.float64 else scores.float()
