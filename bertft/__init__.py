@@ -22,8 +22,8 @@ _HOME = {
     "compare": "similarity",
     "explain": "similarity",
     "PairMoments": "pair_moments",
-    "score": "score",
-    "Scores": "score",
+    "score": "scoring",
+    "Scores": "records",
 }
 """Public name, the module it lives in."""
 
@@ -43,7 +43,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bertft.pair_moments import PairMoments
-    from bertft.score import Scores, score
+    from bertft.records import Scores
+    from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
 
 

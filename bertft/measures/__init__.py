@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from bertft.errors import OptionError
@@ -54,6 +53,8 @@ class Measure:
     invariances: frozenset[Invariance]
     source: str
     products: Literal["auto", "float64"] = "auto"
+    equal_spaces: float | None = 1.0
+    """Its value for two equal spaces; None where that depends on the space."""
 
     @property
     def maps(self) -> tuple[RowMap, ...]:
@@ -78,9 +79,20 @@ def _rsa(name: str, title: str, kernel: str, *invariances: Invariance) -> Measur
     return Measure(name, title, row_map, value, influence, (-1.0, 1.0), unchanged_by, "Merchant et al. 2020")
 
 
+def _mean_cosine(name: str, title: str, side: int) -> Measure:
+    def value(moments: Moments) -> float:
+        return anisotropy.mean_cosine(moments, side)
+
+    def influence(moments: Moments, u: Array, v: Array) -> Array:
+        return anisotropy.mean_cosine_influence(moments, side, u, v)
+
+    unchanged_by: frozenset[Invariance] = frozenset(("rotation", "scale", "row_scale"))
+    limits = (-1.0, 1.0)
+    return Measure(name, title, "unit", value, influence, limits, unchanged_by, "Ethayarajh 2019", equal_spaces=None)
+
+
 _RIGID: frozenset[Invariance] = frozenset(("rotation", "scale", "shift", "exchange"))
 _AFFINE: frozenset[Invariance] = _RIGID | {"affine"}
-_CONE: frozenset[Invariance] = frozenset(("rotation", "scale", "row_scale"))
 
 _TABLE = (
     _rsa("rsa", "RSA, cosine kernel", "cosine", "rotation", "scale", "row_scale", "exchange"),
@@ -97,10 +109,8 @@ _TABLE = (
             "Morcos et al. 2018", "float64"),
     Measure("procrustes", "Procrustes similarity", "raw", procrustes.procrustes, procrustes.procrustes_influence,
             (0.0, 1.0), _RIGID, "Schönemann 1966; Ding et al. 2021"),
-    Measure("mean-cosine-base", "Mean cosine, base", "unit", partial(anisotropy.mean_cosine, side=0),
-            lambda m, u, v: anisotropy.mean_cosine_influence(m, 0, u, v), (-1.0, 1.0), _CONE, "Ethayarajh 2019"),
-    Measure("mean-cosine-tuned", "Mean cosine, tuned", "unit", partial(anisotropy.mean_cosine, side=1),
-            lambda m, u, v: anisotropy.mean_cosine_influence(m, 1, u, v), (-1.0, 1.0), _CONE, "Ethayarajh 2019"),
+    _mean_cosine("mean-cosine-base", "Mean cosine, base", 0),
+    _mean_cosine("mean-cosine-tuned", "Mean cosine, tuned", 1),
 )  # fmt: skip
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _TABLE}

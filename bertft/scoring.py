@@ -1,0 +1,490 @@
+"""How far fine-tuning moved each layer: base and tuned checkpoints, texts and measures in; rows of numbers out.
+
+The tokens are drawn once and every model reads the same batches.  The hidden states go into one accumulator for each
+tuned model and layer, from which all measures are read at the end, so memory does not grow with the number of tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertft.activations.batches import Batch
+from bertft.activations.standardize import Standardizer
+from bertft.activations.stimuli import Stimuli
+from bertft.activations.stream import Chunk, Tuned, stream
+from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
+from bertft.errors import ArrayError, CheckpointError, OptionError
+from bertft.measures import MEASURES, Measure, evaluate, resolve
+from bertft.models import Checkpoint, check_same_tokenizer, load_checkpoint, n_layers, shared_depth
+from bertft.pair_moments import PairMoments, Products
+from bertft.records import Scores
+
+Source = str | os.PathLike[str] | Checkpoint
+Text = str | tuple[str, str]
+Progress = Callable[[int, int, str], None]
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Token places of a batch, padding included, where none are given."""
+
+_TOKENIZER_SAMPLE = 100  # texts of each corpus that the tokenizers must encode alike
+_LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
+_LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
+
+
+def score(
+    base: Source,
+    tuned: Source | Sequence[Source],
+    texts: str | os.PathLike[str] | Corpus | Sequence[os.PathLike[str] | Corpus] | Sequence[Text],
+    *,
+    tokens: int | str | None = 5000,
+    sentences: int | str | None = 1000,
+    seed: int = 0,
+    layers: str | int | Iterable[int] = "all",
+    measures: str | Sequence[str] = ("rsa",),
+    special_tokens: bool = False,
+    standardize: bool = False,
+    dtype: str = "float32",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    max_length: int | None = None,
+    single: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Scores:
+    """Compare the hidden states of each tuned checkpoint with the base's, layer by layer, on the same drawn tokens.
+
+    base, tuned: folders, hub names, or loaded `Checkpoint`s.  texts: a file, several files (as `Path`s), a list of
+        strings or (text, pair) tuples, or a `Corpus`; `single` reads the first text of each pair alone.
+    tokens, sentences: of each corpus so many sentences are drawn, then so many of their tokens ("all" or None: every
+        one); special tokens such as [CLS] take part only with `special_tokens`.
+    layers: "all", a number, several, or a text such as "0,3-5,-1"; 0 is the embedding output.
+    standardize: turn every dimension of every layer into z-scores over the drawn tokens, from exact means and standard
+        deviations, which takes a first run of the models over the same batches.
+    batch_tokens: the most tokens in one batch, padding included.  max_length: where texts are cut, at most the models'
+        own limit.  dtype, device: of the models; `Checkpoint`s stay as they are.
+    progress: called as progress(done, total, what) after every batch.
+
+    Layers that compute the same numbers in both models, bit for bit, are run once and score exactly 1.
+
+    Raises `CheckpointError` for models that cannot be loaded or compared, `DataError` for texts that cannot be read,
+    `OptionError` for an option out of range, `ArrayError` for hidden states that are not finite.
+
+    >>> scores = score("bert-base-uncased", "runs/mnli", "wiki.txt")  # doctest: +SKIP
+    >>> scores.to_frame().pivot(index="layer", columns="tuned", values="value")  # doctest: +SKIP
+
+    Source: Merchant et al. 2020, sections 5.1 and 6; for `standardize`, Timkey and van Schijndel 2021.
+    """
+    clock = _Clock()
+    wanted = resolve((measures,) if isinstance(measures, str) else tuple(measures))
+    tokens, sentences = _count("tokens", tokens, least=3), _count("sentences", sentences, least=1)
+    seed = _integer("seed", seed, least=0)
+    batch_tokens = None if batch_tokens is None else _integer("batch_tokens", batch_tokens, least=1)
+    max_length = None if max_length is None else _integer("max_length", max_length, least=1)
+    sources = [base, *([tuned] if isinstance(tuned, str | os.PathLike | Checkpoint) else tuned)]
+    if len(sources) < 2:
+        raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
+
+    with clock.phase("read"):
+        corpora = _corpora(texts, single=single)
+    with clock.phase("load"):
+        models = _Models.compared(_loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle), corpora)
+    options = _Options(
+        tokens=tokens,
+        sentences=sentences,
+        seed=seed,
+        layers=parse_layers(layers, n_layers(models.base.model)),
+        measures=tuple(measure.name for measure in wanted),
+        special_tokens=special_tokens,
+        standardize=standardize,
+        dtype=str(models.base.model.dtype).removeprefix("torch."),
+        device=str(models.device),
+        batch_tokens=batch_tokens or BATCH_TOKENS.get(models.device.type, BATCH_TOKENS["cpu"]),
+        max_length=min(max_length or _LONGEST, *(_length_limit(checkpoint) for checkpoint in models.all)),
+        single=single,
+    )
+
+    rows: list[dict[str, Any]] = []
+    notes = models.notes(options.layers)
+    padding = {}
+    for corpus in corpora:
+        with clock.phase("tokenise"):
+            stimuli = Stimuli.drawn(
+                corpus,
+                models.base.tokenizer,
+                tokens=options.tokens,
+                sentences=options.sentences,
+                seed=options.seed,
+                special_tokens=options.special_tokens,
+                max_length=options.max_length,
+                batch_tokens=options.batch_tokens,
+            )
+        notes += stimuli.notes
+        padding[corpus.name] = stimuli.padding
+        moments = _accumulate(stimuli, models, options, wanted, clock, progress)
+        with clock.phase("measures"):
+            rows += _rows(stimuli, models, options, moments)
+    run = {
+        "versions": _versions(),
+        "seed": seed,
+        "options": dataclasses.asdict(options),
+        "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in models.all},
+        "corpora": {corpus.name: corpus.content_hash for corpus in corpora},
+        "padding": padding,
+        "notes": notes,
+        "timings": dict(clock.seconds),
+    }
+    return Scores(rows, run)
+
+
+def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:
+    """The hidden layers meant, increasing, of a model of `depth` blocks; raises `OptionError` for one it has not.
+
+    >>> parse_layers("0,3-5,-1", depth=12)
+    (0, 3, 4, 5, 12)
+    """
+    known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the last)"
+    if layers == "all":
+        return tuple(range(depth + 1))
+    chosen: set[int] = set()
+    for part in layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers:
+        match = _LAYERS.fullmatch(str(part))
+        if match is None:
+            raise OptionError(f"{part!r} is not a layer; {known}; write all, a number, or a list such as 0,3-5,-1")
+        ends = [int(end) for end in match.groups() if end is not None]
+        if not all(-depth - 1 <= end <= depth for end in ends):
+            raise OptionError(f"there is no layer {str(part).strip()}; {known}")
+        first, last = (ends[0] % (depth + 1), ends[-1] % (depth + 1))
+        if first > last:
+            raise OptionError(
+                f"the range of layers {str(part).strip()} runs from {first} to {last}; write the lower end first"
+            )
+        chosen.update(range(first, last + 1))
+    if not chosen:
+        raise OptionError(f"no layer was asked for; {known}")
+    return tuple(sorted(chosen))
+
+
+def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]:
+    """The names, those that are the same told apart by the folders above them, or else by a number.
+
+    >>> distinct_names(["best", "best", "base"], ["runs/mnli/best", "runs/squad/best", "base"])
+    ['mnli/best', 'squad/best', 'base']
+    """
+    parents = [
+        Path(source).absolute().parent.parts if isinstance(source, str | os.PathLike) else () for source in sources
+    ]
+    result = list(names)
+    for level in range(1, max(map(len, parents), default=0) + 1):
+        for name in [name for name, count in Counter(result).items() if count > 1]:
+            same = [index for index, other in enumerate(result) if other == name]
+            if len({parents[index] for index in same}) > 1:
+                for index in same:
+                    if level <= len(parents[index]):
+                        result[index] = f"{parents[index][-level]}/{name}"
+    seen: Counter[str] = Counter()
+    for index, name in enumerate(result):
+        seen[name] += 1
+        if seen[name] > 1:
+            result[index] = f"{name} ({seen[name]})"
+    return result
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of a run after defaults and limits, as recorded."""
+
+    tokens: int | None
+    sentences: int | None
+    seed: int
+    layers: tuple[int, ...]
+    measures: tuple[str, ...]
+    special_tokens: bool
+    standardize: bool
+    dtype: str
+    device: str
+    batch_tokens: int
+    max_length: int
+    single: bool
+
+
+@dataclass(frozen=True)
+class _Models:
+    """A base and the models compared with it; layers 0 to shared[i] of tuned[i] equal the base's."""
+
+    base: Checkpoint
+    tuned: tuple[Checkpoint, ...]
+    shared: tuple[int, ...]
+
+    @classmethod
+    def compared(cls, checkpoints: Sequence[Checkpoint], corpora: Iterable[Corpus]) -> _Models:
+        """Raises `CheckpointError` for models that cannot be compared layer by layer on the same tokens."""
+        base, *tuned = checkpoints
+        sample = [example.text for corpus in corpora for example in corpus.examples[:_TOKENIZER_SAMPLE]]
+        for checkpoint in checkpoints:
+            if checkpoint.model.training:
+                raise CheckpointError(
+                    f"{checkpoint.name}: the model is in training mode, so dropout would change its hidden states at "
+                    "random; call model.eval() first"
+                )
+        for other in tuned:
+            if n_layers(other.model) != n_layers(base.model):
+                raise CheckpointError(
+                    f"{base.name} has {n_layers(base.model)} blocks and {other.name} has {n_layers(other.model)}; "
+                    "layers are compared one by one, so give models of the same depth"
+                )
+            for what in ("device", "dtype"):
+                ours, theirs = getattr(base.model, what), getattr(other.model, what)
+                if ours != theirs:
+                    raise CheckpointError(
+                        f"{base.name} has the {what} {ours} and {other.name} has {theirs}; "
+                        f"load both with the same {what}"
+                    )
+            check_same_tokenizer(base, other, sample)
+        return cls(base, tuple(tuned), tuple(shared_depth(base.model, other.model) for other in tuned))
+
+    @property
+    def all(self) -> tuple[Checkpoint, ...]:
+        return (self.base, *self.tuned)
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.model.device
+
+    @property
+    def pad_id(self) -> int:
+        """What fills the places after a sentence; any number does where the model has none, for they are masked."""
+        found = self.base.model.config.pad_token_id
+        return self.base.tokenizer.pad_token_id or 0 if found is None else found
+
+    def notes(self, layers: Sequence[int]) -> list[str]:
+        """Which of the layers are equal, and so were not compared."""
+        notes = []
+        for checkpoint, shared in zip(self.tuned, self.shared, strict=True):
+            if equal := [layer for layer in layers if layer <= shared]:
+                if len(equal) == 1:
+                    which = f"layer {equal[0]} equals that of {self.base.name} bit for bit, so it scores"
+                else:
+                    which = (
+                        f"layers {equal[0]} to {equal[-1]} equal those of {self.base.name} bit for bit, so they score"
+                    )
+                notes.append(f"{checkpoint.name}: {which} 1")
+        return notes
+
+
+def _accumulate(
+    stimuli: Stimuli,
+    models: _Models,
+    options: _Options,
+    measures: Sequence[Measure],
+    clock: _Clock,
+    progress: Progress | None,
+) -> list[dict[int, PairMoments]]:
+    """Run the models and return, for each tuned one, the moments of every layer from which a measure is to be read."""
+    of_one_space = [measure for measure in measures if measure.equal_spaces is None]
+    moments: list[dict[int, PairMoments]] = []
+    for shared in models.shared:
+        needed = {layer: measures if layer > shared else of_one_space for layer in options.layers}
+        moments.append({layer: _accumulator(some, options.seed) for layer, some in needed.items() if some})
+    passes = 2 if options.standardize else 1
+    done = 0
+
+    def chunks() -> Iterator[Chunk]:
+        """One run over all batches, timed, with progress told and every value checked."""
+        compared = [Tuned(other.model, shared) for other, shared in zip(models.tuned, models.shared, strict=True)]
+        batches = told(stimuli.batches(models.pad_id, models.device))
+        base_layers = options.layers if of_one_space else ()
+        running = stream(models.base.model, compared, options.layers, batches, base_layers=base_layers)
+        while True:
+            with clock.phase("forward"):
+                chunk = next(running, None)
+            if chunk is None:
+                return
+            with clock.phase("statistics"):
+                for checkpoint, layer_rows in zip(models.all, (chunk.base, *chunk.tuned), strict=True):
+                    for layer, rows in layer_rows.items():
+                        _check_finite(rows, checkpoint.name, layer, chunk.sentences, stimuli.examples)
+            yield chunk
+
+    def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+        nonlocal done
+        for batch in batches:
+            yield batch
+            done += 1  # the batch has been used when the next one is asked for
+            if progress is not None:
+                progress(done, passes * len(stimuli.plan), stimuli.corpus.name)
+
+    base_scale: defaultdict[int, Standardizer] = defaultdict(Standardizer)
+    tuned_scales: list[defaultdict[int, Standardizer]] = [defaultdict(Standardizer) for _ in models.tuned]
+    if options.standardize:
+        for chunk in chunks():
+            with clock.phase("statistics"):
+                for scales, layer_rows in zip((base_scale, *tuned_scales), (chunk.base, *chunk.tuned), strict=True):
+                    for layer, rows in layer_rows.items():
+                        scales[layer].update(rows)
+    for chunk in chunks():
+        with clock.phase("statistics"):
+            for layer in chunk.base:
+                x = base_scale[layer].apply(chunk.base[layer]) if options.standardize else chunk.base[layer]
+                for states, scales, layer_rows in zip(moments, tuned_scales, chunk.tuned, strict=True):
+                    if layer in states:
+                        y = layer_rows.get(layer)
+                        if y is None:  # the base's own layer
+                            y = x
+                        elif options.standardize:
+                            y = scales[layer].apply(y)
+                        states[layer].update(x, y, chunk.sentences)
+    return moments
+
+
+def _accumulator(measures: Sequence[Measure], seed: int) -> PairMoments:
+    """An empty state of what the measures need and no more."""
+    maps = dict.fromkeys(row_map for measure in measures for row_map in measure.maps)
+    products: Products = "float64" if any(m.products == "float64" for m in measures) else "auto"
+    return PairMoments(maps, products=products, seed=seed)
+
+
+def _check_finite(
+    rows: Tensor, model: str, layer: int, sentences: NDArray[np.int64], examples: Sequence[Example]
+) -> None:
+    """Raise `ArrayError` naming the first sentence with a value that is not finite."""
+    # One sum tells almost always; only a sum that is not finite is worth a look at every value.
+    if math.isfinite(rows.sum(dtype=torch.promote_types(rows.dtype, torch.float32)).item()):
+        return
+    bad = (~torch.isfinite(rows).all(dim=1)).nonzero()
+    if len(bad):
+        example = examples[sentences[int(bad[0])]]
+        wider = " or compute with dtype='float32'" if rows.dtype in (torch.float16, torch.bfloat16) else ""
+        raise ArrayError(
+            f"{model}: hidden layer {layer} has values that are not finite at {example.where} ({example.text[:40]!r}); "
+            f"check the checkpoint's weights{wider}"
+        )
+
+
+def _rows(
+    stimuli: Stimuli, models: _Models, options: _Options, moments: Sequence[dict[int, PairMoments]]
+) -> list[dict[str, Any]]:
+    """The rows of one corpus, by tuned model, layer and measure."""
+    rows = []
+    for other, shared, states in zip(models.tuned, models.shared, moments, strict=True):
+        for layer in options.layers:
+            for measure in options.measures:
+                equal = MEASURES[measure].equal_spaces
+                if layer <= shared and equal is not None:
+                    value, stderr = equal, 0.0
+                else:
+                    value, stderr = evaluate(measure, states[layer])
+                rows.append(
+                    {
+                        "base": models.base.name,
+                        "tuned": other.name,
+                        "corpus": stimuli.corpus.name,
+                        "layer": layer,
+                        "measure": measure,
+                        "value": value,
+                        "stderr": stderr,
+                        "n_tokens": stimuli.draw.n_tokens,
+                        "n_sentences": stimuli.draw.n_sentences,
+                    }
+                )
+    return rows
+
+
+def _corpora(texts: Any, *, single: bool) -> list[Corpus]:
+    """The corpora meant by `texts`, under distinct names."""
+    items: list[Any] = [texts] if isinstance(texts, str | os.PathLike | Corpus) else list(texts)
+    if isinstance(texts, str):
+        items = [Path(texts)]
+    elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):
+        if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
+            raise OptionError(
+                f"texts lists the names of files, {items[0]!r} first; give them as pathlib.Path to have them read"
+            )
+        items = [corpus_from_texts(items)]
+    found = [item if isinstance(item, Corpus) else read_corpus(Path(item), single=single) for item in items]
+    if single:
+        found = [dataclasses.replace(corpus, examples=tuple(map(_first_part, corpus.examples))) for corpus in found]
+    names = distinct_names([corpus.name for corpus in found], items)
+    return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
+
+
+def _first_part(example: Example) -> Example:
+    return dataclasses.replace(example, pair=None)
+
+
+def _loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
+    """The checkpoints of the sources, under distinct names."""
+    if device == "auto":
+        given = [source.model.device for source in sources if isinstance(source, Checkpoint)]
+        device = str(given[0]) if given else "cuda" if torch.cuda.is_available() else "cpu"
+    found = [
+        source
+        if isinstance(source, Checkpoint)
+        else load_checkpoint(
+            source if isinstance(source, str) else Path(source), device=device, dtype=dtype, allow_pickle=allow_pickle
+        )
+        for source in sources
+    ]
+    names = distinct_names([checkpoint.name for checkpoint in found], sources)
+    return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
+
+
+def _length_limit(checkpoint: Checkpoint) -> int:
+    """The most tokens the model and its tokenizer take."""
+    limit = getattr(checkpoint.model.config, "max_position_embeddings", None) or _LONGEST
+    for name, module in checkpoint.model.named_modules():
+        # RoBERTa and its kin count positions from the padding token's number + 1.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit -= module.padding_idx + 1
+    return int(min(limit, checkpoint.tokenizer.model_max_length, _LONGEST))
+
+
+def _count(name: str, value: int | str | None, *, least: int) -> int | None:
+    return None if value is None or value == "all" else _integer(name, value, least=least, also=", or 'all'")
+
+
+def _integer(name: str, value: object, *, least: int, also: str = "") -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
+    return value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("bertft", "torch", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a source tree that was never installed
+            found[package] = "unknown"
+    return found
+
+
+class _Clock:
+    """Seconds spent in each phase; on a GPU a phase ends when its work is queued."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
