@@ -1,0 +1,301 @@
+"""Rows grouped into curves, short names for them, and what they show said in a sentence.
+
+A curve is one measure of one tuned checkpoint on one corpus, by layer. The sentences state only what the numbers say
+for any input: values that are undefined (nan) are left out and named, one layer is no trend, and two numbers that
+differ are printed with enough digits to differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from bertft.records import Row
+
+KEPT = 0.99
+"""A layer at or above this similarity is said to be kept."""
+
+ACRONYMS = ("rsa", "cka", "cca", "svcca", "pwcca")
+
+Z95 = 1.959963984540054
+"""Standard errors in half a 95 % interval, by the normal law."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: the values of a measure by ascending layer, with their standard errors (nan where unknown)."""
+
+    measure: str
+    corpus: str
+    tuned: str
+    layers: tuple[int, ...]
+    values: tuple[float, ...]
+    stderrs: tuple[float, ...]
+    n_tokens: int
+    n_sentences: int
+
+    def defined(self) -> list[tuple[int, float]]:
+        """Return the (layer, value) pairs whose value is a number."""
+        return [(layer, value) for layer, value in zip(self.layers, self.values, strict=True) if math.isfinite(value)]
+
+
+def series(rows: Iterable[Row]) -> list[Series]:
+    """Return the curves of the rows, in order of first appearance."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["measure"], row["corpus"], row["tuned"]), []).append(row)
+    curves = []
+    for key, group in groups.items():
+        group = sorted(group, key=lambda row: int(row["layer"]))
+        curves.append(
+            Series(
+                *key,
+                layers=tuple(int(row["layer"]) for row in group),
+                values=tuple(as_float(row["value"]) for row in group),
+                stderrs=tuple(as_float(row["stderr"]) for row in group),
+                n_tokens=int(group[0]["n_tokens"]),
+                n_sentences=int(group[0]["n_sentences"]),
+            )
+        )
+    return curves
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that are shown together, in one picture or one table, under the names that tell them apart."""
+
+    measure: str
+    heading: str
+    detail: str
+    lines: dict[str, Series]
+
+    @property
+    def one_corpus(self) -> bool:
+        """Whether all curves rest on the same text."""
+        return len({curve.corpus for curve in self.lines.values()}) == 1
+
+
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """Return what is shown together, by measure: the checkpoints on one corpus, or a checkpoint on several corpora.
+
+    These are the shapes of the paper's figures 2 and 5.
+    """
+    curves = series(rows)
+    base = ", ".join(short_names(row["base"] for row in rows).values())
+    tuned = short_names(curve.tuned for curve in curves)
+    corpora = short_names(curve.corpus for curve in curves)
+    shown = []
+    for measure in dict.fromkeys(curve.measure for curve in curves):
+        name = title(measure)
+        against = f" with {base}" if compares(measure) else ""
+        mine = [curve for curve in curves if curve.measure == measure]
+        if len(corpora) == 1:
+            detail = f"{mine[0].corpus}: {size(mine[0])}"
+            shown.append(Panel(measure, name + against, detail, {tuned[curve.tuned]: curve for curve in mine}))
+            continue
+        for checkpoint, label in tuned.items():
+            lines = {corpora[curve.corpus]: curve for curve in mine if curve.tuned == checkpoint}
+            detail = "; ".join(f"{corpus}: {size(curve)}" for corpus, curve in lines.items())
+            whose = f" of {label}" if compares(measure) else f": {label}"
+            shown.append(Panel(measure, name + whose + against, detail, lines))
+    return shown
+
+
+def as_float(value: float | None) -> float:
+    """Return a number, with None (an undefined number read back from JSON) as nan."""
+    return math.nan if value is None else float(value)
+
+
+def title(measure: str) -> str:
+    """Return a measure's name as people write it.
+
+    >>> title("rsa"), title("cka-biased"), title("mean-cosine-base")
+    ('RSA', 'CKA (biased)', 'Mean cosine (base)')
+    """
+    *words, variant = measure.replace("mean-", "mean ").split("-")
+    if not words:
+        return variant.upper() if variant in ACRONYMS else variant.capitalize()
+    return f"{title(' '.join(words))} ({variant})"
+
+
+def compares(measure: str) -> bool:
+    """Return whether a measure compares two models; a mean cosine describes one of them."""
+    return not measure.startswith("mean-cosine")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return for each path or hub name its shortest tail that no other name in the list shares.
+
+    >>> short_names(["runs/mnli/best", "runs/squad/best"])
+    {'runs/mnli/best': 'mnli/best', 'runs/squad/best': 'squad/best'}
+    """
+    parts = {name: PurePath(name).parts or (name,) for name in names}
+
+    def tail(name: str, length: int) -> str:
+        return str(PurePath(*parts[name][-length:])) if length < len(parts[name]) else name
+
+    short = {}
+    for name in parts:
+        lengths = range(1, len(parts[name]) + 1)
+        clashes = (any(other != name and tail(other, n) == tail(name, n) for other in parts) for n in lengths)
+        short[name] = next((tail(name, n) for n, clash in zip(lengths, clashes, strict=True) if not clash), name)
+    return short
+
+
+def fit(text: str, width: int) -> str:
+    """Return a text cut in the middle where it is longer than `width`: both ends of a path tell something."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def estimate(value: float, stderr: float) -> str:
+    """Return a value and the half-width of its 95 % interval as they stand in a table.
+
+    >>> estimate(0.81234, 0.004)
+    '0.8123 ± 0.0078'
+    """
+    if not math.isfinite(value):
+        return "undefined"
+    if value == 1 and stderr == 0:
+        return "1 exactly"
+    return f"{value:.4f} ± {Z95 * stderr:.4f}" if math.isfinite(stderr) else f"{value:.4f}"
+
+
+def size(curve: Series) -> str:
+    """Return how much text a curve rests on, in words."""
+    tokens, sentences = (
+        f"{n:,} {word}{'' if n == 1 else 's'}"
+        for n, word in ((curve.n_tokens, "token"), (curve.n_sentences, "sentence"))
+    )
+    return f"{tokens} from {sentences}"
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Return the main finding as one sentence: of RSA where it was computed, of the first that compares otherwise."""
+    curves = main_curves(rows)
+    defined = [curve for curve in curves if curve.defined()]
+    if not defined:
+        return (
+            f"{title(curves[0].measure)} is undefined at every layer compared."
+            if curves
+            else "No measure that compares the models was computed."
+        )
+    if len(curves) == 1:
+        return finding(curves[0])
+    name = title(curves[0].measure)
+    names = subjects(curves)
+    if all(value == 1 for curve in defined for _, value in curve.defined()):
+        return f"{name} is exactly 1 wherever it is defined: these representations did not change."
+    lows = [(*lowest(curve), names[curve]) for curve in defined]
+    (layer, low, who), (other_layer, other_low, other) = min(lows, key=value_of), max(lows, key=value_of)
+    if low == other_low:
+        return f"{name} falls equally far in every comparison, to {low:.2f}."
+    low_text, other_text = distinct(low, other_low)
+    return (
+        f"{name} falls lowest {who} ({low_text} at layer {layer}) "
+        f"and stays highest {other} (at least {other_text}, at layer {other_layer})."
+    )
+
+
+def findings(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return for each curve of the main measure whose it is and what it shows."""
+    curves = main_curves(rows)
+    names = subjects(curves)
+    return [(names[curve], finding(curve)) for curve in curves]
+
+
+def finding(curve: Series) -> str:
+    """Return what one curve shows: which first layers are kept, and where it drops most."""
+    name, points = title(curve.measure), curve.defined()
+    undefined = [layer for layer, value in zip(curve.layers, curve.values, strict=True) if not math.isfinite(value)]
+    aside = f" (undefined at {layers_text(undefined)})" if undefined else ""
+    if not points:
+        return f"{name} is undefined at every layer compared."
+    if len(points) == 1:
+        only = "the only layer where it is defined" if undefined else "the only layer compared"
+        return f"{name} is {points[0][1]:.4f} at layer {points[0][0]}, {only}."
+    if all(value == 1 for _, value in points):
+        return f"{name} is exactly 1 at every layer compared: these representations did not change{aside}."
+    low_layer, low = lowest(curve)
+    if low >= KEPT:
+        where = f"the lowest is {low:.4f}, at layer {low_layer}"
+        return f"Every layer compared keeps {name} at or above {KEPT}; {where}{aside}."
+    kept = []
+    for layer, value in points:
+        if value < KEPT:
+            break
+        kept.append(layer)
+    verb = "keeps" if len(kept) == 1 else "keep"
+    start = (
+        layers_text(kept) + f" {verb} {name} at or above {KEPT}" if kept else f"No first layer keeps {name} at {KEPT}"
+    )
+    steps = [(before, after) for before, after in itertools.pairwise(points) if after[1] < before[1]]
+    lowest_text = f"the lowest is {low:.2f}, at layer {low_layer}"
+    if not steps:
+        return f"{start[0].upper()}{start[1:]}; it never falls from one layer to the next, and {lowest_text}{aside}."
+    before, after = max(steps, key=lambda step: step[0][1] - step[1][1])
+    from_text, to_text = distinct(before[1], after[1])
+    drop = f"the largest drop is between layers {before[0]} and {after[0]} ({from_text} → {to_text})"
+    rest = "" if after[0] == low_layer else f"; {lowest_text}"
+    return f"{start[0].upper()}{start[1:]}; {drop}{rest}{aside}."
+
+
+def main_curves(rows: Sequence[Row]) -> list[Series]:
+    """Return the curves of RSA where it was computed, of the first measure that compares otherwise."""
+    curves = [curve for curve in series(rows) if compares(curve.measure)]
+    measures = [curve.measure for curve in curves]
+    main = "rsa" if "rsa" in measures else next(iter(measures), "")
+    return [curve for curve in curves if curve.measure == main]
+
+
+def subjects(curves: Sequence[Series]) -> dict[Series, str]:
+    """Return for each curve the words that tell it from the others: `for mnli`, `on wiki.txt`, or both."""
+    tuned = short_names(dict.fromkeys(curve.tuned for curve in curves))
+    corpora = short_names(dict.fromkeys(curve.corpus for curve in curves))
+    words = {}
+    for curve in curves:
+        checkpoint = [f"for {tuned[curve.tuned]}"] if len(tuned) > 1 or len(corpora) == 1 else []
+        corpus = [f"on {corpora[curve.corpus]}"] if len(corpora) > 1 else []
+        words[curve] = " ".join(checkpoint + corpus)
+    return words
+
+
+def lowest(curve: Series) -> tuple[int, float]:
+    """Return the (layer, value) where a curve with at least one defined value is lowest."""
+    return min(curve.defined(), key=value_of)
+
+
+def value_of(point: tuple[int, float] | tuple[int, float, str]) -> float:
+    """Return the value of a (layer, value, …) tuple."""
+    return point[1]
+
+
+def distinct(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers with the fewest digits, two at least, that show they differ."""
+    for digits in range(2, 17):
+        texts = f"{first:.{digits}f}", f"{second:.{digits}f}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
+def layers_text(layers: Sequence[int]) -> str:
+    """Return layers as words, runs joined by a dash.
+
+    >>> layers_text([0, 1, 2, 5])
+    'layers 0–2 and 5'
+    """
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
+    joined = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return f"layer{'' if len(layers) == 1 else 's'} {joined}"

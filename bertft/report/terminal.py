@@ -1,0 +1,96 @@
+"""The table on the terminal: one row a layer, one column a tuned checkpoint, grouped by measure and corpus.
+
+Tables keep to the console's width: the bars give way first, then the columns are split over several tables. Where
+the console is not a terminal rich leaves out colours; where its encoding has no Unicode the marks are plain ASCII.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bertft.records import Row
+from bertft.report.series import Series, estimate, fit, headline, panels
+
+CELL = ("0.0000 ± 0.0000", "0.0000 +/- 0.0000")
+GAP = 3
+LONGEST_BAR = 12
+SHORTEST_BAR = 5
+
+
+def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
+    """Print the tables of the rows, the main finding and the notes of the run."""
+    for panel in panels(rows):
+        console.print()
+        say(console, panel.heading, "bold")
+        say(console, panel.detail, "dim")
+        for table in tables(panel.lines, console):
+            console.print(table)
+    console.print()
+    say(
+        console,
+        "1 = as in the base model, lower = changed more; ± is half a 95 % interval (1.96 standard errors).",
+        "dim",
+    )
+    for note in run.get("notes", ()):
+        say(console, f"Note: {note}", "dim")
+    say(console, headline(rows))
+
+
+def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
+    """Return the table of named curves, split into several where its columns do not fit side by side."""
+    ascii_only = console.options.ascii_only
+    number = len(CELL[ascii_only])
+    room = console.width - len("layer") - GAP
+    columns = min(len(lines), max(1, room // (number + GAP)))
+    bar = min(LONGEST_BAR, room // columns - number - 1 - GAP)
+    bar = bar if bar >= SHORTEST_BAR else 0
+    named = list(lines.items())
+    built = []
+    for start in range(0, len(named), columns):
+        part = named[start : start + columns]
+        table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("layer", justify="right")
+        cells: dict[int, list[Text]] = {layer: [Text("")] * len(part) for _, curve in part for layer in curve.layers}
+        for column, (name, curve) in enumerate(part):
+            name = fit(name, number + 1 + bar)
+            table.add_column(Text(plain_marks(name) if ascii_only else name), no_wrap=True)
+            for layer, value, stderr in zip(curve.layers, curve.values, curve.stderrs, strict=True):
+                cells[layer][column] = cell(value, stderr, bar, ascii_only)
+        for layer in sorted(cells):
+            table.add_row(str(layer), *cells[layer])
+        built.append(table)
+    return built
+
+
+def cell(value: float, stderr: float, width: int, ascii_only: bool) -> Text:
+    """Return a number with its ± and, where there is room, a bar that is full at 1."""
+    number = estimate(value, stderr)
+    text = Text((plain_marks(number) if ascii_only else number).ljust(len(CELL[ascii_only])))
+    if width:
+        text.append(" ")
+        text.append(drawn_bar(value, width, ascii_only).ljust(width), style="cyan")
+    return text
+
+
+def drawn_bar(value: float, width: int, ascii_only: bool) -> str:
+    """Return a bar from 0 to 1 of `width` characters, in eighths of a character; nothing for nan and below 0."""
+    eighths = round(min(value, 1) * width * 8) if value > 0 else 0
+    if ascii_only:
+        return "#" * round(eighths / 8)
+    return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1] * (eighths % 8 > 0)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a sentence as it stands: no markup, wrapped at words, in the console's characters."""
+    console.print(Text(plain_marks(text) if console.options.ascii_only else text, style=style))
+
+
+def plain_marks(text: str) -> str:
+    """Return a text with the marks this package prints spelled in ASCII."""
+    return text.translate({ord("±"): "+/-", ord("–"): "-", ord("→"): "->", ord("…"): "..."})
