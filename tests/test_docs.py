@@ -1,0 +1,102 @@
+"""What the documentation shows, runs: every block of the README in order, every example of a docstring."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+import bertft
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+MODULES = sorted(module.name for module in pkgutil.walk_packages(bertft.__path__, "bertft."))
+
+SENTENCES = """The ferry was late again, and nobody minded.
+She had counted the steps twice before the lights went out.
+Bread rises faster in a warm kitchen.
+Two herons stood in the shallow water until noon.
+Why would anyone paint a bridge in winter?
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(model_dir, tmp_path_factory):
+    """A folder as the README assumes it: base, tuned, other, sentences.txt, more.txt."""
+    folder = tmp_path_factory.mktemp("readme")
+    generator = torch.Generator().manual_seed(0)
+    for name in ("base", "tuned", "other"):
+        model = AutoModel.from_pretrained(model_dir)
+        if name != "base":
+            for parameter in model.encoder.layer[3:].parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.data += 0.1 * parameter.data.std(correction=0) * noise
+        model.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder / name)
+    (folder / "sentences.txt").write_text(SENTENCES)
+    (folder / "more.txt").write_text("".join(reversed(SENTENCES.splitlines(keepends=True))))
+    return folder
+
+
+def run(command, folder):
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shown = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder, env=os.environ | {"PATH": tools}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, f"{command}\n{shown.stdout}\n{shown.stderr}"
+    return shown.stdout
+
+
+@pytest.mark.parametrize(("language", "block"), BLOCKS, ids=[f"{n}-{kind}" for n, (kind, _) in enumerate(BLOCKS)])
+def test_readme_block(language, block, workplace):
+    if language == "python":
+        (workplace / "block.py").write_text(block)
+        run(f"{shlex.quote(sys.executable)} -W error block.py", workplace)
+    elif language == "bash":
+        for line in block.strip().splitlines():
+            words = shlex.split(line)
+            if words[0] == "make":  # this very suite is one of them: that the target exists must do
+                run(f"make --dry-run {words[1]}", ROOT)
+            elif words[:2] == ["pip", "install"]:
+                assert words[2:] == ["."]
+                run("python -m pip --version && test -f pyproject.toml && test -f CMakeLists.txt", ROOT)
+            else:
+                assert words[0] == "bertft"
+                run(line, workplace)
+    else:
+        assert language == "text"  # shows what is printed; holds no command
+
+
+def test_readme_files_are_written(workplace):
+    for name in ("scores.json", "scores.csv", "rsa.png", "report.html"):
+        assert f"`{name}`" in README
+        if not (workplace / "scores" / name).exists():
+            run("bertft score base tuned --text sentences.txt --out scores", workplace)
+        assert (workplace / "scores" / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    if module.endswith("__main__"):
+        return
+    pytest.importorskip(module.rpartition(".")[0])
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+def test_every_public_function_shows_an_example():
+    for name in bertft.__all__:
+        documented = getattr(bertft, name).__doc__ or ""
+        assert ">>>" in documented or name == "Scores", f"bertft.{name} has no example"
