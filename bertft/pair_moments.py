@@ -16,7 +16,7 @@ from bertft.measures import MEASURES
 from bertft.measures.rsa import BILINEAR, COMPARISONS
 from bertft.statistics.moments import Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
-from bertft.statistics.reservoir import Reservoir
+from bertft.statistics.reservoir import Reservoir, Sample
 
 Products = Literal["auto", "float64"]
 
@@ -82,9 +82,9 @@ class PairMoments:
         return self._n
 
     @property
-    def sample(self) -> Reservoir:
-        """The rows kept for standard errors."""
-        return self._reservoir
+    def sample(self) -> Sample | None:
+        """The rows kept for standard errors, whole groups of them, or None."""
+        return self._reservoir.sample()
 
     def moments(self, row_map: RowMap) -> Moments:
         """The state under one row map, with NumPy arrays. Raises `OptionError` if it was not accumulated."""
@@ -142,8 +142,7 @@ class PairMoments:
                     merged._states[row_map].add(part)
                 else:
                     merged._states[row_map] = part.copy()
-        merged._reservoir = self._reservoir.copy()
-        merged._reservoir.merge(other._reservoir)
+        merged._reservoir = self._reservoir.merge(other._reservoir)
         return merged
 
     def state(self) -> dict[str, Array]:
@@ -155,10 +154,10 @@ class PairMoments:
             host = moments.on_host().copy()
             flat |= {f"{row_map}.x_center": host.x_center, f"{row_map}.y_center": host.y_center}
             flat |= {f"{row_map}.{name}": part for name, part in host.sums._asdict().items()}
-        kept = self._reservoir
-        flat |= {"sample.bound": np.array([kept.bound]), "sample.groups": kept.groups.copy()}
-        if kept.x is not None and kept.y is not None:
-            flat |= {"sample.x": kept.x.copy(), "sample.y": kept.y.copy()}
+        sample = self._reservoir.sample()
+        flat["sample.bound"] = np.array([self._reservoir.bound])
+        if sample is not None:
+            flat |= {f"sample.{name}": rows.copy() for name, rows in sample._asdict().items()}
         return flat
 
     @classmethod
@@ -176,9 +175,8 @@ class PairMoments:
                 sums = MomentSums(*(flat[f"{row_map}.{name}"] for name in MomentSums._fields))
                 centers = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]
                 self._states[row_map] = Moments(row_map, self._n, *centers, sums)
-            kept = self._reservoir
-            kept.bound, kept.groups = flat["sample.bound"][0], flat["sample.groups"]
-            kept.x, kept.y = flat.get("sample.x"), flat.get("sample.y")
+            parts = (Sample(*(flat[f"sample.{name}"] for name in Sample._fields)),) if "sample.x" in flat else ()
+            self._reservoir = Reservoir(options["limit"], options["seed"], flat["sample.bound"][0], parts)
         except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ArrayError(f"these arrays are no PairMoments state ({error!r}); pass what state() returned") from None
         return self

@@ -29,7 +29,7 @@ BATCH_ROWS = 8192
 """Rows read at a time: a batch of two spaces 768 wide is 48 MiB in float32, and long enough for BLAS at full speed."""
 
 CHEAP_FLOPS = 4e9
-"""Work up to which products run in float64 whatever the rows: it costs milliseconds, and few rows average little out."""
+"""Work up to which products run in float64 whatever the rows: it costs milliseconds, and few rows average little."""
 
 COMPARE_ROWS = 8192
 """Rows `compare` keeps for standard errors."""

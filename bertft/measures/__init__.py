@@ -15,7 +15,7 @@ from bertft.kernels.types import Array, RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import pearson, sums_of_moments
-from bertft.statistics.reservoir import Reservoir
+from bertft.statistics.reservoir import Sample
 from bertft.statistics.standard_error import by_blocks, by_influence
 
 
@@ -25,7 +25,7 @@ class Accumulated(Protocol):
     def moments(self, row_map: RowMap) -> Moments: ...
 
     @property
-    def sample(self) -> Reservoir: ...
+    def sample(self) -> Sample | None: ...
 
 
 Invariance = Literal["rotation", "scale", "row_scale", "shift", "affine", "exchange"]
@@ -132,8 +132,9 @@ def evaluate(name: str, moments: Accumulated) -> Estimate:
     (measure,) = resolve((name,))
     state = moments.moments(measure.row_map)
     value = measure.of(state)
-    if math.isnan(value) or moments.sample.x is None:
+    sample = None if math.isnan(value) else moments.sample
+    if sample is None:
         return Estimate(value, math.nan)
     if measure.influence is not None:
-        return Estimate(value, by_influence(measure.influence, state, moments.sample))
-    return Estimate(value, by_blocks(measure.of, state, moments.sample))
+        return Estimate(value, by_influence(measure.influence, state, sample))
+    return Estimate(value, by_blocks(measure.of, state, sample))

@@ -12,6 +12,7 @@ from bertft.errors import UndefinedWarning
 from bertft.kernels.types import Array
 from bertft.measures.covariance import covariances
 from bertft.statistics.moments import Moments
+from bertft.statistics.standard_error import quadratic
 
 
 def cka_biased(moments: Moments) -> float:
@@ -54,8 +55,8 @@ def cka_influence(moments: Moments, u: Array, v: Array) -> Array:
     v = v - moments.sums.y_vectors[0] / moments.n
     cc, aa, bb = np.vdot(c, c), np.vdot(a, a), np.vdot(b, b)
     value = _ratio(cc, aa, bb)
-    cross = np.einsum("id,id->i", u @ c, v) / cc
-    own = np.einsum("id,id->i", u @ a, u) / aa + np.einsum("id,id->i", v @ b, v) / bb
+    cross = quadratic(u, c, v) / cc
+    own = quadratic(u, a, u) / aa + quadratic(v, b, v) / bb
     return np.asarray(value * (2.0 * cross - own))
 
 

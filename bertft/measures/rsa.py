@@ -14,6 +14,7 @@ import numpy as np
 from bertft.kernels.types import Array, Form, RowMap
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import cosine, offset_weights, pearson, sums_of_moments
+from bertft.statistics.standard_error import quadratic
 
 BILINEAR: dict[str, tuple[RowMap, Form]] = {
     "cosine": ("unit", "dot"),
@@ -50,11 +51,11 @@ def rsa_influence(moments: Moments, form: Form, u: Array, v: Array) -> Array:
     f = n * a + a_sum + u_s - f_self
     g = n * b + b_sum + v_t - g_self
     ff = n * a * a + alpha @ ww @ alpha + 2 * a * a_sum + 2 * a * u_s + 2 * (u @ (alpha @ sums.x_vectors)) - f_self**2
-    ff += np.einsum("id,id->i", u @ sums.xx, u)
+    ff += quadratic(u, sums.xx, u)
     gg = n * b * b + beta @ ww @ beta + 2 * b * b_sum + 2 * b * v_t + 2 * (v @ (beta @ sums.y_vectors)) - g_self**2
-    gg += np.einsum("id,id->i", v @ sums.yy, v)
+    gg += quadratic(v, sums.yy, v)
     fg = n * a * b + a * b_sum + b * a_sum + alpha @ ww @ beta + a * v_t + b * u_s - f_self * g_self
-    fg += u @ (beta @ sums.x_vectors) + v @ (alpha @ sums.y_vectors) + np.einsum("id,id->i", u @ sums.xy, v)
+    fg += u @ (beta @ sums.x_vectors) + v @ (alpha @ sums.y_vectors) + quadratic(u, sums.xy, v)
 
     others = n - 1
     zf = (ff - 2 * f_mean * f + others * f_mean**2) / others / f_var
