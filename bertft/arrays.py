@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,11 +39,15 @@ class RowSource:
     def __len__(self) -> int:
         return self._n
 
-    def batch(self, low: int, high: int, step: int = 1) -> Any:
-        """Rows low to high (every step-th), contiguous."""
+    def batch(self, low: int, high: int, step: int = 1, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
+        """Rows low to high (every step-th), contiguous; those of the CPU as the kind of array asked for."""
         rows = self._array[low:high:step]
         if self.device != "cpu":
             return rows.contiguous()
+        rows = self._on_cpu(rows)
+        return rows if arrays == "numpy" else as_torch(np.array(rows))
+
+    def _on_cpu(self, rows: Any) -> np.ndarray:
         if not isinstance(rows, np.ndarray):
             rows = (rows.float() if rows.dtype.itemsize == 2 else rows).numpy()
         if rows.dtype == np.float16:
@@ -102,11 +106,14 @@ def host(array: Any) -> Any:
 
 def like(table: np.ndarray, array: Any) -> Any:
     """A NumPy table where an array lives: itself, or a torch tensor on the array's device."""
-    if isinstance(array, np.ndarray):
-        return table
+    return table if isinstance(array, np.ndarray) else as_torch(table).to(array.device)
+
+
+def as_torch(array: np.ndarray) -> Any:
+    """The same memory as a torch tensor."""
     import torch
 
-    return torch.from_numpy(table).to(array.device)
+    return torch.from_numpy(array)
 
 
 def _as_numpy_or_torch(array: Any, name: str) -> Any:

@@ -110,7 +110,7 @@ class PairMoments:
         if not n:
             return self
         ops = kernels.select(x_rows.device, self.backend)
-        x_batch, y_batch = (self._typed(rows.batch(0, n)) for rows in (x_rows, y_rows))
+        x_batch, y_batch = (self._typed(rows.batch(0, n, arrays=ops.arrays)) for rows in (x_rows, y_rows))
         new = {m: self._batch(ops, x_batch, y_batch, m, self._n if first_row is None else first_row) for m in self.maps}
         for row_map, batch in new.items():
             if row_map in self._states:
@@ -220,7 +220,7 @@ class PairMoments:
         """Takes the centers from a sample of all rows to come, where a caller holds them."""
         ops = kernels.select(x.device, self.backend)
         step = max(1, len(x) // 512)
-        samples = [rows.batch(0, len(rows), step) for rows in (x, y)]
+        samples = [rows.batch(0, len(rows), step, ops.arrays) for rows in (x, y)]
         self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
 
     def _batch(self, ops: kernels.Operations, x: Array, y: Array, row_map: RowMap, first_row: int) -> Moments:

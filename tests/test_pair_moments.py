@@ -177,8 +177,7 @@ def test_the_sample_depends_on_the_groups_not_on_their_order(data):
                 wanted = chunk[part.wanted(groups[chunk])]
                 part.add(groups[wanted], x[wanted], x[wanted])
             parts.append(part)
-        parts[0].merge(parts[1])
-        return parts[0]
+        return parts[0].merge(parts[1]).sample()
 
     first = sampled(np.arange(len(groups)), data.draw(st.integers(0, len(groups))))
     second = sampled(rng.permutation(len(groups)), data.draw(st.integers(0, len(groups))))

@@ -319,6 +319,41 @@ def test_explicit_backends_serve_or_refuse(monkeypatch):
         rsa(x, y, backend="triton")
 
 
+@pytest.mark.parametrize("products", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", ["cosine", "euclidean", "rbf"])
+def test_the_gpu_path_from_end_to_end(kernel, products, monkeypatch):
+    """On the GPU where there is one; else its kernels interpreted, over torch tensors, through the same statistics."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if products == "float32":
+        monkeypatch.setattr(bertft.similarity, "CHEAP_FLOPS", 0.0)
+    x, y = related(40, 10, 8)
+    x[3] = x[4]
+    on_device = [torch.from_numpy(rows).to(device) for rows in (x, y)]
+    for method in METHODS:
+        for exact_pairs in (10**9, 0) if method == "spearman" else (10**9,):
+            monkeypatch.setattr(ranks, "EXACT_PAIRS", exact_pairs)
+            found = rsa(*on_device, kernel=kernel, method=method, backend="triton")
+            tolerance = 2e-4 if exact_pairs == 0 else 1e-6  # so few pairs lie in wide bins
+            assert found == pytest.approx(dense_rsa(x, y, kernel, method), abs=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of a nan row in an interpreted kernel
+def test_moments_on_the_gpu_path_merge_with_those_of_the_cpu():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = related(90, 10, 8)
+    gpu = bertft.PairMoments(("unit", "raw"), backend="triton")
+    gpu.update(*(torch.from_numpy(rows[:50]).to(device) for rows in (x, y)))
+    cpu = bertft.PairMoments(("unit", "raw")).update(x[50:], y[50:])
+    whole = bertft.PairMoments(("unit", "raw")).update(x, y)
+    for merged in (gpu.merge(cpu), cpu.merge(gpu)):
+        assert merged.rsa() == pytest.approx(whole.rsa(), abs=1e-6)
+        assert merged.cka() == pytest.approx(whole.cka(), abs=1e-6)
+    bad = torch.from_numpy(x[:20]).to(device)
+    bad[7] = 0
+    with pytest.raises(ArrayError, match="row 57 of x is all zeros"):
+        gpu.update(bad, torch.from_numpy(y[:20]).to(device))
+
+
 def test_compare_gives_values_and_errors():
     x, y = related(400, 10, 8)
     found = compare(x, y, measures=list(bertft.measures.MEASURES), groups=np.arange(400) // 4)

@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from bertft.errors import BackendError, OptionError
 
@@ -49,6 +49,8 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
 }
 """Backend, operation, the module of this package that holds it."""
 
+Arrays = Literal["numpy", "torch"]
+
 BACKENDS = tuple(_MODULES)
 OPERATIONS = tuple(_MODULES["reference"])
 
@@ -58,6 +60,8 @@ class Operations:
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
+        self.arrays: Arrays = "torch" if backend == "triton" else "numpy"
+        """The kind of array the operations take, which is also the kind they give back."""
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         if operation not in OPERATIONS:

@@ -63,10 +63,10 @@ def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: floa
     """The rows of a source shifted for a kernel, O(n d) memory. Raises `ArrayError` naming a row without a value."""
     form = FORMS[kernel]
     n = len(source)
-    center = center_of(ops, _typed(source.batch(0, n, max(1, n // SAMPLE_ROWS)), double), form.row_map)
+    center = center_of(ops, _typed(source.batch(0, n, max(1, n // SAMPLE_ROWS), ops.arrays), double), form.row_map)
     parts = []
     for low in range(0, n, _CHUNK):
-        batch = _typed(source.batch(low, min(low + _CHUNK, n)), double)
+        batch = _typed(source.batch(low, min(low + _CHUNK, n), arrays=ops.arrays), double)
         part = ops.shifted_rows(batch, center, form.row_map, form.form)
         if not _all_finite(part.offsets):
             found = bad_row(batch, form.row_map)
