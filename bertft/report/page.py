@@ -162,7 +162,7 @@ def cell(value: float, stderr: float) -> str:
     """Return a table cell with a number, its ± and a bar behind them that is full at 1."""
     number, _, half = estimate(value, stderr).partition(" ± ")
     share = 100 * min(max(value, 0.0), 1.0) if math.isfinite(value) else 0
-    half = f' <span class="pm">± {half}</span>' if half else ""
+    half = f' <span class="pm">± {escape(half)}</span>' if half else ""
     return f'<td style="--share:{share:.1f}%">{number}{half}</td>'
 
 

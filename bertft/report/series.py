@@ -163,7 +163,10 @@ def estimate(value: float, stderr: float) -> str:
         return "undefined"
     if value == 1 and stderr == 0:
         return "1 exactly"
-    return f"{value:.4f} ± {Z95 * stderr:.4f}" if math.isfinite(stderr) else f"{value:.4f}"
+    if not math.isfinite(stderr):
+        return f"{value:.4f}"
+    # A width that rounds to nothing is not nothing.
+    return f"{value:.4f} ± <0.0001" if 0 < Z95 * stderr < 0.00005 else f"{value:.4f} ± {Z95 * stderr:.4f}"
 
 
 def size(curve: Series) -> str:
