@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,11 +64,30 @@ class Sentence:
     @property
     def text(self) -> str:
         """The `# text` comment, or else the tokens joined as `SpaceAfter` says."""
-        for comment in self.comments:
-            key, equals, value = comment.removeprefix("#").partition("=")
-            if equals and key.strip() == "text" and value.strip():
-                return value.strip()
-        return "".join(row.form + row.space_after for row in surface_tokens(self.rows)).strip()
+        joined = "".join(row.form + row.space_after for row in surface_tokens(self.rows)).strip()
+        return comment_value(self.comments, "text") or joined
+
+    @property
+    def sentence_id(self) -> str | None:
+        """The `# sent_id` comment, or None where there is none."""
+        return comment_value(self.comments, "sent_id")
+
+    def line_of(self, row: int) -> int:
+        """The number of the line of row `row`, counted from 0."""
+        return self.line + len(self.comments) + row
+
+
+def comment_value(comments: Iterable[str], wanted: str) -> str | None:
+    """What the comment `# wanted = …` of a sentence says, or None.
+
+    >>> comment_value(["# newdoc", "# sent_id = rain-1"], "sent_id")
+    'rain-1'
+    """
+    for comment in comments:
+        key, equals, value = comment.removeprefix("#").partition("=")
+        if equals and key.strip() == wanted and value.strip():
+            return value.strip()
+    return None
 
 
 def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
@@ -127,7 +146,9 @@ def read_sentences(file: TextFile) -> Iterator[Sentence]:
                 rows.append(parse_row(line))
                 words = _next_word(words, rows[-1])
             except DataError as error:
-                raise file.error(number, f"not CoNLL-U: {error}; name plain text .txt") from error
+                sentence_id = comment_value(comments, "sent_id")
+                place = f"sentence {sentence_id}: " if sentence_id else ""
+                raise file.error(number, f"{place}not CoNLL-U: {error}; name plain text .txt") from error
 
 
 def read_conllu(file: TextFile) -> Iterator[Example]:

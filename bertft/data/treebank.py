@@ -1,0 +1,227 @@
+"""Dependency trees from treebanks in CoNLL-U, with the path lengths and depths that structural probes are trained on.
+
+The words of a tree are the words of the annotation: multiword ranges (`3-4`) and empty nodes (`3.1`) are dropped.
+`keep_ranges` keeps them as the reader of Hewitt and Manning's code does, for comparison with its numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertft.data.conllu import Row, Sentence, read_sentences
+from bertft.data.text_file import TextFile, read_text_file
+from bertft.errors import DataError
+
+# UD splits the training part of its largest treebanks further: cs_pdt-ud-train-c.conllu.
+_SPLIT_FILE = re.compile(r"(?P<treebank>.+)-ud-(?P<split>train|dev|test)(-\w+)?\.conllu")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A sentence of n words with its tree: heads count words from 1, and 0 is the root; `where` is `file:line`.
+
+    Raises `DataError` where a head is out of range or the heads run in a circle. Several words may have head 0; paths
+    between them then lead through the root.
+
+    >>> Tree("rain-1", "rain.conllu:1", ("It", "rains"), ("PRON", "VERB"), ("PRP", "VBZ"), (2, 0), ("nsubj", "root"))
+    ... # doctest: +ELLIPSIS
+    Tree(sentence_id='rain-1', ...)
+    """
+
+    sentence_id: str
+    where: str
+    forms: tuple[str, ...]
+    upos: tuple[str, ...]
+    xpos: tuple[str, ...]
+    heads: tuple[int, ...]
+    relations: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if problem := _problem(self.heads):
+            raise DataError(f"{self.where}: sentence {self.sentence_id}: {problem[1]}")
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+    def depths(self) -> NDArray[np.int16]:
+        """The number of edges from each word to the root word, (n,), which has 0."""
+        depths = [-1] * (len(self) + 1)
+        for word in _from_the_root(self.heads):
+            depths[word] = depths[self.heads[word - 1]] + 1
+        return np.array(depths[1:], dtype=np.int16)
+
+    def distances(self) -> NDArray[np.int16]:
+        """The number of edges between all pairs of words, (n, n), in time O(n²)."""
+        distances = np.zeros((len(self) + 1, len(self) + 1), dtype=np.int16)
+        # A word is one edge further than its head from all words placed before it; the columns of later words are
+        # overwritten when their turn comes.
+        for word in _from_the_root(self.heads):
+            distances[word] = distances[self.heads[word - 1]] + 1
+            distances[word, word] = 0
+            distances[:, word] = distances[word]
+        return distances[1:, 1:]
+
+
+@dataclass(frozen=True)
+class Treebank:
+    """The trees of each split, in file order; `content_hash` is the sha256 of the file, or of the files' hashes."""
+
+    name: str
+    splits: Mapping[str, tuple[Tree, ...]]
+    content_hash: str
+
+    def split(self, name: str) -> tuple[Tree, ...]:
+        """The trees of one split; raises `DataError` where the treebank has none of that name."""
+        if name not in self.splits:
+            raise DataError(f"{self.name}: no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
+    """Read a `.conllu` file, or a folder of `*-ud-train.conllu`, `*-ud-dev.conllu` and `*-ud-test.conllu`.
+
+    A file is the split that its name tells, or else the split `all`. With `keep_ranges`, ranges and empty nodes are
+    words too: they hang from the root, and every head after k of them is raised by k, also those of the root and those
+    that count words before them.
+
+    Raises `DataError`, naming file, line and sentence, for a line that is malformed, a head out of range, a cycle, and
+    a sentence of several roots or none.
+
+    >>> import tempfile
+    >>> rows = [
+    ...     "1\\tIt\\tit\\tPRON\\tPRP\\t_\\t2\\tnsubj\\t_\\t_",
+    ...     "2\\trains\\train\\tVERB\\tVBZ\\t_\\t0\\troot\\t_\\t_",
+    ... ]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "en_rain-ud-dev.conllu")
+    ...     _ = path.write_text("\\n".join([*rows, ""]))
+    ...     (tree,) = read_treebank(folder).split("dev")
+    >>> tree.heads, tree.depths().tolist(), tree.distances().tolist()
+    ((2, 0), [1, 0], [[0, 1], [1, 0]])
+
+    Source: universaldependencies.org/format.html; Hewitt and Manning 2019.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        file = read_text_file(path)
+        match = _SPLIT_FILE.fullmatch(path.name)
+        trees = tuple(_read_trees(file, keep_ranges=keep_ranges))
+        return Treebank(path.stem, {match["split"] if match else "all": trees}, file.content_hash)
+    splits: dict[str, tuple[Tree, ...]] = {}
+    digest = hashlib.sha256()
+    name, found = _split_files(path)
+    for split, files in found.items():
+        texts = [read_text_file(file) for file in files]
+        splits[split] = tuple(chain.from_iterable(_read_trees(text, keep_ranges=keep_ranges) for text in texts))
+        digest.update("".join(text.content_hash for text in texts).encode())
+    return Treebank(name, splits, digest.hexdigest())
+
+
+def _split_files(folder: Path) -> tuple[str, dict[str, list[Path]]]:
+    """The name of the one treebank in a folder, and the files of each split, in the order train, dev, test."""
+    found = {path: match for path in sorted(folder.iterdir()) if (match := _SPLIT_FILE.fullmatch(path.name))}
+    names = sorted({match["treebank"] for match in found.values()})
+    if not names:
+        others = [path.name for path in sorted(folder.glob("*.conllu"))]
+        advice = f"; to read one file alone, give {folder / others[0]}" if others else ""
+        raise DataError(f"{folder}: no file named *-ud-train.conllu, *-ud-dev.conllu or *-ud-test.conllu{advice}")
+    if len(names) > 1:
+        raise DataError(f"{folder}: files of {len(names)} treebanks, {', '.join(names)}; give a folder of one")
+    splits = {
+        split: [path for path, match in found.items() if match["split"] == split] for split in ("train", "dev", "test")
+    }
+    return names[0], {split: files for split, files in splits.items() if files}
+
+
+def _read_trees(file: TextFile, *, keep_ranges: bool) -> Iterator[Tree]:
+    for sentence in read_sentences(file):
+        places = [place for place, row in enumerate(sentence.rows) if keep_ranges or row.is_word]
+        rows = [sentence.rows[place] for place in places]
+        sentence_id = sentence.sentence_id or file.where(sentence.line)
+        heads = [_head(file, sentence, place, keep_ranges=keep_ranges) for place in places]
+        if keep_ranges:
+            heads = _shifted(rows, heads)
+        if problem := (None if keep_ranges else _root_problem(heads)) or _problem(heads):
+            word, text = problem
+            line = sentence.line_of(places[word - 1]) if places else sentence.line
+            advice = " (as kept ranges shift them; read the treebank without keep_ranges)" if keep_ranges else ""
+            raise file.error(line, f"sentence {sentence_id}: {text}{advice}")
+        yield Tree(
+            sentence_id,
+            file.where(sentence.line),
+            forms=tuple(row.form for row in rows),
+            upos=tuple(row.upos for row in rows),
+            xpos=tuple(row.xpos for row in rows),
+            heads=tuple(heads),
+            relations=tuple(row.deprel for row in rows),
+        )
+
+
+def _head(file: TextFile, sentence: Sentence, place: int, *, keep_ranges: bool) -> int:
+    row = sentence.rows[place]
+    if keep_ranges and row.head == "_":
+        return 0
+    if not (row.head.isascii() and row.head.isdecimal()):
+        raise file.error(
+            sentence.line_of(place),
+            f"sentence {sentence.sentence_id or file.where(sentence.line)}: expected the number of the head of word "
+            f"{row.id} ({row.form}) in column 7, 0 for the root, got {row.head!r}",
+        )
+    return int(row.head)
+
+
+def _shifted(rows: Iterable[Row], heads: Iterable[int]) -> list[int]:
+    """Heads raised by the number of rows without a head so far, which have none of their own."""
+    shifted, without_head = [], 0
+    for row, head in zip(rows, heads, strict=True):
+        without_head += row.head == "_"
+        shifted.append(0 if row.head == "_" else head + without_head)
+    return shifted
+
+
+def _problem(heads: Sequence[int]) -> tuple[int, str] | None:
+    """What keeps heads from hanging together from the root, with the word concerned."""
+    n = len(heads)
+    if n > np.iinfo(np.int16).max - 1:
+        return 1, f"{n} words; a sentence may have {np.iinfo(np.int16).max - 1}"
+    for word, head in enumerate(heads, start=1):
+        if not 0 <= head <= n:
+            return word, f"word {word} has head {head}, but the sentence has {n} words; heads are 0 to {n}"
+    reached = _from_the_root(heads)
+    if len(reached) == n:
+        return None
+    word = min(set(range(1, n + 1)) - set(reached))
+    path: list[int] = []
+    while word not in path:
+        path.append(word)
+        word = heads[word - 1]
+    cycle = [*path[path.index(word) :], word]
+    return word, f"the heads run in a circle, {' → '.join(map(str, cycle))}, and never reach the root"
+
+
+def _root_problem(heads: Sequence[int]) -> tuple[int, str] | None:
+    roots = [word for word, head in enumerate(heads, start=1) if head == 0]
+    if len(roots) == 1:
+        return None
+    if not roots:
+        return 1, "no word has head 0; a tree has one root"
+    return roots[1], f"words {', '.join(map(str, roots))} have head 0; a tree has one root"
+
+
+def _from_the_root(heads: Sequence[int]) -> list[int]:
+    """The words that hang from the root, counted from 1, every head before its dependents."""
+    dependents: list[list[int]] = [[] for _ in range(len(heads) + 1)]
+    for word, head in enumerate(heads, start=1):
+        dependents[head].append(word)
+    reached = list(dependents[0])
+    for word in reached:  # grows as it is walked
+        reached += dependents[word]
+    return reached
