@@ -7,6 +7,7 @@ wrote. Files are checked by this module first and read by transformers second, s
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -35,6 +36,9 @@ DTYPES = {
 }
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
+
+_LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
+_LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 
 # Config fields with no say in what a body computes in evaluation mode; any other difference counts.
 _HARMLESS_FIELDS = frozenset(
@@ -96,6 +100,29 @@ def load_checkpoint(
     return Checkpoint(name, model, tokenizer, _hash_files([folder / "config.json", *weights]))
 
 
+def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """A model of the same config whose weights are all drawn anew, as before pre-training, with the same tokenizer.
+
+    It is the floor of a probe: what words and their order alone give away. torch's own generators are left as they
+    were. `content_hash` is the sha256 over the config and the drawn weights. Raises `OptionError` for a negative seed.
+
+    Source: Chrupała and Alishahi 2019.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise OptionError(f"seed is {seed!r}; give a whole number that is at least 0")
+    given = checkpoint.model
+    # The CPU draws, in float32, so that a seed means the same weights on every device and in every dtype.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet_transformers():
+        torch.default_generator.manual_seed(seed)
+        model = type(given)(copy.deepcopy(given.config))
+    digest = hashlib.sha256(json.dumps(_computation(model), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    model.train(False).requires_grad_(False).to(device=given.device, dtype=given.dtype)
+    return Checkpoint(f"{checkpoint.name}-random-{seed}", model, checkpoint.tokenizer, digest.hexdigest())
+
+
 def n_layers(model: PreTrainedModel) -> int:
     """The number of transformer blocks; hidden layers are counted 0 (embeddings) to this number."""
     return int(_body_setting(model, "num_hidden_layers"))
@@ -104,6 +131,50 @@ def n_layers(model: PreTrainedModel) -> int:
 def hidden_size(model: PreTrainedModel) -> int:
     """The width of the hidden states."""
     return int(_body_setting(model, "hidden_size"))
+
+
+def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:
+    """The hidden layers meant, increasing, of a model of `depth` blocks; raises `OptionError` for one it has not.
+
+    >>> parse_layers("0,3-5,-1", depth=12)
+    (0, 3, 4, 5, 12)
+    """
+    known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the last)"
+    if layers == "all":
+        return tuple(range(depth + 1))
+    chosen: set[int] = set()
+    for part in layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers:
+        match = _LAYERS.fullmatch(str(part))
+        if match is None:
+            raise OptionError(f"{part!r} is not a layer; {known}; write all, a number, or a list such as 0,3-5,-1")
+        ends = [int(end) for end in match.groups() if end is not None]
+        if not all(-depth - 1 <= end <= depth for end in ends):
+            raise OptionError(f"there is no layer {str(part).strip()}; {known}")
+        first, last = (ends[0] % (depth + 1), ends[-1] % (depth + 1))
+        if first > last:
+            raise OptionError(
+                f"the range of layers {str(part).strip()} runs from {first} to {last}; write the lower end first"
+            )
+        chosen.update(range(first, last + 1))
+    if not chosen:
+        raise OptionError(f"no layer was asked for; {known}")
+    return tuple(sorted(chosen))
+
+
+def length_limit(checkpoint: Checkpoint) -> int:
+    """The most tokens the model and its tokenizer take, special ones included."""
+    limit = getattr(checkpoint.model.config, "max_position_embeddings", None) or _LONGEST
+    for name, module in checkpoint.model.named_modules():
+        # RoBERTa and its kin count positions from the padding token's number + 1.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit -= module.padding_idx + 1
+    return int(min(limit, checkpoint.tokenizer.model_max_length, _LONGEST))
+
+
+def pad_id(checkpoint: Checkpoint) -> int:
+    """The number that fills up shorter sentences of a batch: the model's own, the tokenizer's, or else 0."""
+    found = checkpoint.model.config.pad_token_id
+    return int((checkpoint.tokenizer.pad_token_id or 0) if found is None else found)
 
 
 def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:

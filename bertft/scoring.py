@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import platform
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,14 +24,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft.activations.batches import Batch
+from bertft.activations.batches import BATCH_TOKENS, Batch
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, Tuned, stream
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import ArrayError, CheckpointError, OptionError
 from bertft.measures import MEASURES, Measure, evaluate, resolve
-from bertft.models import Checkpoint, check_same_tokenizer, load_checkpoint, n_layers, shared_depth
+from bertft.models import (
+    Checkpoint,
+    check_same_tokenizer,
+    length_limit,
+    load_checkpoint,
+    n_layers,
+    pad_id,
+    parse_layers,
+    shared_depth,
+)
 from bertft.pair_moments import PairMoments, Products
 from bertft.records import Scores
 
@@ -40,12 +48,7 @@ Source = str | os.PathLike[str] | Checkpoint
 Text = str | tuple[str, str]
 Progress = Callable[[int, int, str], None]
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Token places of a batch, padding included, where none are given."""
-
 _TOKENIZER_SAMPLE = 100  # texts of each corpus that the tokenizers must encode alike
-_LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
-_LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 
 
 def score(
@@ -116,7 +119,7 @@ def score(
         dtype=str(models.base.model.dtype).removeprefix("torch."),
         device=str(models.device),
         batch_tokens=batch_tokens or BATCH_TOKENS.get(models.device.type, BATCH_TOKENS["cpu"]),
-        max_length=min(max_length or _LONGEST, *(_length_limit(checkpoint) for checkpoint in models.all)),
+        max_length=min(max_length or length_limit(models.base), *map(length_limit, models.all)),
         single=single,
     )
 
@@ -151,34 +154,6 @@ def score(
         "timings": dict(clock.seconds),
     }
     return Scores(rows, run)
-
-
-def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:
-    """The hidden layers meant, increasing, of a model of `depth` blocks; raises `OptionError` for one it has not.
-
-    >>> parse_layers("0,3-5,-1", depth=12)
-    (0, 3, 4, 5, 12)
-    """
-    known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the last)"
-    if layers == "all":
-        return tuple(range(depth + 1))
-    chosen: set[int] = set()
-    for part in layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers:
-        match = _LAYERS.fullmatch(str(part))
-        if match is None:
-            raise OptionError(f"{part!r} is not a layer; {known}; write all, a number, or a list such as 0,3-5,-1")
-        ends = [int(end) for end in match.groups() if end is not None]
-        if not all(-depth - 1 <= end <= depth for end in ends):
-            raise OptionError(f"there is no layer {str(part).strip()}; {known}")
-        first, last = (ends[0] % (depth + 1), ends[-1] % (depth + 1))
-        if first > last:
-            raise OptionError(
-                f"the range of layers {str(part).strip()} runs from {first} to {last}; write the lower end first"
-            )
-        chosen.update(range(first, last + 1))
-    if not chosen:
-        raise OptionError(f"no layer was asked for; {known}")
-    return tuple(sorted(chosen))
 
 
 def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]:
@@ -267,12 +242,6 @@ class _Models:
     def device(self) -> torch.device:
         return self.base.model.device
 
-    @property
-    def pad_id(self) -> int:
-        """What fills the places after a sentence; any number does where the model has none, for they are masked."""
-        found = self.base.model.config.pad_token_id
-        return self.base.tokenizer.pad_token_id or 0 if found is None else found
-
     def notes(self, layers: Sequence[int]) -> list[str]:
         """Which of the layers are equal, and so were not compared."""
         notes = []
@@ -308,7 +277,7 @@ def _accumulate(
     def chunks() -> Iterator[Chunk]:
         """One run over all batches, timed, with progress told and every value checked."""
         compared = [Tuned(other.model, shared) for other, shared in zip(models.tuned, models.shared, strict=True)]
-        batches = told(stimuli.batches(models.pad_id, models.device))
+        batches = told(stimuli.batches(pad_id(models.base), models.device))
         base_layers = options.layers if of_one_space else ()
         running = stream(models.base.model, compared, options.layers, batches, base_layers=base_layers)
         while True:
@@ -443,16 +412,6 @@ def _loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle:
     ]
     names = distinct_names([checkpoint.name for checkpoint in found], sources)
     return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
-
-
-def _length_limit(checkpoint: Checkpoint) -> int:
-    """The most tokens the model and its tokenizer take."""
-    limit = getattr(checkpoint.model.config, "max_position_embeddings", None) or _LONGEST
-    for name, module in checkpoint.model.named_modules():
-        # RoBERTa and its kin count positions from the padding token's number + 1.
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            limit -= module.padding_idx + 1
-    return int(min(limit, checkpoint.tokenizer.model_max_length, _LONGEST))
 
 
 def _count(name: str, value: int | str | None, *, least: int) -> int | None:

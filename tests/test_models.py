@@ -25,6 +25,8 @@ from bertft.models import (
     hidden_size,
     load_checkpoint,
     n_layers,
+    parse_layers,
+    randomised,
     shared_depth,
 )
 
@@ -516,3 +518,68 @@ def test_templates_of_pairs_count() -> None:
     )
     with pytest.raises(CheckpointError, match="encode 'it' differently"):
         check_same_tokenizer(with_tokenizer("base", tokenizer()), with_tokenizer("tuned", other), ["it"])
+
+
+def test_layers_are_numbers_ranges_and_counted_from_the_end() -> None:
+    assert parse_layers("all", 3) == (0, 1, 2, 3)
+    assert parse_layers("0, 2-3,-1", 12) == (0, 2, 3, 12)
+    assert parse_layers("-3--1", 12) == (10, 11, 12)
+    assert parse_layers(range(5, 0, -2), 12) == (1, 3, 5)
+    assert parse_layers(-13, 12) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (13, r"there is no layer 13; this model has layers 0 to 12 \(or -13 to -1"),
+        ("3-14", "there is no layer 3-14; this model has layers 0 to 12"),
+        ("-14", "there is no layer -14"),
+        ("top", "'top' is not a layer; this model has layers 0 to 12.*such as 0,3-5,-1"),
+        ([1.5], "1.5 is not a layer"),
+        ("5-3", "the range of layers 5-3 runs from 5 to 3"),
+        ([], "no layer was asked for"),
+    ],
+)
+def test_layers_that_are_none(layers: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        parse_layers(layers, 12)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_random_weights_are_drawn_from_the_seed_alone(family: str) -> None:
+    given = Checkpoint("tiny", body(family), tokenizer(), "0f")
+    state = torch.get_rng_state()
+    first, again, other = (randomised(given, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(first.model) is type(given.model)
+    assert shared_depth(first.model, again.model) == n_layers(given.model)
+    assert shared_depth(first.model, other.model) == shared_depth(first.model, given.model) == -1
+    assert first.content_hash == again.content_hash
+    assert len({checkpoint.content_hash for checkpoint in (given, first, other)}) == 3
+    assert [checkpoint.name for checkpoint in (first, other)] == ["tiny-random-1", "tiny-random-2"]
+    assert first.tokenizer is given.tokenizer
+    assert not first.model.training
+    assert not any(parameter.requires_grad for parameter in first.model.parameters())
+
+
+def test_every_random_matrix_differs_from_the_trained_one(model_dir: Path) -> None:
+    trained = load_checkpoint(model_dir, dtype="float64")
+    drawn = randomised(trained, 0).model
+    assert drawn.dtype == torch.float64
+    for (name, ours), theirs in zip(drawn.named_parameters(), trained.model.parameters(), strict=True):
+        if name.startswith("pooler."):
+            continue
+        assert not torch.equal(ours, theirs), name
+        if ours.ndim == 2 and "LayerNorm" not in name:
+            assert ours.std().item() == pytest.approx(0.02, rel=0.05), name
+
+
+def test_a_random_model_of_another_shape_has_another_hash() -> None:
+    small, large = (Checkpoint("tiny", body("bert", intermediate_size=size), tokenizer(), "0f") for size in (37, 38))
+    assert randomised(small, 0).content_hash != randomised(large, 0).content_hash
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, 2**63])
+def test_a_seed_that_is_none(seed: Any) -> None:
+    with pytest.raises(OptionError, match="give a whole number"):
+        randomised(Checkpoint("tiny", body(), tokenizer(), "0f"), seed)

@@ -24,7 +24,7 @@ from bertft.measures import MEASURES
 from bertft.models import Checkpoint, load_checkpoint
 from bertft.pair_moments import PairMoments
 from bertft.records import Scores
-from bertft.scoring import distinct_names, parse_layers, score
+from bertft.scoring import distinct_names, score
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]
@@ -350,31 +350,6 @@ def test_a_real_model_with_its_last_blocks_changed(model_dir: Path, tmp_path: Pa
 
 
 # --------------------------------------------------------------------------------------------------- options and names
-
-
-def test_layers_are_numbers_ranges_and_counted_from_the_end() -> None:
-    assert parse_layers("all", 3) == (0, 1, 2, 3)
-    assert parse_layers("0, 2-3,-1", 12) == (0, 2, 3, 12)
-    assert parse_layers("-3--1", 12) == (10, 11, 12)
-    assert parse_layers(range(5, 0, -2), 12) == (1, 3, 5)
-    assert parse_layers(-13, 12) == (0,)
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        (13, r"there is no layer 13; this model has layers 0 to 12 \(or -13 to -1"),
-        ("3-14", "there is no layer 3-14; this model has layers 0 to 12"),
-        ("-14", "there is no layer -14"),
-        ("top", "'top' is not a layer; this model has layers 0 to 12.*such as 0,3-5,-1"),
-        ([1.5], "1.5 is not a layer"),
-        ("5-3", "the range of layers 5-3 runs from 5 to 3"),
-        ([], "no layer was asked for"),
-    ],
-)
-def test_layers_that_are_none(layers: Any, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        parse_layers(layers, 12)
 
 
 def test_names_are_told_apart() -> None:

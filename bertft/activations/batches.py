@@ -15,6 +15,9 @@ from torch import Tensor
 from bertft.activations.encode import TokenisedTexts
 from bertft.activations.sampling import Draw
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Token places of a batch, padding included, where none are given; by the kind of device."""
+
 MAX_PADDING = 0.08
 """The share of a batch that padding may take; a batch is closed before it would take more."""
 
