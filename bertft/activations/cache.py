@@ -1,0 +1,459 @@
+"""Word vectors of every layer on disk: written once for a checkpoint and its sentences, then read in place.
+
+An entry is a folder with one `.npy` file a layer, (words, d), the words of all kept sentences in order, and a
+`manifest.json` of sizes and checksums.  Its name is a hash of what decides the numbers: the checkpoint's content, the
+tokens, how they fall into words, the pooling and the dtypes.  Which device computed it, and in what batches, moves
+only the last digits and is not part of the name.
+
+An entry is written in a temporary folder, its manifest last, and then renamed, so what has its name is complete.
+Every use computes the checksums again; an entry that fails them is written anew.  Memory, beside the model, is the
+tokens, some 40 bytes a word, and the hidden states of one batch, `batch_tokens` × layers × d floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from bertft.activations.batches import BATCH_TOKENS, make_batch, plan_batches
+from bertft.activations.forward import read_layers
+from bertft.activations.words import TokenisedWords, WordCounts, check_pooling, pooled, tokenise_words
+from bertft.errors import ArrayError, BertftError, CheckpointError, DataError, OptionError
+from bertft.models import Checkpoint, hidden_size, length_limit, n_layers, pad_id, parse_layers
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+FORMAT = 1
+"""Part of every entry's name: raised when entries of an older bertft must not be used."""
+
+STALE_SECONDS = 3600
+"""Temporary folders that nobody has written to for so long are left from killed runs, and removed."""
+
+_MANIFEST = "manifest.json"
+_TEMPORARY = ".writing-"
+
+Progress = Callable[[int, int, str], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedVectors:
+    """Word vectors of n sentences on disk; sentence i owns rows starts[i] to starts[i + 1], none if it was dropped."""
+
+    folder: Path
+    layers: tuple[int, ...]
+    starts: NDArray[np.int64]  # [n + 1]
+    width: int
+    dtype: np.dtype[Any]
+    counts: WordCounts
+    notes: tuple[str, ...]
+    reused: bool
+    """Whether the vectors were there already, and no model ran."""
+    n_bytes: int
+    """What the wanted layers take on disk."""
+
+    @property
+    def n_words(self) -> int:
+        """The number of words of kept sentences."""
+        return int(self.starts[-1])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of words of each sentence, 0 where it was dropped."""
+        return np.diff(self.starts)
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """The sentences that have vectors."""
+        return np.flatnonzero(self.lengths)
+
+    def layer(self, layer: int) -> np.memmap[Any, np.dtype[Any]]:
+        """The vectors of one layer, (words, d), mapped from disk and read-only."""
+        self._check(layer)
+        mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / _file_name(layer), mmap_mode="r")
+        return mapped
+
+    def rows(self, sentence: int) -> slice:
+        """The rows of one sentence in every layer, to index with: `vectors.layer(3)[vectors.rows(7)]`."""
+        return slice(int(self.starts[sentence]), int(self.starts[sentence + 1]))
+
+    def padded(
+        self,
+        sentences: Sequence[int] | NDArray[np.int64],
+        layers: Iterable[int] | None = None,
+        *,
+        dtype: DTypeLike = "f4",
+    ) -> NDArray[Any]:
+        """The vectors of some sentences side by side, (layers, sentences, n, d), zeros after the end of each.
+
+        n is the length of the longest; `layers` are all of them by default.  The rows are read, not mapped, so that
+        the memory in use stays that of one batch.  Raises `OptionError` for a sentence that was dropped, and for a
+        layer that is not there.
+        """
+        chosen = self.layers if layers is None else tuple(layers)
+        for layer in chosen:
+            self._check(layer)
+        lengths = self.lengths[np.asarray(sentences, dtype=np.int64)]
+        if not lengths.all():
+            dropped = int(np.asarray(sentences)[lengths == 0][0])
+            raise OptionError(f"sentence {dropped} was dropped and has no vectors; take sentences from `kept`")
+        longest = int(lengths.max(initial=0))
+        result = np.zeros((len(chosen), len(lengths), longest, self.width), dtype=dtype)
+        scratch = np.empty((longest, self.width), dtype=self.dtype)
+        starts = self.starts[np.asarray(sentences, dtype=np.int64)]
+        for of_layer, layer in zip(result, chosen, strict=True):
+            # Opened for each batch: threads and forked workers share no position in the file.
+            with (self.folder / _file_name(layer)).open("rb", buffering=0) as file:
+                for place, start, length in zip(of_layer, starts.tolist(), lengths.tolist(), strict=True):
+                    file.seek(self._header_size + start * self._row_size)
+                    if file.readinto(scratch[:length].data) != length * self._row_size:
+                        raise BertftError(f"{file.name}: was cut off while it was in use; run again to rebuild it")
+                    place[:length] = scratch[:length]
+        return result
+
+    @cached_property
+    def _header_size(self) -> int:
+        return len(_header(self.n_words, self.width, self.dtype))
+
+    @property
+    def _row_size(self) -> int:
+        return self.width * self.dtype.itemsize
+
+    def _check(self, layer: int) -> None:
+        if layer not in self.layers:
+            raise OptionError(
+                f"layer {layer} was not asked for; these are the layers {', '.join(map(str, self.layers))}"
+            )
+
+
+def word_vectors(
+    checkpoint: Checkpoint,
+    sentences: Sequence[Sequence[str]],
+    *,
+    layers: str | int | Iterable[int] = "all",
+    pooling: str = "mean",
+    dtype: str = "float16",
+    cache: str | Path | None = None,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> CachedVectors:
+    """The vectors of all words of `sentences`, given as lists of words, from the cache or else computed into it.
+
+    layers: "all", a number, or a list such as "0,3-5,-1".  pooling: `mean` of a word's pieces, `first` or `last`.
+    dtype: `float16` or `float32`, on disk.  cache: a folder, by default `default_cache()`.
+    batch_tokens: the most tokens in one batch, padding included.
+    progress: called as progress(done, total, what) after every batch.  say: called with lines for people: the size
+        before anything is written, reuse, and damage found.
+
+    Sentences longer than the model takes, or with a word of which the tokenizer makes nothing, are dropped and counted.
+
+    Raises `OptionError` for an option out of range, `DataError` for sentences that are none, `CheckpointError` for a
+    model that cannot be read, `ArrayError` for vectors that are not finite or too large for `dtype`, `BertftError`
+    where the disk is too full or cannot be written to.
+
+    >>> vectors = word_vectors(checkpoint, [["It", "rains", "."]])  # doctest: +SKIP
+    >>> vectors.layer(3)[vectors.rows(0)].shape  # doctest: +SKIP
+    (3, 384)
+
+    Source: for the mean over pieces, Hewitt and Manning 2019.
+    """
+    check_pooling(pooling)
+    if dtype not in DTYPES:
+        raise OptionError(f"unknown dtype {dtype!r} for vectors on disk; choose one of {', '.join(DTYPES)}")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise OptionError(f"batch_tokens is {batch_tokens}; give a whole number that is at least 1")
+    max_length = length_limit(checkpoint)
+    entry = _Entry(
+        root=default_cache() if cache is None else Path(cache).expanduser(),
+        checkpoint=checkpoint,
+        words=tokenise_words(sentences, checkpoint.tokenizer, max_length),
+        layers=parse_layers(layers, n_layers(checkpoint.model)),
+        pooling=pooling,
+        dtype=dtype,
+    )
+    if not entry.words.counts.kept_words:
+        raise DataError(
+            f"all {len(sentences)} sentences were dropped: " + "; ".join(entry.words.counts.notes(max_length))
+        )
+    say = say or (lambda _line: None)
+    with _as_ours(entry.root):
+        _remove_stale(entry.root)
+        folder = entry.find(say)
+        reused = folder is not None
+        if folder is None:
+            folder = entry.write(batch_tokens, progress, say)
+    return CachedVectors(
+        folder=folder,
+        layers=entry.layers,
+        starts=entry.words.starts,
+        width=entry.width,
+        dtype=np.dtype(dtype),
+        counts=entry.words.counts,
+        notes=entry.words.counts.notes(max_length),
+        reused=reused,
+        n_bytes=entry.n_bytes,
+    )
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/bertft`, or `~/.cache/bertft` where that is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertft"
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """What is wanted, where it would lie, and how it is written."""
+
+    root: Path
+    checkpoint: Checkpoint
+    words: TokenisedWords
+    layers: tuple[int, ...]
+    pooling: str
+    dtype: str
+    width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", hidden_size(self.checkpoint.model))
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all that decides the numbers, except which layers are kept of them."""
+        texts = self.words.texts
+        tokens = hashlib.sha256()
+        for array in (texts.ids, texts.types, texts.starts, self.words.word_of_token, self.words.starts):
+            tokens.update(f"{array.dtype.str}{array.shape}".encode())
+            tokens.update(np.ascontiguousarray(array).data)
+        parts = [FORMAT, self.checkpoint.content_hash, str(self.checkpoint.model.dtype), tokens.hexdigest()]
+        return hashlib.sha256(json.dumps([*parts, self.pooling, self.dtype]).encode()).hexdigest()[:32]
+
+    @property
+    def header(self) -> bytes:
+        return _header(self.words.counts.kept_words, self.width, np.dtype(self.dtype))
+
+    @property
+    def file_size(self) -> int:
+        return len(self.header) + self.words.counts.kept_words * self.width * np.dtype(self.dtype).itemsize
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.layers) * self.file_size
+
+    @property
+    def description(self) -> str:
+        layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        return (
+            f"word vectors of {self.checkpoint.name}: {layers} × {self.words.counts.kept_words:,} words × {self.width}"
+        )
+
+    def find(self, say: Say) -> Path | None:
+        """The folder of a whole entry with at least the wanted layers; damaged ones are told, and removed."""
+        for folder in sorted(self.root.glob(f"{self.key}-*")):
+            recorded = _recorded_files(folder)
+            if recorded is not None and not {str(layer) for layer in self.layers} <= recorded.keys():
+                continue
+            if damage := self._damage(folder, recorded):
+                say(f"{folder}: {damage}; the entry is removed")
+                shutil.rmtree(folder)
+                continue
+            say(f"{self.description}, {readable(self.n_bytes)}, reused from {folder}")
+            return folder
+        return None
+
+    def write(self, batch_tokens: int | None, progress: Progress | None, say: Say) -> Path:
+        """Compute the entry and return its folder; on any failure nothing of it stays."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if self.n_bytes > free:
+            raise BertftError(
+                f"{self.root}: {self.description} take {readable(self.n_bytes)} as {self.dtype}, and "
+                f"{readable(free)} are free; free space, name another folder for the cache, or ask for fewer layers"
+                + ("" if self.dtype == "float16" else " or float16")
+            )
+        folder = self.root / f"{self.key}-{_layer_list(self.layers)}"
+        say(f"{self.description}, {readable(self.n_bytes)} as {self.dtype}, are written to {folder}")
+        temporary = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            self._write_layers(temporary, batch_tokens, progress)
+            self._write_manifest(temporary)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                # Another run may have been quicker with the same.
+                if self.find(lambda _line: None) != folder:
+                    raise
+                shutil.rmtree(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return folder
+
+    def _write_layers(self, folder: Path, batch_tokens: int | None, progress: Progress | None) -> None:
+        model, texts, starts = self.checkpoint.model, self.words.texts, self.words.starts
+        row_size = self.width * np.dtype(self.dtype).itemsize
+        draw = self.words.draw(self.pooling)
+        budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
+        plan = plan_batches(texts.lengths, np.unique(draw.sentences), budget)
+        done, total = 0, sum(len(members) for members in plan)
+        with ExitStack() as opened:
+            files: dict[int, BinaryIO] = {
+                layer: opened.enter_context((folder / _file_name(layer)).open("wb")) for layer in self.layers
+            }
+            for file in files.values():
+                file.write(self.header)
+            for members in plan:
+                batch = make_batch(texts, draw, members, pad_id(self.checkpoint), model.device)
+                ends_in_batch = np.cumsum(starts[members + 1] - starts[members])
+                pieces = torch.from_numpy(self.words.pieces[self.words.words_of(members)]).to(model.device)
+                for layer, rows in read_layers(model, batch, self.layers).rows.items():
+                    vectors = self._stored(layer, pooled(rows, pieces) if self.pooling == "mean" else rows)
+                    parts = np.split(vectors, ends_in_batch[:-1])
+                    for start, part in zip(starts[members].tolist(), parts, strict=True):
+                        files[layer].seek(len(self.header) + start * row_size)
+                        files[layer].write(part.data)
+                done += len(members)
+                if progress:
+                    progress(done, total, f"word vectors of {self.checkpoint.name}")
+
+    def _stored(self, layer: int, rows: Tensor) -> NDArray[Any]:
+        """Word vectors as they are written; raises where they are not finite, or not of the width they must have."""
+        if rows.shape[-1] != self.width:
+            raise CheckpointError(
+                f"{self.checkpoint.name}: layer {layer} is {rows.shape[-1]} wide, and the config says {self.width}; "
+                "layers of several widths cannot be probed together"
+            )
+        stored = rows.to(DTYPES[self.dtype])
+        if not bool(torch.isfinite(stored).all()):
+            whose = f"{self.checkpoint.name}: the vectors of layer {layer}"
+            if bool(torch.isfinite(rows).all()):
+                raise ArrayError(
+                    f"{whose} reach {rows.abs().max().item():.3g}, and {self.dtype} ends at "
+                    f"{torch.finfo(stored.dtype).max:.3g}; ask for float32"
+                )
+            raise ArrayError(f"{whose} are not finite; a model in half precision may need a wider dtype")
+        return stored.cpu().numpy()
+
+    def _write_manifest(self, folder: Path) -> None:
+        files = {
+            str(layer): {"bytes": path.stat().st_size, "sha256": checksum}
+            for layer, (path, checksum) in zip(self.layers, _checksums(folder, self.layers), strict=True)
+        }
+        manifest = {
+            "format": FORMAT,
+            "checkpoint": self.checkpoint.name,
+            "content_hash": self.checkpoint.content_hash,
+            "pooling": self.pooling,
+            "dtype": self.dtype,
+            "words": self.words.counts.kept_words,
+            "width": self.width,
+            "files": files,
+        }
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    def _damage(self, folder: Path, recorded: Mapping[str, Any] | None) -> str | None:
+        """What is wrong with an entry; None where it is whole."""
+        if recorded is None:
+            return f"{_MANIFEST} is missing or damaged"
+        for layer in self.layers:
+            path = folder / _file_name(layer)
+            size = path.stat().st_size if path.exists() else 0
+            if size != self.file_size:
+                return f"{path.name} has {size:,} bytes instead of {self.file_size:,}"
+        for layer, (path, checksum) in zip(self.layers, _checksums(folder, self.layers), strict=True):
+            if checksum != recorded[str(layer)].get("sha256"):
+                return f"{path.name} is damaged: its checksum is not the one it was written with"
+        return None
+
+
+def readable(n_bytes: int) -> str:
+    """A size for people, in powers of 1000.
+
+    >>> readable(512), readable(1_370_000_000)
+    ('512 B', '1.37 GB')
+    """
+    size, units = float(n_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+def _file_name(layer: int) -> str:
+    return f"layer-{layer:02d}.npy"
+
+
+def _layer_list(layers: tuple[int, ...]) -> str:
+    """Names the layers for the folder: the first and the last, or a hash where some are left out between."""
+    if layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"layers-{layers[0]}-{layers[-1]}"
+    return f"layers-{hashlib.sha256(repr(layers).encode()).hexdigest()[:8]}"
+
+
+def _header(n_words: int, width: int, dtype: np.dtype[Any]) -> bytes:
+    """What stands before the rows in a `.npy` file of this shape."""
+    stream = io.BytesIO()
+    described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (n_words, width)}
+    write_array_header_1_0(stream, described)
+    return stream.getvalue()
+
+
+def _recorded_files(folder: Path) -> dict[str, Any] | None:
+    """Layer to what the manifest says of its file; None where there is no manifest that can be read."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        return files if isinstance(files, dict) and all(isinstance(of, dict) for of in files.values()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _checksums(folder: Path, layers: Collection[int]) -> Iterator[tuple[Path, str]]:
+    """The file of each layer with the sha256 of its bytes."""
+    paths = [folder / _file_name(layer) for layer in layers]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
+        yield from zip(paths, threads.map(_checksum, paths), strict=True)
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _remove_stale(root: Path) -> None:
+    for folder in root.glob(f"{_TEMPORARY}*"):
+        try:
+            youngest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        except OSError:  # its own run has just finished with it
+            continue
+        if time.time() - youngest > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _as_ours(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BertftError(
+            f"{root}: cannot be used as a cache: {error.strerror or error}; free space or name another folder"
+        ) from error
