@@ -430,6 +430,8 @@ def test_whatever_decides_the_numbers_is_part_of_the_name(tmp_path: Path) -> Non
         (checkpoint, SENTENCES, {"dtype": "float32"}),
         (checkpoint, SENTENCES[::-1], {}),
         (checkpoint, [*SENTENCES[0:1], SENTENCES[1] + SENTENCES[2], *SENTENCES[3:]], {}),
+        (checkpoint, [["it's", "."]], {}),
+        (checkpoint, [["it", "'s."]], {}),  # the same pieces and as many words
         (checkpoint, [["rain", "s"]], {}),
         (checkpoint, [["rains"]], {}),
         (made(seed=1), SENTENCES, {}),
