@@ -3,38 +3,113 @@
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "ranks.hpp"
+#include "spearman.hpp"
+#include "trees.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
+std::string text_of(const py::handle& object) { return py::cast<std::string>(py::str(object)); }
+
+void check_shape(const char* function, const char* name, const py::array& array, const py::tuple& wanted) {
+    const py::object shape = array.attr("shape");
+    if (!shape.equal(wanted)) {
+        throw py::value_error(std::string(function) + ": " + name + " has shape " + text_of(shape) + ", wanted " +
+                              text_of(wanted));
+    }
+}
+
+void check_dimensions(const char* function, const char* name, const py::array& array, py::ssize_t wanted) {
+    if (array.ndim() != wanted) {
+        throw py::value_error(std::string(function) + ": " + name + " has " + std::to_string(array.ndim()) +
+                              " dimensions, wanted " + std::to_string(wanted) +
+                              (wanted == 1 ? "; try " + std::string(name) + ".ravel()" : ""));
+    }
+}
+
+void check_contiguous(const char* function, const char* name, const py::array& array) {
+    constexpr int needed = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if ((array.flags() & needed) != needed) {
+        throw py::value_error(std::string(function) + ": " + name +
+                              " is not contiguous in memory; try numpy.ascontiguousarray(" + name + ")");
+    }
+}
+
 template <class Value>
-py::array_t<double> ranks_of(const py::array& values, std::size_t threads) {
-    py::array_t<double> ranks(values.size());
-    const auto* input = static_cast<const Value*>(values.data());
-    double* output = ranks.mutable_data();
-    const auto n = static_cast<std::size_t>(values.size());
-    py::gil_scoped_release release;
-    bertft::tied_ranks(input, n, output, threads);
-    return ranks;
+const Value* data_of(const char* function, const char* name, const py::array& array, const char* type) {
+    check_contiguous(function, name, array);
+    if (!py::isinstance<py::array_t<Value>>(array)) {
+        throw py::value_error(std::string(function) + ": " + name + " has type " + text_of(array.dtype()) +
+                              ", wanted " + type + "; try " + name + ".astype(numpy." + type + ")");
+    }
+    return static_cast<const Value*>(array.data());
+}
+
+// Calls work with the data as const double* or const float*, whichever it is.
+template <class Work>
+auto with_floats(const char* function, const char* name, const py::array& array, const Work& work) {
+    check_contiguous(function, name, array);
+    if (py::isinstance<py::array_t<double>>(array)) return work(static_cast<const double*>(array.data()));
+    if (py::isinstance<py::array_t<float>>(array)) return work(static_cast<const float*>(array.data()));
+    throw py::value_error(std::string(function) + ": " + name + " has type " + text_of(array.dtype()) +
+                          ", wanted float64 or float32; try " + name + ".astype(numpy.float64)");
 }
 
 py::array_t<double> tied_ranks(const py::array& values, std::size_t threads) {
-    if (values.ndim() != 1) {
-        throw py::value_error("tied_ranks: values has " + std::to_string(values.ndim()) +
-                              " dimensions, wanted 1; try values.ravel()");
-    }
-    constexpr int needed = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if ((values.flags() & needed) != needed) {
-        throw py::value_error("tied_ranks: values is not contiguous in memory; try numpy.ascontiguousarray(values)");
-    }
-    if (py::isinstance<py::array_t<double>>(values)) return ranks_of<double>(values, threads);
-    if (py::isinstance<py::array_t<float>>(values)) return ranks_of<float>(values, threads);
-    throw py::value_error("tied_ranks: values has type " + py::cast<std::string>(py::str(values.dtype())) +
-                          ", wanted float64 or float32; try values.astype(numpy.float64)");
+    check_dimensions("tied_ranks", "values", values, 1);
+    return with_floats("tied_ranks", "values", values, [&](const auto* input) {
+        py::array_t<double> ranks(values.size());
+        double* output = ranks.mutable_data();
+        const auto n = static_cast<std::size_t>(values.size());
+        py::gil_scoped_release release;
+        bertft::tied_ranks(input, n, output, threads);
+        return ranks;
+    });
+}
+
+py::array_t<std::int32_t> spanning_trees(const py::array& distances, const py::array& lengths, const py::array& keep,
+                                         std::size_t threads) {
+    constexpr const char* function = "spanning_trees";
+    check_dimensions(function, "distances", distances, 3);
+    const py::ssize_t batch = distances.shape(0), width = distances.shape(1);
+    check_shape(function, "distances", distances, py::make_tuple(batch, width, width));
+    check_shape(function, "lengths", lengths, py::make_tuple(batch));
+    check_shape(function, "keep", keep, py::make_tuple(batch, width));
+    const auto* length_of = data_of<std::int64_t>(function, "lengths", lengths, "int64");
+    const auto* keeps = reinterpret_cast<const unsigned char*>(data_of<bool>(function, "keep", keep, "bool_"));
+    return with_floats(function, "distances", distances, [&](const auto* cells) {
+        py::array_t<std::int32_t> parents({batch, width});
+        std::int32_t* output = parents.mutable_data();
+        py::gil_scoped_release release;
+        bertft::spanning_trees(cells, static_cast<std::size_t>(batch), static_cast<std::size_t>(width), length_of,
+                               keeps, output, threads);
+        return parents;
+    });
+}
+
+py::array_t<double> row_spearman(const py::array& predicted, const py::array& gold, const py::array& lengths,
+                                 std::size_t threads) {
+    constexpr const char* function = "row_spearman";
+    check_dimensions(function, "predicted", predicted, 2);
+    const py::ssize_t rows = predicted.shape(0), width = predicted.shape(1);
+    check_shape(function, "gold", gold, py::make_tuple(rows, width));
+    check_shape(function, "lengths", lengths, py::make_tuple(rows));
+    const auto* length_of = data_of<std::int64_t>(function, "lengths", lengths, "int64");
+    return with_floats(function, "predicted", predicted, [&](const auto* x) {
+        return with_floats(function, "gold", gold, [&](const auto* y) {
+            py::array_t<double> correlations(rows);
+            double* output = correlations.mutable_data();
+            py::gil_scoped_release release;
+            bertft::row_spearman(x, y, static_cast<std::size_t>(rows), static_cast<std::size_t>(width), length_of,
+                                 output, threads);
+            return correlations;
+        });
+    });
 }
 
 }  // namespace
@@ -43,4 +118,10 @@ PYBIND11_MODULE(_core, module) {
     module.doc() = "The compiled core of bertft; the functions here take NumPy arrays and run without the GIL.";
     module.def("tied_ranks", &tied_ranks, py::arg("values"), py::arg("threads") = 0,
                "Average ranks of a 1-D array, counted from 1, equal values sharing the mean of their ranks.");
+    module.def("spanning_trees", &spanning_trees, py::arg("distances"), py::arg("lengths"), py::arg("keep"),
+               py::arg("threads") = 0,
+               "Parents of the kept words of each sentence in the spanning tree of their distances, -1 for none.");
+    module.def("row_spearman", &row_spearman, py::arg("predicted"), py::arg("gold"), py::arg("lengths"),
+               py::arg("threads") = 0,
+               "Spearman's correlation of each row's first values, nan where one side is constant or holds a nan.");
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <exception>
 #include <system_error>
@@ -41,6 +42,16 @@ void run_parallel(std::size_t threads, const Work& work) {
     for (const auto& failure : failures) {
         if (failure) std::rethrow_exception(failure);
     }
+}
+
+// Calls work(low, high) on blocks that cover 0, …, n - 1, each once; threads take the next block when they are free.
+template <class Work>
+void parallel_blocks(std::size_t n, std::size_t block, std::size_t threads, const Work& work) {
+    const std::size_t blocks = (n + block - 1) / block;
+    std::atomic<std::size_t> next{0};
+    run_parallel(std::max<std::size_t>(1, std::min(thread_count(threads), blocks)), [&](std::size_t) {
+        for (std::size_t i; (i = next++) < blocks;) work(i * block, std::min(n, (i + 1) * block));
+    });
 }
 
 }  // namespace bertft

@@ -1,0 +1,151 @@
+// Spearman's rank correlation of many short rows, ties sharing the mean of their places.
+//
+// A value's rank, doubled and centred, is the number of values below it minus the number above it: an integer, and zero
+// on average. Short rows count these by comparing every pair, four or more values an instruction and no branch, which
+// is several times faster than sorting forty numbers; long rows are sorted. All sums are of integers, so they are
+// exact, and the answer depends neither on the instructions nor on the order.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "lengths.hpp"
+#include "parallel.hpp"
+#include "ranks.hpp"
+
+namespace bertft {
+
+namespace spearman_detail {
+
+constexpr std::size_t kMostCounted = 256;  // longer rows are sorted
+constexpr std::size_t kBlockValues = 1 << 14;
+
+template <class Value>
+bool any_nan(const Value* values, std::size_t n) {
+    int nan = 0;
+    for (std::size_t i = 0; i < n; ++i) nan |= values[i] != values[i];
+    return nan;
+}
+
+// Vectors of 16 bytes, which every 64-bit processor has: compilers left to vectorise the counting choose the wrong
+// loop.
+template <class Value>
+struct Vector {
+    using Mask = std::conditional_t<sizeof(Value) == 4, std::int32_t, std::int64_t>;
+    typedef Value Values __attribute__((vector_size(16)));
+    typedef Mask Masks __attribute__((vector_size(16)));
+    static constexpr std::size_t lanes = 16 / sizeof(Value);
+};
+
+// Ranks the rows of one side on one thread; keeps its space from row to row.
+template <class Value>
+class Ranker {
+  public:
+    // The ranks, doubled and centred, of n <= kMostCounted values without a NaN.
+    const std::int16_t* count(const Value* values, std::size_t n) {
+        std::copy(values, values + n, values_);
+        count_if<false>(n);
+        std::size_t below = 0;
+        for (std::size_t i = 0; i < n; ++i) below += static_cast<std::size_t>(counts_[i]);
+        if (2 * below ==
+            n * (n - 1)) {  // of every pair one is below the other: no ties, and what is not below is above
+            for (std::size_t i = 0; i < n; ++i) {
+                counts_[i] = static_cast<std::int16_t>(2 * counts_[i] - static_cast<int>(n - 1));
+            }
+        } else {
+            count_if<true>(n);
+        }
+        return counts_;
+    }
+
+    // The same of any number of values.
+    const double* sort(const Value* values, std::size_t n) {
+        sorted_.resize(n);
+        tied_ranks(values, n, sorted_.data(), 1);
+        for (double& rank : sorted_) rank = 2.0 * rank - static_cast<double>(n + 1);
+        return sorted_.data();
+    }
+
+  private:
+    using Values = typename Vector<Value>::Values;
+    using Masks = typename Vector<Value>::Masks;
+    static constexpr std::size_t kLanes = Vector<Value>::lanes;
+    static constexpr std::size_t kVectors = 4;  // of values, and as many of counts, stay in sixteen registers
+
+    // For each value: sets its count to the number of values below, or takes from it the number of values above.
+    template <bool above>
+    void count_if(std::size_t n) {
+        for (std::size_t first = 0; first < n; first += kVectors * kLanes) {
+            Values mine[kVectors];
+            Masks counts[kVectors] = {};
+            std::memcpy(mine, values_ + first, sizeof mine);
+            for (std::size_t j = 0; j < n; ++j) {
+                const Values other = values_[j] - Values{};
+                for (std::size_t k = 0; k < kVectors; ++k) {
+                    counts[k] -= above ? other > mine[k] : other < mine[k];  // a mask is -1 where it holds
+                }
+            }
+            for (std::size_t i = 0; i < kVectors * kLanes; ++i) {
+                const auto found = static_cast<std::int16_t>(counts[i / kLanes][i % kLanes]);
+                std::int16_t& count = counts_[first + i];
+                count = above ? static_cast<std::int16_t>(count - found) : found;
+            }
+        }
+    }
+
+    Value values_[kMostCounted] = {};
+    std::int16_t counts_[kMostCounted] = {};
+    std::vector<double> sorted_;
+};
+
+// Of centred ranks; NaN where a side is constant.
+template <class Sum, class Rank>
+double correlation(const Rank* x, const Rank* y, std::size_t n) {
+    Sum xx = 0, xy = 0, yy = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        xx += Sum{x[i]} * Sum{x[i]};
+        xy += Sum{x[i]} * Sum{y[i]};
+        yy += Sum{y[i]} * Sum{y[i]};
+    }
+    if (xx == 0 || yy == 0) return std::numeric_limits<double>::quiet_NaN();
+    return static_cast<double>(xy) / std::sqrt(static_cast<double>(xx) * static_cast<double>(yy));
+}
+
+}  // namespace spearman_detail
+
+// Writes to `correlations` (rows), for each row, Spearman's correlation of the first lengths[row] values of `x` and `y`
+// (rows, width), of which nothing further is read. As in SciPy the answer is NaN where a side is constant (an empty
+// row and a single value are), or holds a NaN. Throws std::invalid_argument at a length above the width.
+template <class X, class Y>
+void row_spearman(const X* x, const Y* y, std::size_t rows, std::size_t width, const std::int64_t* lengths,
+                  double* correlations, std::size_t threads = 0) {
+    using namespace spearman_detail;
+    check_lengths("row_spearman", "row", lengths, rows, width);
+    const std::size_t block = kBlockValues / (width + 1) + 1;
+    parallel_blocks(rows, block, threads, [&](std::size_t low, std::size_t high) {
+        Ranker<X> rank_x;
+        Ranker<Y> rank_y;
+        for (std::size_t row = low; row < high; ++row) {
+            const X* x_row = x + row * width;
+            const Y* y_row = y + row * width;
+            const auto n = static_cast<std::size_t>(lengths[row]);
+            if (n < 2 || any_nan(x_row, n) || any_nan(y_row, n)) {
+                correlations[row] = std::numeric_limits<double>::quiet_NaN();
+            } else if (n <= kMostCounted) {
+                correlations[row] = correlation<std::int32_t>(rank_x.count(x_row, n), rank_y.count(y_row, n), n);
+            } else {
+                correlations[row] = correlation<double>(rank_x.sort(x_row, n), rank_y.sort(y_row, n), n);
+            }
+        }
+    });
+}
+
+}  // namespace bertft
