@@ -42,24 +42,27 @@ class RowSource:
     def batch(self, low: int, high: int, step: int = 1, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
         """Rows low to high (every step-th), contiguous; those of the CPU as the kind of array asked for."""
         rows = self._array[low:high:step]
-        if self.device != "cpu":
-            return rows.contiguous()
-        rows = self._on_cpu(rows)
-        return rows if arrays == "numpy" else as_torch(np.array(rows))
-
-    def _on_cpu(self, rows: Any) -> np.ndarray:
-        if not isinstance(rows, np.ndarray):
-            rows = (rows.float() if rows.dtype.itemsize == 2 else rows).numpy()
-        if rows.dtype == np.float16:
-            rows = rows.astype(np.float32)
-        elif rows.dtype not in (np.float32, np.float64) or not rows.dtype.isnative:
-            rows = rows.astype(np.float32 if rows.dtype.newbyteorder("=") == np.float32 else np.float64)
-        return np.ascontiguousarray(rows)
+        rows = _for_kernels(rows)
+        return as_torch(np.array(rows)) if isinstance(rows, np.ndarray) and arrays == "torch" else rows
 
     def release(self) -> None:
         """Gives the pages of a read-only or shared memory map back, so that reading it does not grow the process."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def padded(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Any, str]:
+    """A padded batch as kernels take it, and its device; None in `shape` stands for any number.
+
+    Raises `ArrayError` for another shape, and for types that are not numbers.
+    """
+    found = _as_numpy_or_torch(array, name)
+    if len(found.shape) != len(shape) or any(
+        wanted not in (None, got) for wanted, got in zip(shape, found.shape, strict=True)
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ArrayError(f"{name} has shape {tuple(found.shape)}; expected ({wanted}): pad sentences to one length")
+    return _for_kernels(found), "cpu" if isinstance(found, np.ndarray) else str(found.device)
 
 
 def check_pair(x: RowSource, y: RowSource, least: int = 3) -> None:
@@ -114,6 +117,19 @@ def as_torch(array: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(array)
+
+
+def _for_kernels(array: Any) -> Any:
+    """The array contiguous and, on the CPU, as NumPy in float32 or float64."""
+    if not isinstance(array, np.ndarray):
+        if array.device.type != "cpu":
+            return array.contiguous()
+        array = (array.float() if array.dtype.itemsize == 2 else array).numpy()
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    elif array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
+        array = array.astype(np.float32 if array.dtype.newbyteorder("=") == np.float32 else np.float64)
+    return np.ascontiguousarray(array)
 
 
 def _as_numpy_or_torch(array: Any, name: str) -> Any:

@@ -24,6 +24,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "measures": {"errors", "arrays", "kernels", "statistics"},
     "pair_moments": {"errors", "arrays", "kernels", "statistics", "measures"},
     "similarity": {"errors", "arrays", "kernels", "statistics", "measures", "pair_moments"},
+    "probes": {"errors", "arrays", "kernels"},
     "models": {"errors"},
     "activations": {"errors", "models", "data"},
     "report": {"errors", "records"},

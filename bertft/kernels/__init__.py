@@ -3,9 +3,9 @@
     ops = kernels.select("cpu")            # or a device such as "cuda:0", and a backend by name
     sums = ops.moments(x, y, x_center, y_center, "unit")
 
-Every backend has the same operations with the same signatures; `bertft.kernels.reference` says what each computes.
-`backend="auto"` takes the compiled backend of the device the arrays lie on.  A backend asked for by name either
-serves or raises `BackendError` with the reason; nothing falls back in silence.
+An operation has the same signature in every backend that has it; `bertft.kernels.reference` says what each computes
+and has them all.  `backend="auto"` takes the compiled backend of the device the arrays lie on.  A backend asked for by
+name either serves or raises `BackendError` with the reason; nothing falls back in silence.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "pair_histogram": "reference",
         "pair_rank_products": "reference",
         "tied_ranks": "reference",
+        "row_spearman": "reference",
+        "spanning_trees": "reference",
     },
     "numba": {
         "shifted_rows": "numba_cpu",
@@ -35,7 +37,9 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "pair_values": "numba_cpu",
         "pair_histogram": "numba_cpu",
         "pair_rank_products": "numba_cpu",
-        "tied_ranks": "core_ranks",
+        "tied_ranks": "core_cpu",
+        "row_spearman": "core_cpu",
+        "spanning_trees": "core_cpu",
     },
     "triton": {
         "shifted_rows": "triton_moments",
@@ -66,6 +70,11 @@ class Operations:
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         if operation not in OPERATIONS:
             raise AttributeError(operation)
+        if operation not in _MODULES[self.backend]:
+            able = ", ".join(name for name in BACKENDS if operation in _MODULES[name])
+            raise BackendError(
+                f"{self.backend} has no {operation}, only {able}; move the arrays to the CPU with .cpu()"
+            )
         module = importlib.import_module(f"{__name__}.{_MODULES[self.backend][operation]}")
         function: Callable[..., Any] = getattr(module, operation)
         setattr(self, operation, function)

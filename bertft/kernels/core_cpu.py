@@ -1,4 +1,4 @@
-"""Tied ranks on the CPU, by the compiled core: a parallel sort in place of a comparison sort of indices."""
+"""The irregular operations on the CPU, by the compiled core: tied ranks, rank correlations of rows, spanning trees."""
 
 from __future__ import annotations
 
@@ -9,3 +9,15 @@ def tied_ranks(values: Array) -> Array:
     from bertft import _core
 
     return _core.tied_ranks(values)
+
+
+def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
+    from bertft import _core
+
+    return _core.row_spearman(predicted, gold, lengths)
+
+
+def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
+    from bertft import _core
+
+    return _core.spanning_trees(distances, lengths, keep)

@@ -89,3 +89,49 @@ def tied_ranks(values: Array) -> Array:
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(values), dtype=np.float64)
+
+
+def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
+    """Spearman's correlation of each row's first lengths[row] values, (rows,) float64; both sides are (rows, width).
+
+    As in SciPy it is nan where a side is constant, an empty row or a single value too, or holds a nan.
+    """
+    from scipy.stats import rankdata
+
+    correlations = np.full(len(lengths), np.nan)
+    for row, n in enumerate(lengths):
+        x, y = (np.asarray(side[row, :n], dtype=np.float64) for side in (predicted, gold))
+        if n and np.ptp(rankdata(x)) > 0 and np.ptp(rankdata(y)) > 0:
+            correlations[row] = np.corrcoef(rankdata(x), rankdata(y))[0, 1]
+    return correlations
+
+
+def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
+    """Parents in the spanning tree of each sentence's kept words, rooted in the first of them, (batch, n) int32.
+
+    `distances` (batch, n, n), `keep` (batch, n); the first lengths[sentence] words count.  Kruskal's algorithm over all
+    cells sorted by (distance, row, column).  The root and words that are not kept have parent -1.  Raises `ValueError`
+    naming the sentence where a distance between two kept words is nan.
+    """
+    parents = np.full(keep.shape, -1, dtype=np.int32)
+    for sentence, n in enumerate(lengths):
+        words = np.flatnonzero(keep[sentence, :n]).tolist()
+        cells = [(float(distances[sentence, i, j]), i, j) for i in words for j in words if i != j]
+        if any(distance != distance for distance, _, _ in cells):
+            raise ValueError(f"spanning_trees: sentence {sentence} has a distance that is nan")
+        component = {word: {word} for word in words}
+        neighbours = {word: list[int]() for word in words}
+        for _, i, j in sorted(cells):
+            if component[i] is not component[j]:
+                component[i] |= component[j]
+                for word in component[j]:
+                    component[word] = component[i]
+                neighbours[i].append(j)
+                neighbours[j].append(i)
+        reached = words[:1]
+        for word in reached:
+            for neighbour in neighbours[word]:
+                if neighbour not in reached:
+                    parents[sentence, neighbour] = word
+                    reached.append(neighbour)
+    return parents

@@ -1,0 +1,9 @@
+"""Probes: what of a sentence's annotation can be read off its vectors.  They take arrays and records, never models."""
+
+from __future__ import annotations
+
+from bertft.probes.punctuation import keep_masks as keep_masks
+from bertft.probes.structural_evaluation import DepthEvaluation as DepthEvaluation
+from bertft.probes.structural_evaluation import DistanceEvaluation as DistanceEvaluation
+from bertft.probes.structural_evaluation import evaluate_depths as evaluate_depths
+from bertft.probes.structural_evaluation import evaluate_distances as evaluate_distances

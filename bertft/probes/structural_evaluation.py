@@ -1,0 +1,299 @@
+"""How well predicted distances and depths tell the syntax tree of a sentence, by the measures of Hewitt and Manning.
+
+*Spearman* (DSpr, NSpr): the rank correlation of predicted and gold values, a row of distances a word (the word's zero
+distance to itself and the punctuation included), a row of depths a sentence; averaged over all rows of the sentences of
+one length, and these averages, unweighted, over the lengths 5 to 50.  A row where one side is constant has no rank
+correlation: it is left out and counted.
+
+*UUAS*: of the gold edges between kept words, the share found in the spanning tree of the predicted distances between
+kept words; all sentences' edges count alike, whatever the length.
+
+*Root accuracy*: how often the kept word of the lowest predicted depth is the root.
+
+Two presets differ in the gold edges.  `paper`: the spanning tree of the gold distances between kept words, which is the
+treebank's own tree only where no word left out has a dependent.  `today`: the treebank's edges with both ends kept.
+Give each its own masks, see `keep_masks`.
+
+Results add up: `merge` two, and they are those of both sets of sentences.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertft import kernels
+from bertft.arrays import host, padded
+from bertft.errors import ArrayError, OptionError, UndefinedWarning
+from bertft.probes.punctuation import check_preset
+
+LENGTHS = range(5, 51)
+"""Lengths of sentences whose rank correlations are averaged."""
+
+_Result = TypeVar("_Result", bound="_Evaluation")
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Sums and counts by length of sentence of the rows that have a rank correlation, and how many have none.
+
+    Rows of one-word sentences, which cannot have one, are in neither.
+    """
+
+    spearman_sums: Mapping[int, float]
+    spearman_counts: Mapping[int, int]
+    constant_rows: int
+
+    @property
+    def spearman_by_length(self) -> dict[int, float]:
+        """The mean rank correlation of the rows of the sentences of each length, 2 and up."""
+        return {length: total / self.spearman_counts[length] for length, total in self.spearman_sums.items()}
+
+    @property
+    def spearman(self) -> float:
+        """The unweighted mean of `spearman_by_length` over the lengths 5 to 50; nan, with a warning, without any."""
+        means = [mean for length, mean in self.spearman_by_length.items() if length in LENGTHS]
+        what = f"no sentence of {LENGTHS[0]} to {LENGTHS[-1]} words has a rank correlation"
+        return _ratio(math.fsum(means), len(means), what)
+
+    def merge(self: _Result, other: _Result) -> _Result:
+        """The result over the sentences of both."""
+        return type(self)(*(_add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class DistanceEvaluation(_Evaluation):
+    """What `evaluate_distances` found.  Edges are undirected and between kept words; `correct_edges` are in both."""
+
+    correct_edges: int
+    predicted_edges: int
+    gold_edges: int
+
+    @property
+    def uuas(self) -> float:
+        """Undirected unlabelled attachment score, correct edges over gold edges; nan, with a warning, without any."""
+        return _ratio(self.correct_edges, self.gold_edges, "no sentence has a gold edge between kept words")
+
+
+@dataclass(frozen=True)
+class DepthEvaluation(_Evaluation):
+    """What `evaluate_depths` found."""
+
+    correct_roots: int
+    sentences: int
+
+    @property
+    def root_accuracy(self) -> float:
+        """The share of sentences whose root was found; nan, with a warning, without any sentence."""
+        return _ratio(self.correct_roots, self.sentences, "there is no sentence")
+
+
+def evaluate_distances(
+    predicted: Any,
+    gold: Any,
+    lengths: Any,
+    keep: Any = None,
+    preset: str = "paper",
+    gold_heads: Any = None,
+    *,
+    backend: str = "auto",
+) -> DistanceEvaluation:
+    """Spearman and UUAS of predicted distances between words against those in the tree.
+
+    `predicted` and `gold` are (batch, n, n), `lengths` (batch,), `keep` (batch, n) bool: words that are no punctuation,
+    all by default.  Cells beyond a length are not read.  Preset "today" needs `gold_heads` (batch, n), each word's head
+    as CoNLL-U has it: counted from 1, 0 for the root.  NumPy arrays, torch tensors, or anything with DLPack.  Raises
+    `ArrayError` for shapes, types, lengths, heads, and a nan (its sentence and words named), `OptionError` for presets.
+
+    >>> import numpy as np
+    >>> gold = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))[None]  # each word hangs from the one before
+    >>> found = evaluate_distances(gold**2, gold, [6])
+    >>> found.spearman, found.uuas, found.gold_edges
+    (1.0, 1.0, 5)
+
+    Source: Hewitt and Manning 2019, section 4.1.
+    """
+    check_preset(preset)
+    if preset == "paper" and gold_heads is not None:
+        raise OptionError(
+            "preset 'paper' takes its edges from the gold distances; leave gold_heads out, or say preset='today'"
+        )
+    if preset == "today" and gold_heads is None:
+        raise OptionError("preset 'today' counts the edges of the treebank; give gold_heads, each word's head from 1")
+    predicted, gold, lengths, ops = _batch(predicted, gold, lengths, 3, backend)
+    batch, n = predicted.shape[:2]
+    keep = _mask(keep, batch, n)
+
+    inside = np.arange(n) < lengths[:, None]
+    row_lengths = np.where(inside, lengths[:, None], 0).ravel()
+    correlations = ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths).reshape(batch, n)
+    ranks = _rank_fields(correlations, inside, lengths, predicted, gold)
+
+    parents = ops.spanning_trees(predicted, lengths, keep)
+    kept = keep & inside
+    if gold_heads is None:
+        gold_parents = ops.spanning_trees(gold, lengths, keep)
+    else:
+        gold_parents = _kept_parents(_heads(gold_heads, inside), kept)
+    # An edge of the predicted tree is in the gold tree as it stands or turned around.
+    up = parents.clip(0)
+    found = (gold_parents == parents) | (np.take_along_axis(gold_parents, up, axis=1) == np.arange(n))
+    edges = parents >= 0
+    return DistanceEvaluation(
+        *ranks,
+        correct_edges=int(np.count_nonzero(found & edges)),
+        predicted_edges=int(np.count_nonzero(edges)),
+        gold_edges=int(np.count_nonzero(gold_parents >= 0)),
+    )
+
+
+def evaluate_depths(
+    predicted: Any, gold: Any, lengths: Any, keep: Any = None, preset: str = "paper", *, backend: str = "auto"
+) -> DepthEvaluation:
+    """Spearman and root accuracy of predicted depths of words against those in the tree, where the root has depth 0.
+
+    `predicted` and `gold` are (batch, n), `lengths` (batch,), `keep` (batch, n) bool: words that are no punctuation,
+    all by default; where it leaves out a whole sentence, all its words can be its root.  The presets differ by their
+    masks alone.  Raises `ArrayError` for shapes, types, lengths, a nan (its sentence and word named) and a sentence
+    without a root, `OptionError` for an unknown preset.
+
+    >>> found = evaluate_depths([[0.9, 0.1, 0.7, 2.5, 1.1]], [[1, 0, 1, 2, 1]], [5])
+    >>> round(found.spearman, 4), found.root_accuracy
+    (0.8944, 1.0)
+
+    Source: Hewitt and Manning 2019, section 4.1.
+    """
+    check_preset(preset)
+    predicted, gold, lengths, ops = _batch(predicted, gold, lengths, 2, backend)
+    batch, n = predicted.shape
+    keep = _mask(keep, batch, n)
+    inside = np.arange(n) < lengths[:, None]
+    correlations = ops.row_spearman(predicted, gold, lengths)[:, None]
+    ranks = _rank_fields(correlations, np.ones((batch, 1), np.bool_), lengths, predicted[:, None], gold[:, None])
+
+    roots = inside & (gold == 0)
+    if not roots.any(axis=1).all():
+        sentence = int(np.argmin(roots.any(axis=1)))
+        raise ArrayError(f"sentence {sentence} has no word of gold depth 0; a root has depth 0, count depths from it")
+    candidates = keep & inside
+    candidates |= inside & ~candidates.any(axis=1, keepdims=True)
+    # A prediction may be infinite too: of the candidates with the lowest depth the first.
+    lowest = np.where(candidates, predicted, np.inf).min(axis=1, keepdims=True)
+    found = np.argmax(candidates & (predicted == lowest), axis=1)
+    return DepthEvaluation(*ranks, correct_roots=int(np.sum(found == roots.argmax(axis=1))), sentences=batch)
+
+
+def _batch(
+    predicted: Any, gold: Any, lengths: Any, dimensions: int, backend: str
+) -> tuple[Any, Any, NDArray[np.int64], kernels.Operations]:
+    """The arrays of one evaluation, checked, and the operations where they live."""
+    predicted, device = padded(predicted, "predicted", (None,) * dimensions)
+    shape = tuple(predicted.shape)
+    if dimensions == 3 and shape[1] != shape[2]:
+        raise ArrayError(f"predicted has shape {shape}; expected a square of distances a sentence, (batch, n, n)")
+    if shape[-1] == 0:
+        raise ArrayError(f"predicted has shape {shape}; expected at least one word a sentence")
+    gold, gold_device = padded(gold, "gold", shape)
+    if gold_device != device:
+        raise ArrayError(
+            f"predicted lies on {device} and gold on {gold_device}; move one of them to the other's device"
+        )
+    lengths = _whole(lengths, "lengths", shape[:1])
+    wrong = (lengths < 1) | (lengths > shape[1])
+    if wrong.any():
+        sentence = int(np.argmax(wrong))
+        raise ArrayError(
+            f"sentence {sentence} has length {lengths[sentence]}; expected 1 to {shape[1]}, the width of the arrays"
+        )
+    return predicted, gold, lengths, kernels.select(device, backend)
+
+
+def _whole(numbers: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    found = _numpy(numbers)
+    if found.shape != shape or found.dtype.kind not in "iu":
+        raise ArrayError(f"{name} has shape {found.shape} and type {found.dtype}; expected whole numbers, {shape}")
+    return np.ascontiguousarray(found, dtype=np.int64)
+
+
+def _numpy(array: Any) -> NDArray[Any]:
+    return np.asarray(host(array) if hasattr(array, "detach") else array)
+
+
+def _mask(keep: Any, batch: int, n: int) -> NDArray[np.bool_]:
+    if keep is None:
+        return np.ones((batch, n), dtype=np.bool_)
+    found = _numpy(keep)
+    if found.shape != (batch, n) or found.dtype != np.bool_:
+        raise ArrayError(
+            f"keep has shape {found.shape} and type {found.dtype}; expected bool, {(batch, n)}, "
+            "True where a word counts: see keep_masks"
+        )
+    return np.ascontiguousarray(found)
+
+
+def _heads(gold_heads: Any, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    heads = _whole(gold_heads, "gold_heads", inside.shape)
+    wrong = inside & ((heads < 0) | (heads > inside.sum(axis=1, keepdims=True)))
+    if wrong.any():
+        sentence, word = np.argwhere(wrong)[0]
+        raise ArrayError(
+            f"word {word} of sentence {sentence} has head {heads[sentence, word]}; "
+            f"expected 1 to {inside[sentence].sum()}, or 0 for the root"
+        )
+    return heads
+
+
+def _kept_parents(heads: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Heads counted from 0, and -1 where an end of the edge is not kept."""
+    parents = np.where(kept, heads, 0) - 1
+    return np.where(np.take_along_axis(kept, parents.clip(0), axis=1), parents, -1)
+
+
+def _rank_fields(
+    correlations: NDArray[np.float64], inside: NDArray[np.bool_], lengths: NDArray[np.int64], predicted: Any, gold: Any
+) -> tuple[dict[int, float], dict[int, int], int]:
+    """The fields of `_Evaluation` from correlations (batch, rows); `inside` says which rows there are."""
+    undefined = inside & np.isnan(correlations)
+    for name, values in (("predicted", predicted), ("gold", gold)):
+        _refuse_nan(name, values, undefined, lengths)
+    defined = inside & ~undefined
+    of_row = np.broadcast_to(lengths[:, None], inside.shape)
+    sums = np.bincount(of_row[defined], correlations[defined])
+    counts = np.bincount(of_row[defined])
+    present = np.flatnonzero(counts).tolist()
+    return (
+        {length: float(sums[length]) for length in present},
+        {length: int(counts[length]) for length in present},
+        int(np.count_nonzero(undefined & (lengths > 1)[:, None])),
+    )
+
+
+def _refuse_nan(name: str, values: Any, undefined: NDArray[np.bool_], lengths: NDArray[np.int64]) -> None:
+    """Refuses a nan in the rows without a correlation, the only ones that can hold one."""
+    for sentence, row in np.argwhere(undefined):
+        nan = np.isnan(values[sentence, row, : lengths[sentence]])
+        if nan.any():
+            place = f"{row}, {np.argmax(nan)}" if undefined.shape[1] > 1 else str(np.argmax(nan))
+            raise ArrayError(
+                f"{name} is nan in sentence {sentence} at word {place} (from 0), and nan has no rank; "
+                "find what overflowed, or leave the sentence out"
+            )
+
+
+def _add(left: Any, right: Any) -> Any:
+    if isinstance(left, Mapping):
+        return {key: left.get(key, 0) + right.get(key, 0) for key in sorted({*left, *right})}
+    return left + right
+
+
+def _ratio(part: float, whole: float, why_not: str) -> float:
+    if whole:
+        return part / whole
+    warnings.warn(f"{why_not}; the answer is nan", UndefinedWarning, stacklevel=3)
+    return math.nan
