@@ -1,0 +1,150 @@
+"""The evaluation of structural probes against the way it is published, on one core, with the answers checked."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.stats import spearmanr
+
+from bertft import kernels
+from bertft.kernels import reference
+from bertft.probes import evaluate_depths, evaluate_distances
+
+WIDTH = 40
+
+
+@pytest.fixture
+def one_core():
+    """Everything timed, our threads included, on one processor."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def treebank(each, dtype=np.float32, seed=0):
+    """`each` random trees of every length from 5 to 40: noisy and gold distances, the same of depths, lengths, masks."""
+    rng = np.random.default_rng(seed)
+    lengths = np.tile(np.arange(5, WIDTH + 1), each)
+    gold, depths = np.zeros((len(lengths), WIDTH, WIDTH), dtype), np.zeros((len(lengths), WIDTH), dtype)
+    for distances, depth, n in zip(gold, depths, lengths, strict=True):
+        for word in range(1, n):  # hung from one of the last few words, then shuffled below
+            head = rng.integers(max(0, word - 6), word)
+            distances[word, :word] = distances[:word, word] = distances[head, :word] + 1
+            distances[word, head] = distances[head, word] = 1
+            depth[word] = depth[head] + 1
+        order = rng.permutation(n)
+        distances[:n, :n], depth[:n] = distances[np.ix_(order, order)], depth[order]
+    noise = rng.standard_normal(gold.shape)
+    predicted = np.abs(gold + 0.6 * (noise + noise.transpose(0, 2, 1))) * (gold > 0)
+    predicted_depths = np.abs(depths + rng.standard_normal(depths.shape))
+    keep = rng.random(depths.shape) > 0.12
+    return predicted.astype(dtype), gold, predicted_depths.astype(dtype), depths, lengths, keep
+
+
+def published_distances(predicted, gold, lengths, keep):
+    """SciPy's Spearman a word and Kruskal in Python over all cells, sentence by sentence: Spearman by length, UUAS."""
+    of_length, correct, total = {}, 0, 0
+    for distances, truth, n, kept in zip(predicted, gold, lengths, keep, strict=True):
+        for word in range(n):
+            rho = spearmanr(distances[word, :n], truth[word, :n]).statistic
+            of_length.setdefault(int(n), []).append(rho)
+        edges, gold_edges = (
+            kruskal(side[:n, :n].tolist(), np.flatnonzero(kept[:n]).tolist()) for side in (distances, truth)
+        )
+        correct += len(edges & gold_edges)
+        total += len(gold_edges)
+    return np.mean([np.mean(of_length[n]) for n in sorted(of_length) if 5 <= n <= 50]), correct / total
+
+
+def kruskal(distances, words):
+    """Union and find over the cells in order of distance; ties by row, then column, for sorting is stable."""
+    parent = {word: word for word in words}
+
+    def find(word):
+        while parent[word] != word:
+            parent[word] = parent[parent[word]]
+            word = parent[word]
+        return word
+
+    cells = {(i, j): distances[i][j] for i in words for j in words}
+    edges = set()
+    for i, j in sorted(cells, key=cells.__getitem__):
+        if (a := find(i)) != (b := find(j)):
+            parent[a] = b
+            edges.add((min(i, j), max(i, j)))
+    return edges
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.benchmark(group="distance evaluation, 5 to 40 words, one core")
+def bench_distances(race, one_core, dtype):
+    predicted, gold, _, _, lengths, keep = treebank(20, dtype)
+
+    def ours():
+        found = evaluate_distances(predicted, gold, lengths, keep)
+        return found.spearman, found.uuas
+
+    truth = published_distances(predicted, gold, lengths, keep)
+
+    def check(name, answer):
+        assert answer[0] == pytest.approx(truth[0], abs=1e-9), name
+        assert answer[1] == truth[1], name
+
+    rivals = {"scipy and Python": lambda: published_distances(predicted, gold, lengths, keep)}
+    race(ours, rivals, check, rounds=3, goals={"scipy and Python": ("at least", 1000)})
+
+
+@pytest.mark.benchmark(group="depth evaluation, 5 to 40 words, one core")
+def bench_depths(race, one_core):
+    _, _, predicted, gold, lengths, keep = treebank(20)
+
+    def ours():
+        found = evaluate_depths(predicted, gold, lengths, keep)
+        return found.spearman, found.root_accuracy
+
+    def published():
+        of_length, right = {}, 0
+        for depths, truth, n, kept in zip(predicted, gold, lengths, keep, strict=True):
+            of_length.setdefault(int(n), []).append(spearmanr(depths[:n], truth[:n]).statistic)
+            words = np.flatnonzero(kept[:n]) if kept[:n].any() else np.arange(n)
+            right += words[np.argmin(depths[words])] == truth[:n].tolist().index(0)
+        return np.mean([np.mean(values) for values in of_length.values()]), right / len(lengths)
+
+    truth = published()
+
+    def check(name, answer):
+        assert answer == pytest.approx(truth, abs=1e-9), name
+
+    race(ours, {"scipy and Python": published}, check, rounds=5)
+
+
+@pytest.mark.benchmark(group="spanning trees alone, 5 to 40 words, one core")
+def bench_trees(race, one_core):
+    distances, _, _, _, lengths, keep = treebank(20)
+    lengths = lengths.astype(np.int64)
+    ops = kernels.select("cpu")
+    kept = [np.ix_(words, words) for words in (np.flatnonzero(row[:n]) for row, n in zip(keep, lengths, strict=True))]
+    dense = [side[cells] for side, cells in zip(distances, kept, strict=True)]
+    parents = reference.spanning_trees(distances, lengths, keep)
+    # Distances that do not tie have one tree, so its weight tells whether it was found.
+    weight = sum(
+        side[row >= 0, row[row >= 0]].sum(dtype=np.float64) for side, row in zip(distances, parents, strict=True)
+    )
+
+    def check(name, answer):
+        if name == "bertft":
+            np.testing.assert_array_equal(answer, parents)
+        else:
+            assert sum(tree.data.sum(dtype=np.float64) for tree in answer) == pytest.approx(weight, rel=1e-6), name
+
+    race(
+        lambda: ops.spanning_trees(distances, lengths, keep),
+        {"scipy csgraph": lambda: [minimum_spanning_tree(side) for side in dense]},
+        check,
+        rounds=9,
+        goals={"scipy csgraph": ("at least", 50)},
+    )
