@@ -133,7 +133,7 @@ def evaluate_distances(
     inside = np.arange(n) < lengths[:, None]
     row_lengths = np.where(inside, lengths[:, None], 0).ravel()
     correlations = ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths).reshape(batch, n)
-    ranks = _rank_fields(correlations, inside, lengths, predicted, gold)
+    ranks = _rank_fields(correlations, lengths, predicted, gold)
 
     parents = ops.spanning_trees(predicted, lengths, keep)
     kept = keep & inside
@@ -142,9 +142,9 @@ def evaluate_distances(
     else:
         gold_parents = _kept_parents(_heads(gold_heads, inside), kept)
     # An edge of the predicted tree is in the gold tree as it stands or turned around.
-    up = parents.clip(0)
-    found = (gold_parents == parents) | (np.take_along_axis(gold_parents, up, axis=1) == np.arange(n))
     edges = parents >= 0
+    back = gold_parents.take(parents.clip(0) + np.arange(0, batch * n, n)[:, None])
+    found = (gold_parents == parents) | (back == np.arange(n))
     return DistanceEvaluation(
         *ranks,
         correct_edges=int(np.count_nonzero(found & edges)),
@@ -175,7 +175,7 @@ def evaluate_depths(
     keep = _mask(keep, batch, n)
     inside = np.arange(n) < lengths[:, None]
     correlations = ops.row_spearman(predicted, gold, lengths)[:, None]
-    ranks = _rank_fields(correlations, np.ones((batch, 1), np.bool_), lengths, predicted[:, None], gold[:, None])
+    ranks = _rank_fields(correlations, lengths, predicted, gold)
 
     roots = inside & (gold == 0)
     if not roots.any(axis=1).all():
@@ -256,33 +256,34 @@ def _kept_parents(heads: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[
 
 
 def _rank_fields(
-    correlations: NDArray[np.float64], inside: NDArray[np.bool_], lengths: NDArray[np.int64], predicted: Any, gold: Any
+    correlations: NDArray[np.float64], lengths: NDArray[np.int64], predicted: Any, gold: Any
 ) -> tuple[dict[int, float], dict[int, int], int]:
-    """The fields of `_Evaluation` from correlations (batch, rows); `inside` says which rows there are."""
-    undefined = inside & np.isnan(correlations)
+    """The fields of `_Evaluation` from correlations (batch, rows), nan where there is none and beyond the rows."""
+    defined = ~np.isnan(correlations)
+    counts = np.count_nonzero(defined, axis=1)
+    rows = np.minimum(lengths, correlations.shape[1])
+    short = np.flatnonzero(counts < rows)
     for name, values in (("predicted", predicted), ("gold", gold)):
-        _refuse_nan(name, values, undefined, lengths)
-    defined = inside & ~undefined
-    of_row = np.broadcast_to(lengths[:, None], inside.shape)
-    sums = np.bincount(of_row[defined], correlations[defined])
-    counts = np.bincount(of_row[defined])
-    present = np.flatnonzero(counts).tolist()
+        _refuse_nan(name, values, short, lengths)
+    sums = np.bincount(lengths, np.where(defined, correlations, 0.0).sum(axis=1))
+    of_length = np.bincount(lengths, counts).astype(np.int64)
+    present = np.flatnonzero(of_length).tolist()
     return (
         {length: float(sums[length]) for length in present},
-        {length: int(counts[length]) for length in present},
-        int(np.count_nonzero(undefined & (lengths > 1)[:, None])),
+        {length: int(of_length[length]) for length in present},
+        int((rows - counts)[lengths > 1].sum()),
     )
 
 
-def _refuse_nan(name: str, values: Any, undefined: NDArray[np.bool_], lengths: NDArray[np.int64]) -> None:
-    """Refuses a nan in the rows without a correlation, the only ones that can hold one."""
-    for sentence, row in np.argwhere(undefined):
-        nan = np.isnan(values[sentence, row, : lengths[sentence]])
-        if nan.any():
-            place = f"{row}, {np.argmax(nan)}" if undefined.shape[1] > 1 else str(np.argmax(nan))
+def _refuse_nan(name: str, values: Any, sentences: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Refuses a nan in those sentences with a row without a correlation, the only ones that can hold one."""
+    for sentence in sentences:
+        n = lengths[sentence]
+        places = np.argwhere(np.isnan(values[sentence, :n, :n] if values.ndim == 3 else values[sentence, :n]))
+        if len(places):
             raise ArrayError(
-                f"{name} is nan in sentence {sentence} at word {place} (from 0), and nan has no rank; "
-                "find what overflowed, or leave the sentence out"
+                f"{name} is nan in sentence {sentence} at word {', '.join(map(str, places[0]))} (from 0), and nan has "
+                "no rank; find what overflowed, or leave the sentence out"
             )
 
 
