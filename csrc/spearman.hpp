@@ -52,6 +52,10 @@ class Ranker {
     // The ranks, doubled and centred, of n <= kMostCounted values without a NaN.
     const std::int16_t* count(const Value* values, std::size_t n) {
         std::copy(values, values + n, values_);
+        if (n <= kMostCoded && encode(n)) {
+            count_codes(n);
+            return counts_;
+        }
         count_if<false>(n);
         std::size_t below = 0;
         for (std::size_t i = 0; i < n; ++i) below += static_cast<std::size_t>(counts_[i]);
@@ -76,9 +80,67 @@ class Ranker {
 
   private:
     using Values = typename Vector<Value>::Values;
+    using Mask = typename Vector<Value>::Mask;
     using Masks = typename Vector<Value>::Masks;
     static constexpr std::size_t kLanes = Vector<Value>::lanes;
     static constexpr std::size_t kVectors = 4;  // of values, and as many of counts, stay in sixteen registers
+
+    // Whole numbers from 0 to 127, as the distances and depths of trees are, fit a byte: sixteen make a vector. Writes
+    // them to codes_, and returns false where the values are others.
+    bool encode(std::size_t n) {
+        std::fill(values_ + n, values_ + (n + kBytes - 1) / kBytes * kBytes, Value{0});
+        for (std::size_t first = 0; first < n; first += kBytes) {
+            Masks codes[kBytes / kLanes], others = {};
+            for (std::size_t k = 0; k < kBytes / kLanes; ++k) {
+                Values values;
+                std::memcpy(&values, values_ + first + k * kLanes, sizeof values);
+                const Masks inside = (values >= 0) & (values <= 127);
+                Masks bits;
+                std::memcpy(&bits, &values, sizeof bits);
+                bits &= inside;  // 0 where the conversion would be undefined
+                Values kept;
+                std::memcpy(&kept, &bits, sizeof kept);
+                codes[k] = __builtin_convertvector(kept, Masks);
+                others |= ~inside | (__builtin_convertvector(codes[k], Values) != values);
+            }
+            Mask other = 0;
+            for (std::size_t k = 0; k < kLanes; ++k) other |= others[k];
+            if (other != 0) return false;
+            Mask wide[kBytes];
+            std::memcpy(wide, codes, sizeof wide);
+            for (std::size_t k = 0; k < kBytes; ++k) codes_[first + k] = static_cast<std::int8_t>(wide[k]);
+        }
+        return true;
+    }
+
+    // Sets the ranks from the codes. They stand in codes_ twice, so that what stands s places on from each of a
+    // vector's values, round the end, is a vector too.
+    void count_codes(std::size_t n) {
+        std::memcpy(codes_ + n, codes_, n);
+        std::size_t first = 0;
+        for (; n - first > 3 * kBytes; first += 3 * kBytes) count_code_vectors<3>(n, first);
+        if (n - first > 2 * kBytes) {
+            count_code_vectors<3>(n, first);
+        } else if (n - first > kBytes) {
+            count_code_vectors<2>(n, first);
+        } else {
+            count_code_vectors<1>(n, first);
+        }
+    }
+
+    template <std::size_t vectors>
+    void count_code_vectors(std::size_t n, std::size_t first) {
+        typedef std::int8_t Codes __attribute__((vector_size(16)));
+        Codes mine[vectors], others[vectors], counts[vectors] = {};
+        std::memcpy(mine, codes_ + first, sizeof mine);
+        for (std::size_t step = 1; step < n; ++step) {
+            std::memcpy(others, codes_ + first + step, sizeof others);
+            for (std::size_t k = 0; k < vectors; ++k) counts[k] += (others[k] > mine[k]) - (others[k] < mine[k]);
+        }
+        std::int8_t found[sizeof counts];
+        std::memcpy(found, counts, sizeof counts);
+        for (std::size_t i = 0; i < sizeof counts; ++i) counts_[first + i] = found[i];
+    }
 
     // For each value: sets its count to the number of values below, or takes from it the number of values above.
     template <bool above>
@@ -101,7 +163,11 @@ class Ranker {
         }
     }
 
+    static constexpr std::size_t kBytes = 16;
+    static constexpr std::size_t kMostCoded = 127;  // then a count fits a byte too
+
     Value values_[kMostCounted] = {};
+    std::int8_t codes_[2 * kMostCounted] = {};
     std::int16_t counts_[kMostCounted] = {};
     std::vector<double> sorted_;
 };
