@@ -9,11 +9,21 @@
 #include <thread>
 #include <vector>
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 namespace bertft {
 
-// The number of threads to use: `wanted`, or one a processor where it is 0.
+// The number of threads to use: `wanted`, or where it is 0 one for each processor that this process may run on.
 inline std::size_t thread_count(std::size_t wanted) {
-    return wanted != 0 ? wanted : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+    if (wanted != 0) return wanted;
+#ifdef __linux__
+    // A process held to few processors, by taskset or a container, would wait for its own threads.
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return static_cast<std::size_t>(CPU_COUNT(&allowed));
+#endif
+    return std::max<std::size_t>(1, std::thread::hardware_concurrency());
 }
 
 // Calls work(0), …, work(threads - 1) at the same time and returns when all are done. The first exception is rethrown.
