@@ -107,6 +107,16 @@ def host(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
 
 
+def is_double(array: Any) -> bool:
+    """Whether an array is float64."""
+    return str(array.dtype).endswith("float64")
+
+
+def as_double(array: Any) -> Any:
+    """The array in float64, itself where it is."""
+    return array.astype(np.float64, copy=False) if isinstance(array, np.ndarray) else array.double()
+
+
 def like(table: np.ndarray, array: Any) -> Any:
     """A NumPy table where an array lives: itself, or a torch tensor on the array's device."""
     return table if isinstance(array, np.ndarray) else as_torch(table).to(array.device)
@@ -136,6 +146,9 @@ def _as_numpy_or_torch(array: Any, name: str) -> Any:
     torch = sys.modules.get("torch")  # an array of torch cannot exist where torch was never imported
     if torch is not None and isinstance(array, torch.Tensor):
         array = array.detach()
+        if array.layout is not torch.strided:
+            raise ArrayError(f"{name} is a sparse tensor; expected rows and columns in full: .to_dense()")
+        array = array.resolve_neg()
     elif not isinstance(array, np.ndarray) and hasattr(array, "__dlpack_device__"):
         if int(array.__dlpack_device__()[0]) == 1:  # kDLCPU
             array = np.from_dlpack(array)

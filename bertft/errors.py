@@ -11,6 +11,14 @@ class ArrayError(BertftError):
     """Rows that cannot be compared: shapes, types, non-finite values, zero rows, too few rows."""
 
 
+class RowError(ArrayError):
+    """A row without a value: which side ("x" or "y"), which row, and why."""
+
+    def __init__(self, side: str, row: int, why: str) -> None:
+        super().__init__(f"row {row} of {side} {why}")
+        self.side, self.row, self.why = side, row, why
+
+
 class DataError(BertftError):
     """A text or annotation file that is missing, empty, not UTF-8, or not in the format expected."""
 

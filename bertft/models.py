@@ -143,7 +143,8 @@ def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ..
     if layers == "all":
         return tuple(range(depth + 1))
     chosen: set[int] = set()
-    for part in layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers:
+    parts = layers.split(",") if isinstance(layers, str) else layers if isinstance(layers, Iterable) else [layers]
+    for part in parts:
         match = _LAYERS.fullmatch(str(part))
         if match is None:
             raise OptionError(f"{part!r} is not a layer; {known}; write all, a number, or a list such as 0,3-5,-1")
@@ -421,9 +422,11 @@ def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, s
                 output_loading_info=True,
             )
     except Exception as error:  # as above: the message is what a person needs, and the cause stays attached
+        # torch's own advice on a pickle it refuses is to load it with code and all.
+        reason = _first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
-            f"{_first_line(error)}"
+            f"{reason}"
         ) from error
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
     if missing:
@@ -462,9 +465,12 @@ def _known_dtype(name: str) -> torch.dtype:
 
 def _present_device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"device {name!r} is not available ({_first_line(error)}); try device='cpu'") from error
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise OptionError(f"device {name!r} is not available ({_first_line(error)}); try 'cpu'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {name!r} is not one bertft computes on; expected cpu, cuda or cuda:N")
+    return device
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from bertft import kernels
-from bertft.arrays import RowSource, check_pair
+from bertft.arrays import RowSource, as_double, check_pair, host
 from bertft.errors import ArrayError, OptionError
 from bertft.kernels.types import Array, MomentSums, RowMap
 from bertft.measures import MEASURES
@@ -64,17 +65,23 @@ class PairMoments:
         seed: int = 0,
         backend: str = "auto",
     ) -> None:
-        self.maps: tuple[RowMap, ...] = tuple(maps)
+        self.maps: tuple[RowMap, ...] = (maps,) if isinstance(maps, str) else tuple(maps)  # type: ignore[assignment]
+        if not self.maps:
+            raise OptionError(f"no row map was named; expected some of {', '.join(ROW_MAPS)}")
         for name in self.maps:
             if name not in ROW_MAPS:
                 raise OptionError(f"unknown row map {name!r}; expected one of {', '.join(ROW_MAPS)}")
         if products not in ("auto", "float64"):
             raise OptionError(f"unknown products {products!r}; expected 'auto' or 'float64'")
+        if not isinstance(reservoir, int) or reservoir < 0:
+            raise OptionError(f"reservoir is {reservoir!r}; expected a number of rows, 0 for none")
+        if backend not in ("auto", *kernels.BACKENDS):
+            raise OptionError(f"unknown backend {backend!r}; expected one of auto, {', '.join(kernels.BACKENDS)}")
         self.products, self.backend = products, backend
         self._states: dict[RowMap, Moments] = {}
         self._centers: dict[RowMap, tuple[Array, Array]] = {}
         self._reservoir = Reservoir(reservoir, seed)
-        self._n = 0
+        self._n = self._checksum = 0
 
     @property
     def n(self) -> int:
@@ -106,11 +113,13 @@ class PairMoments:
         x_rows, y_rows = RowSource(x, "x"), RowSource(y, "y")
         check_pair(x_rows, y_rows, least=0)
         n = len(x_rows)
-        keys = self._group_keys(groups, n)
         if not n:
             return self
         ops = kernels.select(x_rows.device, self.backend)
         x_batch, y_batch = (self._typed(rows.batch(0, n, arrays=ops.arrays)) for rows in (x_rows, y_rows))
+        if not self._n:
+            self._checksum = zlib.crc32(host(x_batch[:1]).tobytes())
+        keys = self._group_keys(groups, n)
         new = {m: self._batch(ops, x_batch, y_batch, m, self._n if first_row is None else first_row) for m in self.maps}
         for row_map, batch in new.items():
             if row_map in self._states:
@@ -125,11 +134,8 @@ class PairMoments:
 
     def merge(self, other: PairMoments) -> PairMoments:
         """A new state of the rows of both. Raises `OptionError` or `ArrayError` if the two cannot be added."""
-        if (self.maps, self.products) != (other.maps, other.products):
-            raise OptionError(
-                f"cannot merge states of maps {self.maps} with {self.products!r} products "
-                f"and of maps {other.maps} with {other.products!r}"
-            )
+        if self._options() != other._options():
+            raise OptionError(f"cannot merge states of different options, {self._options()} and {other._options()}")
         merged = PairMoments(self.maps, products=self.products, reservoir=0, backend=self.backend)
         merged._centers = self._centers or other._centers
         merged._n = self._n + other._n
@@ -147,8 +153,7 @@ class PairMoments:
 
     def state(self) -> dict[str, Array]:
         """Everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`."""
-        options = {"format": _FORMAT, "maps": self.maps, "products": self.products, "n": self._n,
-                   "limit": self._reservoir.limit, "seed": self._reservoir.seed}  # fmt: skip
+        options = {"format": _FORMAT, "n": self._n, **self._options()}
         flat = {"options": np.frombuffer(json.dumps(options).encode(), dtype=np.uint8).copy()}
         for row_map, moments in self._states.items():
             host = moments.on_host().copy()
@@ -164,20 +169,23 @@ class PairMoments:
     def from_state(cls, state: Mapping[str, Any], *, backend: str = "auto") -> PairMoments:
         """The accumulator that `state()` described. Raises `ArrayError` if these are not its arrays."""
         try:
-            flat = {name: np.array(array) for name, array in state.items()}
+            flat = {name: np.array(host(array)) for name, array in state.items()}
             options = json.loads(flat["options"].tobytes())
-            if options["format"] != _FORMAT:
-                raise ArrayError(f"this state has format {options['format']!r}; expected {_FORMAT!r}")
-            self = cls(options["maps"], products=options["products"], reservoir=options["limit"], seed=options["seed"],
-                       backend=backend)  # fmt: skip
-            self._n = options["n"]
-            for row_map in self.maps if self._n else ():
+            if options.pop("format") != _FORMAT:
+                raise ArrayError(f"this state is not of format {_FORMAT!r}; pass what state() of this version returned")
+            n = options.pop("n")
+            self = cls(**options, backend=backend)
+            self._n = n
+            for row_map in self.maps if n else ():
                 sums = MomentSums(*(flat[f"{row_map}.{name}"] for name in MomentSums._fields))
                 centers = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]
-                self._states[row_map] = Moments(row_map, self._n, *centers, sums)
+                self._states[row_map] = Moments(row_map, n, *centers, sums)
+                self._states[row_map].check()
             parts = (Sample(*(flat[f"sample.{name}"] for name in Sample._fields)),) if "sample.x" in flat else ()
-            self._reservoir = Reservoir(options["limit"], options["seed"], flat["sample.bound"][0], parts)
-        except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            if len({len(rows) for part in parts for rows in part}) > 1:
+                raise ArrayError("the arrays of the sample have different lengths; this state was changed")
+            self._reservoir = Reservoir(self._reservoir.limit, self._reservoir.seed, flat["sample.bound"][0], parts)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ArrayError(f"these arrays are no PairMoments state ({error!r}); pass what state() returned") from None
         return self
 
@@ -231,10 +239,13 @@ class PairMoments:
         batch = Moments.of_batch(ops, x, y, row_map, (state.x_center, state.y_center), first_row)
         return Moments.of_batch(ops, x, y, row_map, None, first_row) if batch.is_far() else batch
 
+    def _options(self) -> dict[str, Any]:
+        """What two states must share to be added."""
+        kept = self._reservoir
+        return {"maps": sorted(self.maps), "products": self.products, "reservoir": kept.limit, "seed": kept.seed}
+
     def _typed(self, batch: Array) -> Array:
-        if self.products == "auto":
-            return batch
-        return batch.astype(np.float64) if isinstance(batch, np.ndarray) else batch.double()
+        return batch if self.products == "auto" else as_double(batch)
 
     def _check_widths(self, state: Moments, d1: int, d2: int) -> None:
         if (len(state.x_center), len(state.y_center)) != (d1, d2):
@@ -245,13 +256,19 @@ class PairMoments:
 
     def _group_keys(self, groups: Any, n: int) -> Array:
         if groups is None:
-            return np.arange(self._n, self._n + n)
-        keys = np.asarray(groups.cpu() if hasattr(groups, "cpu") else groups)
-        if keys.shape != (n,) or keys.dtype.kind not in "iu":
-            raise ArrayError(
-                f"groups has shape {keys.shape} and type {keys.dtype}; expected one whole number a row, ({n},)"
-            )
-        return keys.astype(np.int64)
+            # Every row is its own group, here and in states this one is merged with: a checksum tells those apart.
+            return np.arange(self._n, self._n + n) + (self._checksum << 31)
+        return group_keys(groups, n)
+
+
+def group_keys(groups: Any, n: int) -> Array:
+    """The groups of n rows as int64. Raises `ArrayError` unless they are one whole number a row."""
+    keys = np.asarray(groups.cpu() if hasattr(groups, "cpu") else groups)
+    if keys.shape != (n,) or keys.dtype.kind not in "iu":
+        raise ArrayError(
+            f"groups has shape {keys.shape} and type {keys.dtype}; expected one whole number a row, ({n},)"
+        )
+    return keys.astype(np.int64)
 
 
 def _rows(batch: Array, chosen: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import os
 import platform
 import time
@@ -29,11 +30,12 @@ from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, Tuned, stream
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
-from bertft.errors import ArrayError, CheckpointError, OptionError
+from bertft.errors import ArrayError, CheckpointError, OptionError, RowError
 from bertft.measures import MEASURES, Measure, evaluate, resolve
 from bertft.models import (
     Checkpoint,
     check_same_tokenizer,
+    hidden_size,
     length_limit,
     load_checkpoint,
     n_layers,
@@ -100,7 +102,7 @@ def score(
     seed = _integer("seed", seed, least=0)
     batch_tokens = None if batch_tokens is None else _integer("batch_tokens", batch_tokens, least=1)
     max_length = None if max_length is None else _integer("max_length", max_length, least=1)
-    sources = [base, *([tuned] if isinstance(tuned, str | os.PathLike | Checkpoint) else tuned)]
+    sources = [base, *_several("tuned", tuned, Source)]
     if len(sources) < 2:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
 
@@ -142,7 +144,12 @@ def score(
         padding[corpus.name] = stimuli.padding
         moments = _accumulate(stimuli, models, options, wanted, clock, progress)
         with clock.phase("measures"):
-            rows += _rows(stimuli, models, options, moments)
+            found = _rows(stimuli, models, options, moments)
+        if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in found):
+            notes.append(
+                f"{corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
+            )
+        rows += found
     run = {
         "versions": _versions(),
         "seed": seed,
@@ -246,6 +253,12 @@ class _Models:
         """Which of the layers are equal, and so were not compared."""
         notes = []
         for checkpoint, shared in zip(self.tuned, self.shared, strict=True):
+            ours, theirs = ((type(c.model).__name__, hidden_size(c.model)) for c in (self.base, checkpoint))
+            if ours != theirs:
+                notes.append(
+                    f"{checkpoint.name} is a {theirs[0]} {theirs[1]} wide and {self.base.name} a {ours[0]} {ours[1]} "
+                    "wide: not a fine-tuned copy"
+                )
             if equal := [layer for layer in layers if layer <= shared]:
                 if len(equal) == 1:
                     which = f"layer {equal[0]} equals that of {self.base.name} bit for bit, so it scores"
@@ -318,8 +331,22 @@ def _accumulate(
                             y = x
                         elif options.standardize:
                             y = scales[layer].apply(y)
-                        states[layer].update(x, y, chunk.sentences)
+                        _add(states[layer], x, y, chunk.sentences, layer, stimuli.examples)
     return moments
+
+
+def _add(
+    moments: PairMoments, x: Tensor, y: Tensor, sentences: NDArray[np.int64], layer: int, examples: Sequence[Example]
+) -> None:
+    """Update the moments; a row without a value is named by layer, model and sentence."""
+    try:
+        moments.update(x, y, sentences, first_row=0)
+    except RowError as error:
+        example = examples[sentences[error.row]]
+        side = "the base" if error.side == "x" else "the tuned model"
+        raise ArrayError(
+            f"hidden layer {layer} of {side} at {example.where} ({example.text[:40]!r}): the vector {error.why}"
+        ) from error
 
 
 def _accumulator(measures: Sequence[Measure], seed: int) -> PairMoments:
@@ -339,7 +366,7 @@ def _check_finite(
     bad = (~torch.isfinite(rows).all(dim=1)).nonzero()
     if len(bad):
         example = examples[sentences[int(bad[0])]]
-        wider = " or compute with dtype='float32'" if rows.dtype in (torch.float16, torch.bfloat16) else ""
+        wider = " or compute in float32" if rows.dtype in (torch.float16, torch.bfloat16) else ""
         raise ArrayError(
             f"{model}: hidden layer {layer} has values that are not finite at {example.where} ({example.text[:40]!r}); "
             f"check the checkpoint's weights{wider}"
@@ -377,7 +404,7 @@ def _rows(
 
 def _corpora(texts: Any, *, single: bool) -> list[Corpus]:
     """The corpora meant by `texts`, under distinct names."""
-    items: list[Any] = [texts] if isinstance(texts, str | os.PathLike | Corpus) else list(texts)
+    items = _several("texts", texts, str | os.PathLike | Corpus | tuple)
     if isinstance(texts, str):
         items = [Path(texts)]
     elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):
@@ -391,6 +418,14 @@ def _corpora(texts: Any, *, single: bool) -> list[Corpus]:
         found = [dataclasses.replace(corpus, examples=tuple(map(_first_part, corpus.examples))) for corpus in found]
     names = distinct_names([corpus.name for corpus in found], items)
     return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
+
+
+def _several(name: str, given: Any, kind: Any) -> list[Any]:
+    """One thing of a kind, or several, as a list; raises `OptionError` for anything else."""
+    items = [given] if isinstance(given, kind) else list(given) if isinstance(given, Iterable) else None
+    if items is None or not all(isinstance(item, kind) for item in items):
+        raise OptionError(f"{name} is {given!r}; give one, or a list of them")
+    return items
 
 
 def _first_part(example: Example) -> Example:
@@ -418,10 +453,14 @@ def _count(name: str, value: int | str | None, *, least: int) -> int | None:
     return None if value is None or value == "all" else _integer(name, value, least=least, also=", or 'all'")
 
 
-def _integer(name: str, value: object, *, least: int, also: str = "") -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _integer(name: str, value: Any, *, least: int, also: str = "") -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
-    return value
+    return number
 
 
 def _versions() -> dict[str, str]:

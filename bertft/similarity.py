@@ -16,7 +16,7 @@ from bertft.arrays import RowSource, check_pair
 from bertft.errors import OptionError
 from bertft.measures import Estimate, evaluate, resolve
 from bertft.measures.rsa import BILINEAR
-from bertft.pair_moments import PairMoments, Products
+from bertft.pair_moments import PairMoments, Products, group_keys
 from bertft.statistics import ranks, tiles
 from bertft.statistics.pair_sums import cosine, pearson
 
@@ -79,12 +79,12 @@ def rsa(
         squared distance) are similarities, "sqeuclidean" and "euclidean" distances.
     method: "pearson", "cosine" (nothing subtracted) or "spearman" (average ranks; up to 20 million pairs exact,
     beyond with
-        an error below 1e-6, see `bertft.statistics.ranks`).
+        an error below 1e-6 where values do not tie, see `bertft.statistics.ranks`).
     backend: "auto", or one of "numba", "triton", "reference"; see `bertft.explain`.
 
-    No n x n matrix is stored.  Raises `ArrayError` for shapes, types, fewer than 3 rows, and rows without a value
-    (not finite; zero under the cosine), named; `OptionError` for unknown names.  A constant triangle gives nan with
-    an `UndefinedWarning`.
+    No n x n matrix is stored, but for the pairs that exact ranks need (at most 20 million) and by the reference.
+    Raises `ArrayError` for shapes, types, fewer than 3 rows, and rows without a value (not finite; zero under the
+    cosine), named; `OptionError` for unknown names.  A constant triangle gives nan with an `UndefinedWarning`.
 
     >>> import numpy as np
     >>> from bertft import rsa
@@ -97,6 +97,12 @@ def rsa(
     """
     x_rows, y_rows = _sources(x, y)
     plan = _plan(x_rows, y_rows, kernel, method, backend)
+    if gamma is not None and kernel != "rbf":
+        raise OptionError(f"gamma is {gamma!r}, but only kernel='rbf' has one; leave it out for {kernel!r}")
+    if gamma is not None and not (isinstance(gamma, int | float) and 0 < gamma < float("inf")):
+        raise OptionError(
+            f"gamma is {gamma!r}; expected a positive number, or None for one over the mean squared distance"
+        )
     if plan.path == "moments":
         maps = (BILINEAR[kernel][0],)
         products: Products = "float64" if plan.products == "float64" else "auto"
@@ -234,6 +240,8 @@ def compare(
     """
     chosen = resolve(measures)
     x_rows, y_rows = _sources(x, y)
+    if groups is not None:
+        groups = group_keys(groups, len(x_rows))
     maps = dict.fromkeys(row_map for measure in chosen for row_map in measure.maps)
     products: Products = "float64" if any(m.products == "float64" for m in chosen) else "auto"
     moments = PairMoments(maps, products=products, reservoir=COMPARE_ROWS, seed=seed, backend=backend)
@@ -265,7 +273,7 @@ def _accumulate(moments: PairMoments, x: RowSource, y: RowSource, groups: Any = 
 
 
 def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) -> Plan:
-    if kernel not in tiles.FORMS:
+    if not isinstance(kernel, str) or kernel not in tiles.FORMS:
         raise OptionError(f"unknown kernel {kernel!r}; expected one of {', '.join(tiles.FORMS)}")
     if method not in METHODS:
         raise OptionError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
@@ -275,7 +283,10 @@ def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) ->
     tile_flops = float(n) * n * (d1 + d2)
     pairs = n * (n - 1) // 2
     path: Literal["moments", "tiles", "ranks", "binned ranks"]
-    if method == "spearman":
+    if name == "reference":
+        path, flops = ("ranks" if method == "spearman" else "tiles"), tile_flops
+        why = "the reference makes whole float64 matrices of all pairs, and no use of moments"
+    elif method == "spearman":
         path, flops = ("ranks", tile_flops) if pairs <= ranks.EXACT_PAIRS else ("binned ranks", 2 * tile_flops)
         why = f"ranks need the pairs themselves, and {pairs:,} of them " + (
             "fit in memory, so the ranks are exact"
@@ -291,10 +302,12 @@ def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) ->
     else:
         path, flops = "tiles", tile_flops
         why = f"{n:,} rows are few against {d1} + {d2} columns, so the pairs themselves cost less than moments"
-    double = not {x.dtype, y.dtype} <= SINGLE or path == "ranks" or flops <= CHEAP_FLOPS
+    double = not {x.dtype, y.dtype} <= SINGLE or path == "ranks" or name == "reference" or flops <= CHEAP_FLOPS
     itemsize = 8 if double else 4
     size = float(itemsize * min(n, BATCH_ROWS if path == "moments" else n) * (d1 + d2))  # the shifted rows
-    if path == "moments":
+    if name == "reference":
+        size += 40.0 * pairs
+    elif path == "moments":
         size += 16.0 * (d1 * d1 + d2 * d2 + d1 * d2)
     else:
         size += 2.0 * itemsize * min(n, 2048) ** 2 + (48.0 * pairs if path == "ranks" else 0.0)

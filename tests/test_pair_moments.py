@@ -149,7 +149,7 @@ def test_bad_updates_name_the_row_and_leave_the_state_alone():
 
 def test_states_that_cannot_be_added_say_so():
     x, y = spaces(10)
-    with pytest.raises(OptionError, match="cannot merge states of maps"):
+    with pytest.raises(OptionError, match="cannot merge states of different options"):
         PairMoments(("unit",)).merge(PairMoments(("raw",)))
     with pytest.raises(ArrayError, match="widths 5 and 7"):
         PairMoments().update(x, y).merge(PairMoments().update(y, x))
@@ -186,3 +186,81 @@ def test_the_sample_depends_on_the_groups_not_on_their_order(data):
     for group in np.unique(first.groups):  # whole groups only
         assert (first.groups == group).sum() == (groups == group).sum()
     assert np.array_equal(np.sort(first.x, axis=0), np.sort(second.x, axis=0))
+
+
+@pytest.mark.parametrize("length", [1, 30, 1000, 10_000])
+@pytest.mark.parametrize("chunk", [1, 5, 150, 700])
+def test_one_row_much_longer_than_the_rest(length, chunk):
+    """Pairs of a row with itself are taken out exactly; float32's rounding of them must not be left standing."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((700, 32))
+    y = x + rng.standard_normal(x.shape)
+    x[0] *= length  # comes first, so that the first center is a poor one
+    y[0] *= length
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    exact = PairMoments(("raw",), products="float64").update(x, y)
+    streamed = PairMoments(("raw",))
+    for low in range(0, 700, chunk):
+        streamed.update(x[low : low + chunk], y[low : low + chunk])
+    assert streamed.cka() == pytest.approx(exact.cka(), abs=3e-6)
+    assert streamed.rsa("dot") == pytest.approx(exact.rsa("dot"), abs=3e-6)
+    assert streamed.cka() == pytest.approx(debiased_cka(x, y), abs=3e-6)
+
+
+def debiased_cka(x, y):
+    """Song et al. 2012, equation 5, with n x n matrices in extended precision."""
+    x, y, n = x.astype(np.longdouble), y.astype(np.longdouble), len(x)
+
+    def hsic(k, m):
+        total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
+        return total / (n * (n - 3))
+
+    k, m = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    return float(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
+
+
+def test_rows_without_groups_stay_apart_when_states_are_merged():
+    x, y = spaces(90)
+    left, right = PairMoments().update(x[:40], y[:40]), PairMoments().update(x[40:], y[40:])
+    assert len(np.unique(left.merge(right).sample.groups)) == 90
+
+
+def test_states_of_other_samples_are_not_mixed():
+    x, y = spaces(40)
+    for options in ({"seed": 1}, {"reservoir": 10}):
+        with pytest.raises(OptionError, match="cannot merge states of different options"):
+            PairMoments().update(x, y).merge(PairMoments(**options).update(x, y))
+    either = PairMoments(("raw", "unit")).update(x, y).merge(PairMoments(("unit", "raw")).update(x, y))
+    assert either.n == 80
+
+
+def test_a_changed_state_is_refused():
+    x, y = spaces(40)
+    state = PairMoments().update(x, y).state()
+    changes = {
+        "unit.xx": (state["unit.xx"][:3], "unit.xx should be finite float64 of shape"),
+        "unit.scalars": (state["unit.scalars"] * 2, "the sums are of 80 rows, not 40"),
+        "sample.x": (state["sample.x"][:5], "the arrays of the sample have different lengths"),
+        "options": (np.frombuffer(b"[1]", dtype=np.uint8), "no PairMoments state"),
+        "unit.yy": (np.full_like(state["unit.yy"], np.nan), "unit.yy should be finite"),
+    }
+    for name, (array, message) in changes.items():
+        with pytest.raises(ArrayError, match=message):
+            PairMoments.from_state(state | {name: array})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"maps": ()}, "no row map was named"),
+        ({"reservoir": -5}, "reservoir is -5; expected a number of rows"),
+        ({"reservoir": 2.5}, r"reservoir is 2\.5"),
+        ({"backend": "zz"}, "unknown backend 'zz'"),
+        ({"products": "half"}, "unknown products 'half'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(OptionError, match=message):
+        PairMoments(**options)

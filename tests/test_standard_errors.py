@@ -26,26 +26,47 @@ def clustered(rng, groups):
 
 @pytest.fixture(scope="module")
 def simulated():
-    """For each measure: the truth from a very large sample, and 600 estimates from samples of 200 sentences."""
-    measures = ["rsa", "cka", "procrustes", "mean-cosine-base"]
+    """For each measure: the truth from a very large sample, and 400 estimates from samples of 200 sentences."""
+    measures = list(MEASURES)
     rng = np.random.default_rng(0)
-    large = PairMoments(("unit", "raw"), reservoir=0)
+    large = PairMoments(("unit", "centred_unit", "raw"), reservoir=0)
     for _ in range(100):
         large.update(*clustered(rng, 1000)[:2])
-    found = [compare(x, y, measures, groups=groups) for x, y, groups in (clustered(rng, GROUPS) for _ in range(600))]
+    found = [compare(x, y, measures, groups=groups) for x, y, groups in (clustered(rng, GROUPS) for _ in range(400))]
     return {name: (MEASURES[name].value(large), np.array([estimate[name] for estimate in found])) for name in measures}
 
 
-@pytest.mark.parametrize("measure", ["rsa", "cka", "procrustes", "mean-cosine-base"])
+@pytest.mark.parametrize("measure", ["rsa", "rsa-dot", "rsa-sqeuclidean", "cka", "mean-cosine-base"])
 def test_the_95_percent_interval_covers_the_truth(simulated, measure):
     truth, estimates = simulated[measure]
     value, stderr = estimates.T
-    if measure == "procrustes":
-        truth += value.mean() - truth  # biased at this size; its spread is what the error speaks of
     covered = np.abs(value - truth) < 1.96 * stderr
-    # 600 draws find a coverage of 95 % to within 1.8 points; the promise is 92 to 97.
+    # 400 draws find a coverage of 95 % to within 2.2 points; the promise is 92 to 97.
     assert 0.92 <= covered.mean() <= 0.97
-    assert stderr.mean() == pytest.approx(value.std(), rel=0.1)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_standard_error_is_the_spread_among_samples(simulated, measure):
+    """Of all measures, those too whose value is biased at this size (CCA and its kin, Procrustes)."""
+    _, estimates = simulated[measure]
+    value, stderr = estimates.T
+    assert stderr.mean() == pytest.approx(value.std(), rel=0.15 if MEASURES[measure].influence else 0.35)
+
+
+@pytest.mark.parametrize("measure", ["rsa", "cka"])
+def test_long_sentences_do_not_leave_too_few_of_them(measure):
+    """300 sentences of 60 rows: a sample of 2,048 whole rows would hold 34 of them, thinned sentences make 128."""
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(40):
+        sentence = np.repeat(rng.standard_normal((300, WIDTH)), 60, axis=0)
+        x = 1.0 + sentence + rng.standard_normal(sentence.shape)
+        y = x + 0.7 * np.repeat(rng.standard_normal((300, WIDTH)), 60, axis=0) + rng.standard_normal(x.shape)
+        moments = PairMoments(MEASURES[measure].maps).update(x, y, np.repeat(np.arange(300), 60))
+        assert len(np.unique(moments.sample.groups)) == 128
+        found.append(evaluate(measure, moments))
+    value, stderr = np.array(found).T
+    assert stderr.mean() == pytest.approx(value.std(), rel=0.3)  # 40 draws know their spread to 11 %
 
 
 def test_rows_taken_for_independent_would_claim_too_much(simulated):

@@ -56,7 +56,7 @@ class Stimuli:
             )
         notes = []
         if tokens is not None and draw.n_tokens < tokens:
-            more = "; raise `sentences` for more" if len(examples) < len(corpus.examples) else ""
+            more = "; a larger number of sentences gives more" if len(examples) < len(corpus.examples) else ""
             notes.append(
                 f"{corpus.name}: {tokens} tokens were asked for, the {len(examples)} sentences have {draw.n_tokens}, "
                 f"and all were used{more}"

@@ -29,7 +29,7 @@ def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
 def _parse(file: TextFile, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise file.error(
             number, f"expected one MNLI record of JSON a line, got {line[:40]!r} ({error}); give plain text as .txt"
         ) from error

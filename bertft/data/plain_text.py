@@ -7,6 +7,7 @@ treebank, JSON, or the tab-separated MNLI under a name that hides what it is.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 from bertft.data.records import Example
@@ -24,23 +25,29 @@ def read_plain_text(file: TextFile) -> Iterator[Example]:
     for number, line in enumerate(file.lines, start=1):
         if not line.strip():
             continue
-        if first and (advice := _another_format(line)):
+        if first and (advice := _another_format(file, line)):
             raise file.error(number, f"expected one sentence a line, got {advice}")
         first = False
         yield Example(line.strip(), None, file.where(number))
 
 
-def _another_format(line: str) -> str | None:
+def _another_format(file: TextFile, line: str) -> str | None:
     """What a first line gives away, with what to do about it; None for a sentence."""
     columns = line.split("\t")
     if line.startswith(("# sent_id", "# text =", "# newdoc")) or (len(columns) == 10 and columns[0].isdecimal()):
         return "CoNLL-U; name the file .conllu"
     if {"sentence1", "sentence2"} <= set(columns):
         return "a tab-separated table; use the .jsonl file of the same release, or write one sentence a line"
-    if line.startswith("{"):
-        try:
-            json.loads(line)
-        except ValueError:
-            return None
+    if file.path.suffix.lower() in (".csv", ".tsv"):
+        return f"a table by its name ({file.path.suffix}); write the sentences one a line, as .txt"
+    if line.lstrip().startswith(("{", "[")) and (_is_json(line) or _is_json(file.text)):
         return "JSON; name MNLI records .jsonl and SQuAD .json, or write one sentence a line"
     return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return isinstance(sys.exc_info()[1], RecursionError)
+    return True

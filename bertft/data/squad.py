@@ -25,6 +25,8 @@ def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
     except json.JSONDecodeError as error:
         advice = "name JSON lines .jsonl" if error.msg == "Extra data" else "is the file cut off?"
         raise file.error(error.lineno, f"expected one SQuAD document of JSON, got {error.msg!r}; {advice}") from error
+    except RecursionError as error:
+        raise file.error(1, "expected one SQuAD document of JSON, got brackets nested without end") from error
     for article, article_place in _items(file, document, "", "data"):
         for paragraph, place in _items(file, article, article_place, "paragraphs"):
             passage = _string(file, paragraph, place, "context")

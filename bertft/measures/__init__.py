@@ -118,7 +118,11 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in _TABLE}
 
 def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
     """The measures of these names, in order, once each. Raises `OptionError` listing the known ones."""
-    names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    try:
+        names = names.split(",") if isinstance(names, str) else tuple(names)
+        names = tuple(dict.fromkeys(name.strip() for name in names))
+    except (TypeError, AttributeError):
+        raise OptionError(f"measures is {names!r}; expected names, some of {', '.join(MEASURES)}") from None
     for name in names:
         if name not in MEASURES:
             raise OptionError(f"unknown measure {name!r}; expected some of {', '.join(MEASURES)}")

@@ -12,23 +12,29 @@ different centers can be added, and a batch that lies far from the center can be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bertft.arrays import bad_row, host
-from bertft.errors import ArrayError
+from bertft.arrays import as_double, bad_row, host, is_double, like
+from bertft.errors import ArrayError, RowError
 from bertft.kernels import Operations
 from bertft.kernels.types import Array, MomentSums, RowMap
 
 CENTER_ROWS = 1024
 """Rows whose mean is the center: enough to lie near the middle, few enough to cost nothing."""
 
-FAR = 0.9
-"""A batch is far from the center when its mean's distance squared is more than this share of its mean square distance:
-then what it says of its own rows would be the small difference of large sums."""
+FAR = 0.3
+"""Rows are far from a center when their mean's distance squared is more than this share of their mean square distance:
+what the sums say of the rows' spread would then be the small difference of large numbers."""
 
-_FEW = 16  # a batch of fewer rows says nothing about its spread, and is not moved
+DIAGONAL = 0.5
+"""A batch is multiplied again in float64 when the pairs of rows with themselves make more than this share of a squared
+product. They are taken out of every pair sum exactly, which would leave float32's rounding of them standing: so it is
+with few rows, and with a row much longer than the rest (the massive activations of some models)."""
+
+_FEW = (
+    16  # of fewer rows it is not asked whether they lie far: their mean is their own, and moving costs more than they
+)
 
 
 @dataclass
@@ -60,26 +66,39 @@ class Moments:
         sums = ops.moments(x, y, *centers, row_map)
         if not np.isfinite(host(sums.scalars)).all():
             raise _bad_row_error(x, y, row_map, first_row)
+        if not is_double(x) and _diagonal_share(sums) > DIAGONAL:
+            sums = ops.moments(as_double(x), as_double(y), *centers, row_map)
         return cls(row_map, len(x), *centers, sums)
 
     def is_far(self) -> bool:
         """Whether these rows lie far from the centers, measured by their own spread."""
-        scalars = host(self.sums.scalars)
-        for vectors, norm in ((self.sums.x_vectors, 3), (self.sums.y_vectors, 4)):
-            mean = host(vectors)[0] / self.n
-            if self.n >= _FEW and mean @ mean > FAR * scalars[0, norm] / self.n:
-                return True
-        return False
+        scalars, means = host(self.sums.scalars), self._means()
+        share = min(0.9, FAR + 1.5 / self.n)  # the mean of few rows lies off the center by chance alone
+        squares = (float(mean @ mean) for mean in means)
+        return self.n > 1 and any(
+            square > share * scalars[0, k] / self.n for square, k in zip(squares, (3, 4), strict=True)
+        )
 
     def add(self, other: Moments) -> None:
-        """Adds the rows of another state, in place; the other is unchanged and nothing of it is kept."""
+        """Adds the rows of another state, in place; the other is unchanged and nothing of it is kept.
+
+        The centers move to the mean when the rows turn out to lie far from them.
+        """
         if not (np.array_equal(self.x_center, other.x_center) and np.array_equal(self.y_center, other.y_center)):
-            other = other.on_host().about(self.x_center, self.y_center)
+            other = other.about(self.x_center, self.y_center)
         if not _same_place(self.sums, other.sums):
             self.sums, other = self.on_host().sums, other.on_host()
         for total, part in zip(self.sums, other.sums, strict=True):
             total += part
         self.n += other.n
+        if self.is_far():
+            x_mean, y_mean = self._means()
+            moved = self.about(self.x_center + x_mean, self.y_center + y_mean)
+            self.x_center, self.y_center, self.sums = moved.x_center, moved.y_center, moved.sums
+
+    def _means(self) -> tuple[Array, Array]:
+        """The means of u and v, NumPy."""
+        return host(self.sums.x_vectors)[0] / self.n, host(self.sums.y_vectors)[0] / self.n
 
     def copy(self) -> Moments:
         """A state that shares no array with this one."""
@@ -93,7 +112,7 @@ class Moments:
     def about(self, x_center: Array, y_center: Array) -> Moments:
         """The same rows about other centers, exactly: z' = L z, so the state becomes L S L^T."""
         dx, dy = self.x_center - x_center, self.y_center - y_center
-        sums, d1, d2 = self.sums, len(dx), len(dy)
+        sums, d1, d2 = self.on_host().sums, len(dx), len(dy)
         # w' = keep w + by_u u + by_v v, from expanding m'.(u + dx) and |u + dx|^2 with m' = m - dx
         keep, by_u, by_v = np.eye(5), np.zeros((5, d1)), np.zeros((5, d2))
         keep[1, 0], by_u[1] = self.x_center @ dx - dx @ dx, -dx
@@ -113,7 +132,20 @@ class Moments:
             sums.xy + np.outer(dx, t) + np.outer(s, dy) + self.n * np.outer(dx, dy),
             sums.yy + np.outer(dy, t) + np.outer(t, dy) + self.n * np.outer(dy, dy),
         )
-        return Moments(self.row_map, self.n, x_center.copy(), y_center.copy(), moved)
+        placed = MomentSums(*(like(part, self.sums.xx) for part in moved))
+        return Moments(self.row_map, self.n, x_center.copy(), y_center.copy(), placed)
+
+    def check(self) -> None:
+        """Raises `ArrayError` unless the arrays fit each other and are those of n rows."""
+        d1, d2 = len(self.x_center), len(self.y_center)
+        shapes = [(5, 5), (5, d1), (5, d2), (d1, d1), (d1, d2), (d2, d2)]
+        for name, part, shape in zip(self.sums._fields, self.sums, shapes, strict=True):
+            if part.shape != shape or part.dtype != np.float64 or not np.isfinite(part).all():
+                raise ArrayError(
+                    f"{self.row_map}.{name} should be finite float64 of shape {shape}; this state was changed"
+                )
+        if self.sums.scalars[0, 0] != self.n:
+            raise ArrayError(f"the sums are of {self.sums.scalars[0, 0]:g} rows, not {self.n}; this state was changed")
 
     def without(self, other: Moments) -> Moments:
         """The state with the rows of another, which it holds about the same centers, taken out again."""
@@ -135,8 +167,15 @@ def _same_place(left: MomentSums, right: MomentSums) -> bool:
     return type(left.xx) is type(right.xx) and getattr(left.xx, "device", None) == getattr(right.xx, "device", None)
 
 
-def _bad_row_error(x: Any, y: Any, row_map: RowMap, first_row: int) -> ArrayError:
-    for name, batch in (("x", x), ("y", y)):
+def _diagonal_share(sums: MomentSums) -> float:
+    """The larger share, of x and y, that rows with themselves have in the sum of squared dot products of all rows."""
+    scalars = host(sums.scalars)
+    squares = (float((part * part).sum()) for part in (sums.xx, sums.yy))
+    return max(scalars[k, k] / square if square > 0 else 0.0 for k, square in zip((3, 4), squares, strict=True))
+
+
+def _bad_row_error(x: Array, y: Array, row_map: RowMap, first_row: int) -> ArrayError:
+    for side, batch in (("x", x), ("y", y)):
         if (found := bad_row(batch, row_map)) is not None:
-            return ArrayError(f"row {first_row + found[0]} of {name} {found[1]}")
-    return ArrayError("the sums over rows overflow float64; divide the arrays by a constant")
+            return RowError(side, first_row + found[0], found[1])
+    return ArrayError("the sums over rows leave the range of float64; multiply the arrays by a constant")

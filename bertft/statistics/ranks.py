@@ -57,12 +57,12 @@ def spearman(x: Space, y: Space, ops: kernels.Operations) -> float:
 
 
 def _snap(values: Array, noise: float) -> None:
-    """Rounds values, in place, to a grid just above their rounding errors, so that values that tie do so exactly.
+    """Rounds values, in place, to a grid well above their rounding errors, so that values that tie do so exactly.
 
     Adding and taking away a number so large that its last place is the grid does it; the shift before keeps ties of
     round values off the middle between two grid points.
     """
-    grid = 2.0 ** math.ceil(math.log2(max(noise, 1e-300)))
+    grid = 2.0 ** math.ceil(math.log2(32 * max(noise, 1e-300)))
     values += 0.3090169943749474 * grid
     values += 1.5 * 2.0**52 * grid
     values -= 1.5 * 2.0**52 * grid

@@ -1,8 +1,10 @@
 """A bounded, order-independent sample of whole groups of rows, kept beside the moments for standard errors.
 
 Every group (a sentence) gets a priority by hashing its number with a seed.  The sample is the groups of lowest priority
-whose rows fit the limit: a group is dropped when those below it fill the limit, and stays dropped.  The sample
-therefore depends on which rows were seen, not on their order or on how they were split and merged.
+whose rows fit the limit: a group is dropped when those below it fill the limit, and stays dropped.  Of a long group
+`ROWS_PER_GROUP` rows are kept, again those of lowest priority, beside its size: a hundred sentences say more about the
+spread among sentences than ten whole ones.  Which groups are kept depends on which rows were seen, not on their order
+or on how they were split and merged.
 """
 
 from __future__ import annotations
@@ -24,16 +26,24 @@ def priorities(groups: Array, seed: int) -> Array:
     return z ^ (z >> np.uint64(31))
 
 
+ROWS_PER_GROUP = 16
+"""Rows kept of one group: enough to estimate its sum of influences without letting long groups crowd out others."""
+
+
 class Sample(NamedTuple):
-    """Rows of x (r, d1) and y (r, d2) with the group number of each, (r,) int64."""
+    """Rows of x (r, d1) and y (r, d2), the group number of each, (r,) int64, and how many rows each stands for.
+
+    `weights` (r,) are the size of a row's group over the rows of it that were kept.
+    """
 
     groups: Array
     x: Array
     y: Array
+    weights: Array
 
 
 class Reservoir:
-    """At most `limit` rows in whole groups; `bound` is the lowest priority ever dropped."""
+    """At most `limit` rows; `bound` is the lowest priority ever dropped."""
 
     def __init__(self, limit: int, seed: int, bound: np.uint64 = _END, parts: tuple[Sample, ...] = ()) -> None:
         self.limit, self.seed, self.bound = limit, seed, bound
@@ -47,7 +57,7 @@ class Reservoir:
 
     def add(self, groups: Array, x: Array, y: Array) -> None:
         """Takes rows in (copies)."""
-        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y)))
+        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), np.ones(len(groups))))
         if sum(len(part.groups) for part in self._parts) > 2 * self.limit:
             self._settle()
 
@@ -61,15 +71,34 @@ class Reservoir:
         return Reservoir(self.limit, self.seed, min(self.bound, other.bound), (*self._parts, *other._parts))
 
     def _settle(self) -> None:
-        """Joins the parts and drops the groups that do not fit."""
+        """Joins the parts, thins long groups, and drops the groups that do not fit."""
         if not self._parts:
             return
         groups = np.concatenate([part.groups for part in self._parts])
+        weights = np.concatenate([part.weights for part in self._parts])
+        number = np.unique(groups, return_inverse=True)[1]
+        place = _places(groups, number, self.seed)
+        kept = place < ROWS_PER_GROUP
         rank = priorities(groups, self.seed)
-        if len(rank) > self.limit:
+        if np.count_nonzero(kept) > self.limit:
             # The group that holds row `limit`, counted by priority, does not fit, nor does any above it.
-            self.bound = min(self.bound, np.partition(rank, self.limit)[self.limit])
-        kept = rank < self.bound
+            self.bound = min(self.bound, np.partition(rank[kept], self.limit)[self.limit])
+        kept &= rank < self.bound
         if len(self._parts) > 1 or not kept.all():
+            # What a group lost is told by its weights: they add up to its size before and after.
+            sizes = np.bincount(number, weights=weights)
+            share = sizes / np.maximum(np.bincount(number, weights=kept), 1)
             x, y = (np.concatenate([part[side] for part in self._parts])[kept] for side in (1, 2))
-            self._parts = [Sample(groups[kept], x, y)] if kept.any() else []
+            self._parts = [Sample(groups[kept], x, y, share[number[kept]])] if kept.any() else []
+
+
+def _places(groups: Array, number: Array, seed: int) -> Array:
+    """The place of each row among those of its group, (r,): an order that is random and the same at every run."""
+    nth = np.empty(len(groups), dtype=np.int64)
+    by_group = np.argsort(number, kind="stable")
+    starts = np.cumsum(np.bincount(number)) - np.bincount(number)
+    nth[by_group] = np.arange(len(groups)) - starts[number[by_group]]
+    order = np.lexsort((priorities(groups * 1_000_003 + nth, seed + 1), number))
+    place = np.empty(len(groups), dtype=np.int64)
+    place[order] = np.arange(len(groups)) - starts[number[order]]
+    return place

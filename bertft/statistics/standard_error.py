@@ -41,9 +41,15 @@ def by_influence(influence: Callable[[Moments, Array, Array], Array], moments: M
         ops.shifted_rows(side.astype(np.float64), center, moments.row_map, "dot").vectors
         for side, center in ((sample.x, moments.x_center), (sample.y, moments.y_center))
     )
-    summed = np.bincount(groups, weights=influence(moments, u, v))
-    share = len(groups) / moments.n  # of the rows, in the sample
-    return math.sqrt(float(summed @ summed) / share * count / (count - 1)) / moments.n
+    values = influence(moments, u, v)
+    # A group's squared sum has the squares of its rows and their products; of a thinned group the rows kept estimate
+    # both without bias, each scaled by how many there were of it.
+    kept, sizes = np.bincount(groups), np.bincount(groups, weights=sample.weights)
+    squares, sums = np.bincount(groups, weights=values**2), np.bincount(groups, weights=values)
+    pairs = sizes * (sizes - 1) / np.maximum(kept * (kept - 1), 1)
+    total = float((sizes / kept * squares + pairs * (sums**2 - squares)).sum())
+    share = float(sizes.sum()) / moments.n  # of the rows, in the groups sampled
+    return math.sqrt(total / share * count / (count - 1)) / moments.n if total > 0 else math.nan
 
 
 def by_blocks(measure: Callable[[Moments], float], moments: Moments, sample: Sample) -> float:
@@ -54,7 +60,7 @@ def by_blocks(measure: Callable[[Moments], float], moments: Moments, sample: Sam
         return math.nan
     ops = kernels.select("cpu")
     centers = moments.x_center, moments.y_center
-    changes = np.empty(count)
+    changes, weights = np.empty(count), np.empty(count)
     for block in range(count):
         rows = groups % count == block
         x, y = (side[rows].astype(np.float64) for side in (sample.x, sample.y))
@@ -63,5 +69,7 @@ def by_blocks(measure: Callable[[Moments], float], moments: Moments, sample: Sam
             warnings.simplefilter("ignore")  # said once, of the whole
             # less of what the block held of the whole: the change is then minus the sum of its influences over n
             changes[block] = measure(moments.without(left_out)) * (1.0 - left_out.n / moments.n)
-    share = len(groups) / moments.n
-    return math.sqrt(float(np.square(changes - changes.mean()).sum()) / share * count / (count - 1))
+        weights[block] = sample.weights[rows].mean()  # what a block stands for, where its groups were thinned
+    share = float(sample.weights.sum()) / moments.n
+    changes = (changes - changes.mean()) * weights
+    return math.sqrt(float(changes @ changes) / share * count / (count - 1))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bertft import kernels
-from bertft.arrays import RowSource, bad_row, host
-from bertft.errors import ArrayError
+from bertft.arrays import RowSource, as_double, bad_row, host
+from bertft.errors import RowError
 from bertft.kernels.types import Array, Form, Link, LinkName, RowMap, Rows
 from bertft.statistics.moments import center_of
 from bertft.statistics.pair_sums import PairSums, noise_of
@@ -71,7 +71,7 @@ def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: floa
         if not _all_finite(part.offsets):
             found = bad_row(batch, form.row_map)
             row, why = found if found is not None else (0, "overflows float64 when squared")
-            raise ArrayError(f"row {low + row} of {source.name} {why}")
+            raise RowError(source.name, low + row, why)
         parts.append(part)
         source.release()
     rows = (
@@ -111,9 +111,9 @@ def pair_sums(x: Space, y: Space, ops: kernels.Operations) -> PairSums:
 
 
 def _typed(batch: Array, double: bool) -> Array:
-    if isinstance(batch, np.ndarray):
-        return batch.astype(np.float64) if double else batch
-    return batch.double() if double else batch.float() if batch.dtype.itemsize == 2 else batch
+    if double:
+        return as_double(batch)
+    return batch.float() if batch.dtype.itemsize == 2 else batch  # half precision on a GPU; the CPU's are widened
 
 
 def _first_moments(vectors: Array) -> tuple[Array, float]:
