@@ -102,7 +102,7 @@ def score(
     seed = _integer("seed", seed, least=0)
     batch_tokens = None if batch_tokens is None else _integer("batch_tokens", batch_tokens, least=1)
     max_length = None if max_length is None else _integer("max_length", max_length, least=1)
-    sources = [base, *_several("tuned", tuned, Source)]
+    sources = [base, *_several("tuned", tuned, (str, os.PathLike, Checkpoint))]
     if len(sources) < 2:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
 
@@ -404,7 +404,7 @@ def _rows(
 
 def _corpora(texts: Any, *, single: bool) -> list[Corpus]:
     """The corpora meant by `texts`, under distinct names."""
-    items = _several("texts", texts, str | os.PathLike | Corpus | tuple)
+    items = _several("texts", texts, (str, os.PathLike, Corpus, tuple))
     if isinstance(texts, str):
         items = [Path(texts)]
     elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):

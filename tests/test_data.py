@@ -270,3 +270,24 @@ def test_text_that_no_tokenizer_takes(tmp_path: Path, record: dict[str, str], ne
 def test_texts_that_are_none(given: list[str], needle: str) -> None:
     with pytest.raises(DataError, match=needle):
         corpus_from_texts(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("deep.json", "[" * 100_000, "nested without end"),
+        ("deep.jsonl", "[" * 100_000, "expected one MNLI record"),
+        ("pretty.txt", '{\n  "a": "b c"\n}\n', "got JSON"),
+        ("list.txt", '["a b",\n "c d"]\n', "got JSON"),
+        ("table.csv", "text,label\nIt rains.,1\n", r"a table by its name \(\.csv\)"),
+    ],
+)
+def test_text_of_another_format_is_not_read_as_language(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_corpus(tmp_path / name)
+
+
+def test_a_sentence_in_brackets_is_a_sentence(tmp_path):
+    (tmp_path / "stage.txt").write_text("[Enter a ghost.]\n{Exit.}\n")
+    assert [example.text for example in read_corpus(tmp_path / "stage.txt").examples] == ["[Enter a ghost.]", "{Exit.}"]

@@ -313,7 +313,7 @@ def test_fewer_tokens_than_asked_for_are_all_used_and_said(folders: dict[str, Pa
     assert count == sum(len(TEXTS[index].split()) for index in draw_sentences(len(TEXTS), 30, seed=0))
     (note,) = scores.run["notes"]
     assert note.startswith(f"texts: 5000 tokens were asked for, the 30 sentences have {count}, and all were used")
-    assert note.endswith("raise `sentences` for more")
+    assert note.endswith("a larger number of sentences gives more")
     all_sentences = score(folders["base"], folders["tuned"], TEXTS, tokens=5000, layers=1)
     assert all_sentences.run["notes"][0].endswith("all were used")
 
@@ -444,3 +444,9 @@ def test_hidden_states_that_are_not_finite_name_layer_model_and_sentence(
     texts = [*[text.replace(rare, "the") for text in TEXTS[:30]], f"rain fell {rare} on the mat"]
     with pytest.raises(ArrayError, match=r"burnt: hidden layer 3 .* not finite at texts\[30\] \('rain fell softly"):
         score(folders["base"], checkpoint, texts, tokens=None, layers=3, standardize=standardize)
+
+
+def test_a_vector_without_a_cosine_names_layer_model_and_sentence(folders: dict[str, Path]) -> None:
+    """Equal sentences of equal tokens standardise to nothing at layer 0, where position alone tells them apart."""
+    with pytest.raises(ArrayError, match=r"hidden layer \d of the (base|tuned model) at .*'sun'.* is all zeros"):
+        score(folders["base"], folders["tuned"], ["sun"] * 5, standardize=True, layers=1)

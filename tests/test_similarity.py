@@ -218,6 +218,9 @@ def test_explain_names_path_backend_and_reasons(monkeypatch):
     assert "GFLOP" in text
     assert "few against 768 + 768 columns" in str(few)
     assert explain(*np.zeros((2, 9000, 4)), method="spearman").path == "binned ranks"
+    check = explain(*np.zeros((2, 9000, 4), np.float32), backend="reference")
+    assert (check.path, check.products) == ("tiles", "float64")
+    assert check.bytes > 9000**2 * 16
 
 
 @pytest.mark.parametrize(
@@ -361,8 +364,13 @@ def test_compare_gives_values_and_errors():
     assert all(0 < estimate.stderr < 0.2 for estimate in found.values())
     with pytest.raises(OptionError, match="unknown measure 'rsaa'; expected some of rsa, rsa-correlation"):
         compare(x, y, measures=["rsaa"])
-    with pytest.raises(OptionError, match="no measure was named"):
-        compare(x, y, measures=[])
+    assert compare(x, y, measures="rsa, cka").keys() == {"rsa", "cka"}
+    for measures, message in (([], "no measure was named"), (None, "measures is None"), ([3], "measures is")):
+        with pytest.raises(OptionError, match=message):
+            compare(x, y, measures=measures)
+    for groups in (3, np.arange(399), np.ones(400), "abc"):
+        with pytest.raises(ArrayError, match="expected one whole number a row"):
+            compare(x, y, groups=groups)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(compare(x[:5], y[:5])["rsa"].stderr)  # five groups do not show their spread
