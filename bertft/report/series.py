@@ -166,7 +166,7 @@ def estimate(value: float, stderr: float) -> str:
     if not math.isfinite(stderr):
         return f"{value:.4f}"
     # A width that rounds to nothing is not nothing.
-    return f"{value:.4f} ± <0.0001" if 0 < Z95 * stderr < 0.00005 else f"{value:.4f} ± {Z95 * stderr:.4f}"
+    return f"{value:.4f} ± <1e-4" if 0 < Z95 * stderr < 0.00005 else f"{value:.4f} ± {Z95 * stderr:.4f}"
 
 
 def size(curve: Series) -> str:

@@ -55,7 +55,7 @@ def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
     for start in range(0, len(named), columns):
         part = named[start : start + columns]
         table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("layer", justify="right")
+        table.add_column("layer", justify="right", no_wrap=True, min_width=5)
         cells: dict[int, list[Text]] = {layer: [Text("")] * len(part) for _, curve in part for layer in curve.layers}
         for column, (name, curve) in enumerate(part):
             name = fit(name, number + 1 + bar)
