@@ -21,7 +21,7 @@ import bertft
 SHARED = {80: 163 << 10, 90: 227 << 10}
 """Bytes of shared memory that one program may use."""
 
-TILED = ("pearson", "histogram", "rank_products", "norms", "products")
+TILED = ("pearson", "histogram", "rank_products", "norms", "products", "distance_loss")
 CASES = [
     f"{kernel} {variant}".strip()
     for kernel, variants in {
@@ -33,6 +33,8 @@ CASES = [
         "shift": ("float32", "float64"),
         "rows": ("",),
         "halves": ("",),
+        "distance_loss": ("short int16", "long int16", "long float32"),
+        "sentence_halves": ("",),
     }.items()
     for variant in variants
 ]
@@ -58,7 +60,9 @@ def test_machine_code(compiled, case, arch):
     assert row["registers"] * row["warps"] * 32 <= 65536
     assert row["shared"] <= SHARED[arch]
     if case.split()[0] in TILED:
-        assert row["instructions"] == ["wgmma" if arch == 90 and "float32" in case else "mma.sync"]
+        # Tiles of fewer than 64 rows and float64 have no wgmma.
+        wide = arch == 90 and not any(word in case for word in ("short", "float64"))
+        assert row["instructions"] == ["wgmma" if wide else "mma.sync"]
 
 
 def compile_case(case: str, arch: int) -> dict[str, object]:
@@ -66,20 +70,24 @@ def compile_case(case: str, arch: int) -> dict[str, object]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from bertft.kernels import triton_moments, triton_tiles
+    from bertft.kernels import triton_distance_loss, triton_moments, triton_tiles
     from bertft.kernels.types import CONSTANT
 
     name, dtype, link, *_ = [*case.split(), "", ""]
     double = dtype == "float64"
-    kernel = getattr(triton_tiles, f"{name}_kernel", None) or getattr(triton_moments, f"{name}_kernel")
-    tile = triton_tiles.TILES[
-        "float32 on sm_90"
-        if name in ("pearson", "products") and (dtype, arch) == ("float32", 90)
-        else dtype or "float32"
-    ]
+    modules = triton_tiles, triton_moments, triton_distance_loss
+    (kernel,) = {getattr(module, f"{name}_kernel") for module in modules if hasattr(module, f"{name}_kernel")}
+    if name == "distance_loss":
+        tile = triton_distance_loss.TILES[dtype]
+    else:
+        tile = triton_tiles.TILES[
+            "float32 on sm_90"
+            if name in ("pearson", "products") and (dtype, arch) == ("float32", 90)
+            else dtype or "float32"
+        ]
     constants = {
         "BLOCK": tile.block if name in TILED else 1024,
-        "COLUMNS": {"rows": triton_moments.COLUMNS, "shift": 64}.get(name, tile.columns),
+        "COLUMNS": {"rows": triton_moments.COLUMNS, "shift": 64, "sentence_halves": 64}.get(name, tile.columns),
         "BLOCK_K": tile.block_k,
         "HALVES": not double,
         "GROUP": triton_tiles.GROUP,
@@ -89,7 +97,7 @@ def compile_case(case: str, arch: int) -> dict[str, object]:
         "MAP": "centred_unit",
         "CONSTANT": CONSTANT,
         "WRITE": True,
-        "ROWS": 8,
+        "ROWS": 32 if name == "sentence_halves" else 8,
         "SPAN": triton_moments.SPAN,
         "column_stride": 1,
     }
@@ -102,6 +110,12 @@ def compile_case(case: str, arch: int) -> dict[str, object]:
         "counts": "*i64",
     }
     types |= {"low": types["high"], "x": "*fp64" if double else "*bf16", "magnify": "*fp32", "strips": value}
+    types |= {
+        "projected": "*fp32",
+        "gradient": "*fp32",
+        "lengths": "*i64",
+        "gold": "*i16" if link == "int16" else "*fp32",
+    }
     types |= {"vectors": "*fp32"} | ({"scale": "*fp32"} if name == "halves" else {})
     signature, attributes = {}, {}
     for position, argument in enumerate(kernel.arg_names):

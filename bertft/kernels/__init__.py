@@ -29,6 +29,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tied_ranks": "reference",
         "row_spearman": "reference",
         "spanning_trees": "reference",
+        "distance_loss": "reference",
     },
     "numba": {
         "shifted_rows": "numba_cpu",
@@ -40,6 +41,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tied_ranks": "core_cpu",
         "row_spearman": "core_cpu",
         "spanning_trees": "core_cpu",
+        "distance_loss": "blas_cpu",
     },
     "triton": {
         "shifted_rows": "triton_moments",
@@ -49,6 +51,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "pair_histogram": "triton_tiles",
         "pair_rank_products": "triton_tiles",
         "tied_ranks": "torch_ranks",
+        "distance_loss": "triton_distance_loss",
     },
 }
 """Backend, operation, the module of this package that holds it."""

@@ -135,3 +135,24 @@ def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
                     parents[sentence, neighbour] = word
                     reached.append(neighbour)
     return parents
+
+
+def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array, Array]:
+    """The L1 loss of each sentence in each layer, (layers, batch), and its gradient with respect to `projected`.
+
+    `projected` holds the words as a probe projects them, (layers, batch, n, rank), `gold` the distances in the tree,
+    (batch, n, n); the first lengths[sentence] words count, and the gradient of the others is 0.  With d_ij the squared
+    distance of words i and j, the loss is the mean of |d_ij - gold_ij| over all pairs (i, j), those with i = j and both
+    orders included; where the two are equal the absolute value has slope 0.  Hewitt and Manning 2019, equation 3.
+    """
+    projected = np.asarray(projected, dtype=np.float64)
+    losses = np.zeros(projected.shape[:2])
+    gradient = np.zeros(projected.shape)
+    for layer, words in enumerate(projected):
+        for sentence, n in enumerate(lengths):
+            differences = words[sentence, :n, None] - words[sentence, None, :n]
+            apart = np.square(differences).sum(axis=-1) - np.asarray(gold[sentence, :n, :n], dtype=np.float64)
+            signs = np.sign(apart)
+            losses[layer, sentence] = np.abs(apart).sum() / max(n, 1) ** 2
+            gradient[layer, sentence, :n] = 2 / max(n, 1) ** 2 * np.einsum("ij,ijk->ik", signs + signs.T, differences)
+    return losses, gradient

@@ -1,0 +1,84 @@
+"""The L1 loss of distance probes as a step that torch differentiates: loss and gradient are found in one pass."""
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from bertft import kernels
+from bertft.arrays import as_torch
+from bertft.errors import ArrayError
+
+FLOATS = (torch.float32, torch.float64)
+
+
+class _DistanceLoss(torch.autograd.Function):
+    """Its gradient is computed together with the loss, which costs one product of matrices more, and then scaled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, backend: str
+    ) -> torch.Tensor:
+        ops = kernels.select(str(projected.device), backend)
+        given: tuple[Any, ...] = projected.detach(), gold, lengths
+        if ops.arrays == "numpy":
+            losses, gradient = map(as_torch, ops.distance_loss(*(part.numpy() for part in given)))
+            losses, gradient = losses.to(projected.dtype), gradient.to(projected.dtype)
+        else:
+            losses, gradient = ops.distance_loss(*given)
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        scaled: torch.Tensor = slope[:, :, None, None] * gradient
+        return scaled, None, None, None
+
+
+def distance_loss(
+    projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, *, backend: str = "auto"
+) -> torch.Tensor:
+    """The L1 loss of squared distances between projected words against those in the tree, (layers, batch).
+
+    `projected` is (layers, batch, n, rank), float32 or, on the CPU, float64; `gold` (batch, n, n); `lengths` (batch,)
+    whole numbers up to n.  Words and cells beyond a length are not read and get gradient 0.  A sentence's loss is the
+    mean of |distance - gold| over all pairs of its words, (i, i) and both orders included, as in the reference code.
+    It can be differentiated once, with respect to `projected`; on a GPU no predicted distance is stored.  Raises
+    `ArrayError` for shapes, types, devices and lengths, and `BackendError` where the backend cannot serve.
+
+    >>> words = torch.tensor([[[[0.0], [1.0], [3.0]]]], requires_grad=True)  # squared distances 1, 4 and 9
+    >>> loss = distance_loss(words, torch.tensor([[[0, 1, 2], [1, 0, 1], [2, 1, 0]]]), torch.tensor([3]))
+    >>> loss.sum().backward()
+    >>> round(loss.item(), 4), (words.grad.ravel() * 9).round().tolist()  # 2 (0 + 7 + 3) / 9
+    (2.2222, [-12.0, -8.0, 20.0])
+
+    Source: Hewitt and Manning 2019, section 2.
+    """
+    if projected.ndim != 4 or projected.dtype not in FLOATS:
+        raise ArrayError(
+            f"projected has shape {tuple(projected.shape)} and type {projected.dtype}; "
+            "expected (layers, batch, n, rank) in float32 or float64"
+        )
+    _, batch, n, _ = projected.shape
+    for name, array, shape in (("gold", gold, (batch, n, n)), ("lengths", lengths, (batch,))):
+        if tuple(array.shape) != shape:
+            raise ArrayError(f"{name} has shape {tuple(array.shape)}; expected {shape}, to go with projected")
+    if lengths.is_floating_point():
+        raise ArrayError(f"lengths has type {lengths.dtype}; expected whole numbers")
+    if gold.device != projected.device:
+        raise ArrayError(
+            f"projected lies on {projected.device} and gold on {gold.device}; move gold to where words lie"
+        )
+    if lengths.device.type == "cpu":
+        # Those on a GPU are not looked at, which would wait for it.
+        wrong = (lengths < 0) | (lengths > n)
+        if wrong.any():
+            sentence = int(wrong.int().argmax())
+            raise ArrayError(f"sentence {sentence} has length {int(lengths[sentence])}; expected 0 to {n}")
+    losses: torch.Tensor = _DistanceLoss.apply(projected, gold, lengths, backend)
+    return losses
