@@ -7,7 +7,7 @@ PYTHON ?= python3
 ROUNDS ?= full
 
 BIN := .venv/bin
-CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.cpp)
+CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.hpp csrc/tests/*.cpp bertft/kernels/*.cu)
 FUZZERS := $(patsubst csrc/tests/%.cpp,build/%,$(wildcard csrc/tests/fuzz_*.cpp))
 BENCHMARKS := $(wildcard benchmarks/bench_*.py benchmarks/test_*.py)
 
@@ -52,7 +52,7 @@ endif
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-build/fuzz_%: csrc/tests/fuzz_%.cpp $(wildcard csrc/*.hpp)
+build/fuzz_%: csrc/tests/fuzz_%.cpp $(wildcard csrc/*.hpp csrc/tests/*.hpp bertft/kernels/*.cu)
 	@mkdir -p build
 	$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Werror -pthread \
 		-fsanitize=address,undefined -fno-sanitize-recover=all $< -o $@

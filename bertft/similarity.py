@@ -313,9 +313,8 @@ def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) ->
     else:
         size += 2.0 * itemsize * min(n, 2048) ** 2 + (48.0 * pairs if path == "ranks" else 0.0)
         size += 48.0 * ranks.BINS if path == "binned ranks" else 0.0
-    refused = {
-        other: reason for other, reason in kernels.refusals(x.device).items() if other != name and reason is not None
-    }
+    reasons = kernels.refusals(x.device, "moments")
+    refused = {other: reason for other, reason in reasons.items() if other != name and reason is not None}
     if backend == "auto" and name != "reference" and x.device == "cpu":
         refused["reference"] = "it would serve, slowly, with whole n x n matrices; ask for it by name to check a number"
     type_ = "float64" if double else "float32"

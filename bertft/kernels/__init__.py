@@ -5,7 +5,8 @@
 
 An operation has the same signature in every backend that has it; `bertft.kernels.reference` says what each computes
 and has them all.  `backend="auto"` takes the compiled backend of the device the arrays lie on.  A backend asked for by
-name either serves or raises `BackendError` with the reason; nothing falls back in silence.
+name either serves or raises `BackendError` with the reason; nothing falls back in silence.  On a GPU two backends share
+the work, tiles in Triton and what is irregular in CUDA, and "auto" takes each operation where it is.
 """
 
 from __future__ import annotations
@@ -53,8 +54,15 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tied_ranks": "torch_ranks",
         "distance_loss": "triton_distance_loss",
     },
+    "cupy": {
+        "row_spearman": "cupy_trees",
+        "spanning_trees": "cupy_trees",
+    },
 }
 """Backend, operation, the module of this package that holds it."""
+
+_OF_DEVICE: Mapping[str, tuple[str, ...]] = {"cpu": ("numba",), "gpu": ("triton", "cupy")}
+"""The compiled backends of a kind of device; "auto" takes an operation from the first that serves and has it."""
 
 Arrays = Literal["numpy", "torch"]
 
@@ -63,40 +71,51 @@ OPERATIONS = tuple(_MODULES["reference"])
 
 
 class Operations:
-    """The operations of one backend as attributes; a module is imported when its first operation is asked for."""
+    """The operations of one backend as attributes; a module is imported when its first operation is asked for.
 
-    def __init__(self, backend: str) -> None:
+    `others` are asked in turn for what the first does not have; `refused` says why further ones cannot be asked.
+    """
+
+    def __init__(self, backend: str, *others: str, refused: Mapping[str, str] | None = None) -> None:
         self.backend = backend
-        self.arrays: Arrays = "torch" if backend == "triton" else "numpy"
+        self.arrays: Arrays = "torch" if backend in _OF_DEVICE["gpu"] else "numpy"
         """The kind of array the operations take, which is also the kind they give back."""
+        self._backends = (backend, *others)
+        self._refused = refused or {}
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         if operation not in OPERATIONS:
             raise AttributeError(operation)
-        if operation not in _MODULES[self.backend]:
-            able = ", ".join(name for name in BACKENDS if operation in _MODULES[name])
-            raise BackendError(
-                f"{self.backend} has no {operation}, only {able}; move the arrays to the CPU with .cpu()"
-            )
-        module = importlib.import_module(f"{__name__}.{_MODULES[self.backend][operation]}")
-        function: Callable[..., Any] = getattr(module, operation)
-        setattr(self, operation, function)
-        return function
+        able = [name for name in BACKENDS if operation in _MODULES[name]]
+        for name in self._backends:
+            if name in able:
+                module = importlib.import_module(f"{__name__}.{_MODULES[name][operation]}")
+                function: Callable[..., Any] = getattr(module, operation)
+                setattr(self, operation, function)
+                return function
+        reasons = "".join(f"; {name}: {self._refused[name]}" for name in able if name in self._refused)
+        raise BackendError(
+            f"{' and '.join(self._backends)} has no {operation}, only {', '.join(able)}{reasons}; "
+            "move the arrays to the CPU with .cpu()"
+        )
 
 
-def refusals(device: str) -> dict[str, str | None]:
-    """For each backend the reason it cannot serve arrays on this device, or None where it can."""
+def refusals(device: str, operation: str | None = None) -> dict[str, str | None]:
+    """For each backend (that has an operation) the reason it cannot serve arrays on this device, or None."""
     on_cpu = device == "cpu"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return {
+    reasons = {
         "triton": _missing("triton", "pip install 'bertft[gpu]'")
         or (None if not on_cpu or interpreted else "the arrays are on the CPU; move them to a GPU with .cuda()"),
         "numba": _missing("numba", "pip install numba")
         or (None if on_cpu else f"the arrays are on {device}, and it computes on the CPU; move them with .cpu()"),
+        "cupy": _missing("cupy", "pip install 'bertft[gpu]'")
+        or ("the arrays are on the CPU; move them to a GPU with .cuda()" if on_cpu else None),
         "reference": None
         if on_cpu
         else f"the arrays are on {device}, and it computes on the CPU; move them with .cpu()",
     }
+    return {name: reason for name, reason in reasons.items() if operation is None or operation in _MODULES[name]}
 
 
 def choose(device: str, backend: str = "auto") -> str:
@@ -107,7 +126,7 @@ def choose(device: str, backend: str = "auto") -> str:
     if backend not in ("auto", *BACKENDS):
         raise OptionError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     reasons = refusals(device)
-    candidates = ("numba" if device == "cpu" else "triton",) if backend == "auto" else (backend,)
+    candidates = _compiled(device) if backend == "auto" else (backend,)
     for candidate in candidates:
         if reasons[candidate] is None:
             return candidate
@@ -116,8 +135,17 @@ def choose(device: str, backend: str = "auto") -> str:
 
 
 def select(device: str, backend: str = "auto") -> Operations:
-    """The operations of the backend that `choose` names."""
-    return Operations(choose(device, backend))
+    """The operations of the backend that `choose` names; with "auto" those of the device's others too."""
+    chosen = choose(device, backend)
+    if backend != "auto":
+        return Operations(chosen)
+    reasons = {name: reason for name, reason in refusals(device).items() if name in _compiled(device)}
+    others = [name for name, reason in reasons.items() if reason is None and name != chosen]
+    return Operations(chosen, *others, refused={name: reason for name, reason in reasons.items() if reason})
+
+
+def _compiled(device: str) -> tuple[str, ...]:
+    return _OF_DEVICE["cpu" if device == "cpu" else "gpu"]
 
 
 def _missing(package: str, remedy: str) -> str | None:

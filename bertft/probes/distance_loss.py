@@ -24,6 +24,7 @@ class _DistanceLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         ops = kernels.select(str(projected.device), backend)
         given: tuple[Any, ...] = projected.detach(), gold, lengths
+        losses: torch.Tensor
         if ops.arrays == "numpy":
             losses, gradient = map(as_torch, ops.distance_loss(*(part.numpy() for part in given)))
             losses, gradient = losses.to(projected.dtype), gradient.to(projected.dtype)

@@ -132,13 +132,14 @@ def evaluate_distances(
 
     inside = np.arange(n) < lengths[:, None]
     row_lengths = np.where(inside, lengths[:, None], 0).ravel()
-    correlations = ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths).reshape(batch, n)
+    # Distances stay where they lie; what is found of them, a number a word, comes here.
+    correlations = host(ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths)).reshape(batch, n)
     ranks = _rank_fields(correlations, lengths, predicted, gold)
 
-    parents = ops.spanning_trees(predicted, lengths, keep)
+    parents = host(ops.spanning_trees(predicted, lengths, keep))
     kept = keep & inside
     if gold_heads is None:
-        gold_parents = ops.spanning_trees(gold, lengths, keep)
+        gold_parents = host(ops.spanning_trees(gold, lengths, keep))
     else:
         gold_parents = _kept_parents(_heads(gold_heads, inside), kept)
     # An edge of the predicted tree is in the gold tree as it stands or turned around.
@@ -174,7 +175,8 @@ def evaluate_depths(
     batch, n = predicted.shape
     keep = _mask(keep, batch, n)
     inside = np.arange(n) < lengths[:, None]
-    correlations = ops.row_spearman(predicted, gold, lengths)[:, None]
+    correlations = host(ops.row_spearman(predicted, gold, lengths))[:, None]
+    predicted, gold = host(predicted), host(gold)
     ranks = _rank_fields(correlations, lengths, predicted, gold)
 
     roots = inside & (gold == 0)
@@ -279,7 +281,8 @@ def _refuse_nan(name: str, values: Any, sentences: NDArray[np.int64], lengths: N
     """Refuses a nan in those sentences with a row without a correlation, the only ones that can hold one."""
     for sentence in sentences:
         n = lengths[sentence]
-        places = np.argwhere(np.isnan(values[sentence, :n, :n] if values.ndim == 3 else values[sentence, :n]))
+        part = values[sentence, :n, :n] if values.ndim == 3 else values[sentence, :n]
+        places = np.argwhere(np.isnan(host(part)))
         if len(places):
             raise ArrayError(
                 f"{name} is nan in sentence {sentence} at word {', '.join(map(str, places[0]))} (from 0), and nan has "

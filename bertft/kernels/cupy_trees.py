@@ -1,0 +1,118 @@
+"""Spanning trees and rank correlations of rows on a GPU, for predictions that lie there: CUDA, compiled at first use.
+
+`trees.cu` beside this file holds the kernels; a warp owns a sentence or a row.  They find what the C++ core finds:
+parents are integers and equal, ranks and their sums are integers too and one division and one root follow, so that the
+correlations are equal as well.  CuPy compiles them, keeps the machine code on disk, and launches them on torch's own
+stream; arrays are shared through DLPack, none is copied.
+
+The tests run the kernels on the CPU, lane by lane, and compile them for sm_80 and sm_90.  They have not been run on a
+GPU yet.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertft.kernels.types import Array
+
+LONGEST = 4096
+"""Words of a sentence whose edges, 12 bytes each, fit in the shared memory that a block has without asking."""
+
+ROWS = 4
+"""Rows of a block of `row_spearman`, a warp each."""
+
+FLOATS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
+    """Parents in the spanning tree of each sentence's kept words, see `bertft.kernels.reference`."""
+    batch, width = distances.shape[:2]
+    _check_shape("spanning_trees", "distances", distances, (batch, width, width))
+    if width > LONGEST:
+        raise ValueError(f"spanning_trees: {width} words a sentence; on a GPU at most {LONGEST}: move them with .cpu()")
+    device = distances.device
+    lengths = _lengths("spanning_trees", "sentence", lengths, batch, width, device)
+    keep = torch.as_tensor(keep, device=device)
+    _check_shape("spanning_trees", "keep", keep, (batch, width))
+    parents = torch.empty(batch, width, dtype=torch.int32, device=device)
+    has_nan = torch.zeros(batch, dtype=torch.uint8, device=device)
+    if parents.numel():
+        name = f"spanning_trees_{_type('spanning_trees', 'distances', distances)}"
+        arrays = distances.contiguous(), lengths, keep.to(torch.uint8).contiguous(), parents, has_nan
+        launch(name, batch, 1, 12 * width, *arrays, width)
+    found = has_nan.nonzero()
+    if len(found):
+        raise ValueError(
+            f"spanning_trees: sentence {int(found[0])} has a distance that is nan, which has no order; mend it, or "
+            "leave its words out"
+        )
+    return parents
+
+
+def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
+    """Spearman's correlation of each row's first lengths[row] values, see `bertft.kernels.reference`."""
+    rows, width = predicted.shape
+    _check_shape("row_spearman", "gold", gold, (rows, width))
+    device = predicted.device
+    lengths = _lengths("row_spearman", "row", lengths, rows, width, device)
+    correlations = torch.empty(rows, dtype=torch.float64, device=device)
+    if rows:
+        types = _type("row_spearman", "predicted", predicted), _type("row_spearman", "gold", gold)
+        arrays = predicted.contiguous(), gold.contiguous(), lengths, correlations
+        launch(f"row_spearman_{types[0]}_{types[1]}", -(-rows // ROWS), ROWS, 0, *arrays, rows, width)
+    return correlations
+
+
+def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -> None:
+    """Runs a kernel of `trees.cu` on the device of its first argument, in blocks of (32, warps) threads.
+
+    Arguments are tensors and whole numbers, `shared` the bytes of shared memory of a block.
+    """
+    import cupy
+
+    device = arguments[0].device
+    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
+    with cupy.cuda.Device(device.index), stream:
+        given = tuple(
+            cupy.from_dlpack(argument.detach()) if isinstance(argument, torch.Tensor) else argument
+            for argument in arguments
+        )
+        _module().get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
+
+
+@cache
+def _module() -> Any:
+    """The compiled kernels; CuPy loads them on each device where they are first launched."""
+    import cupy
+
+    return cupy.RawModule(code=Path(__file__).with_name("trees.cu").read_text(encoding="utf-8"))
+
+
+def _type(function: str, name: str, array: torch.Tensor) -> str:
+    if array.dtype not in FLOATS:
+        raise ValueError(
+            f"{function}: {name} has type {array.dtype}, wanted float64 or float32; convert it with .float()"
+        )
+    return FLOATS[array.dtype]
+
+
+def _check_shape(function: str, name: str, array: torch.Tensor, wanted: tuple[int, ...]) -> None:
+    if tuple(array.shape) != wanted:
+        raise ValueError(f"{function}: {name} has shape {tuple(array.shape)}, wanted {wanted}")
+
+
+def _lengths(function: str, item: str, lengths: Array, count: int, width: int, device: torch.device) -> torch.Tensor:
+    """Lengths on the device, checked where they lie: the kernels would read and write past the ends of the arrays."""
+    given = torch.as_tensor(lengths, dtype=torch.int64)
+    _check_shape(function, "lengths", given, (count,))
+    wrong = ((given < 0) | (given > width)).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"{function}: {item} {first} has length {int(given[first])}; expected 0 to {width}, the width of the arrays"
+        )
+    return given.to(device).contiguous()

@@ -1,0 +1,168 @@
+// Spanning trees and rank correlations of many short rows on a GPU: the twins of csrc/trees.hpp and csrc/spearman.hpp.
+//
+// A warp owns a sentence, or a row, and its 32 lanes share the words. They meet in warp shuffles alone, never in a
+// barrier of the block, so a block may hold any number of warps. All ranks and sums are integers and all edges are
+// under one strict order, so the answers are those of the CPU, whatever the order of the lanes.
+//
+// Includes nothing, for NVRTC has no headers; csrc/tests/cuda_emulation.hpp makes it C++ for the tests.
+
+typedef unsigned int Word;
+typedef unsigned long long Bits;
+
+#define ALL_LANES 0xffffffffu
+#define LANES 32
+
+// ---------------------------------------------------------------------------------------------------- spanning trees
+
+// An edge as (bits that order as its distance does, number of its cell): a strict total order.
+struct Edge {
+    Bits distance;
+    Word cell;
+};
+
+// Cells that are none: of a word that needs no edge, since it is in the tree or left out; of one that has none yet.
+#define NO_CELL 0xffffffffu
+#define ANY_CELL 0xfffffffeu
+
+__device__ inline bool below(Edge a, Edge b) {
+    return a.distance < b.distance || (a.distance == b.distance && a.cell < b.cell);
+}
+
+// Adding zero turns -0.0 into 0.0, so that the two tie.
+__device__ inline Bits order_key(float value) {
+    const Word bits = __float_as_uint(value + 0.0f), sign = 1u << 31;
+    return bits & sign ? ~bits : bits | sign;
+}
+
+__device__ inline Bits order_key(double value) {
+    const Bits bits = __double_as_longlong(value + 0.0), sign = 1ull << 63;
+    return bits & sign ? ~bits : bits | sign;
+}
+
+// Prim's algorithm. Each lane keeps the lowest edge that joins each of its words, lane, lane + 32, …, to the tree.
+// `space` is shared memory for `width` edges, 12 bytes each, which no other warp touches.
+template <class Value>
+__device__ void spanning_tree(const Value* distances, Word width, Word length, const unsigned char* keep, int* parents,
+                              unsigned char* has_nan, Bits* space) {
+    const Word lane = threadIdx.x;
+    Bits* best_distance = space;
+    Word* best_cell = reinterpret_cast<Word*>(space + width);
+
+    // The first kept word is the root.
+    Word joined = width;
+    for (Word word = lane; word < width; word += LANES) {
+        const bool kept = word < length && keep[word];
+        parents[word] = -1;
+        best_distance[word] = ~0ull;
+        best_cell[word] = kept ? ANY_CELL : NO_CELL;
+        if (kept && word < joined) joined = word;
+    }
+    for (Word apart = LANES / 2; apart != 0; apart /= 2) {
+        const Word other = __shfl_xor_sync(ALL_LANES, joined, apart);
+        if (other < joined) joined = other;
+    }
+
+    bool nan = false;
+    while (joined < width) {
+        if (joined % LANES == lane) best_cell[joined] = NO_CELL;
+        const Value* row = distances + Bits{joined} * width;
+        const Value* column = distances + joined;
+        Edge lowest = {~0ull, NO_CELL};
+        for (Word word = lane; word < length; word += LANES) {
+            Edge best = {best_distance[word], best_cell[word]};
+            if (best.cell == NO_CELL) continue;
+            const Value there = row[word], back = column[Bits{word} * width];
+            nan |= there != there || back != back;
+            const Edge forth = {order_key(there), joined * width + word};
+            const Edge reverse = {order_key(back), word * width + joined};
+            const Edge edge = below(forth, reverse) ? forth : reverse;
+            if (below(edge, best)) {
+                best = edge;
+                best_distance[word] = best.distance;
+                best_cell[word] = best.cell;
+            }
+            if (below(best, lowest)) lowest = best;
+        }
+        for (Word apart = LANES / 2; apart != 0; apart /= 2) {
+            const Edge other = {__shfl_xor_sync(ALL_LANES, lowest.distance, apart),
+                                __shfl_xor_sync(ALL_LANES, lowest.cell, apart)};
+            if (below(other, lowest)) lowest = other;
+        }
+        if (lowest.cell == NO_CELL) break;
+        // One end is in the tree, and the lane that keeps the other knows which.
+        const Word from = lowest.cell / width, to = lowest.cell % width;
+        const Word owner = __ballot_sync(ALL_LANES, to % LANES == lane && best_cell[to] == lowest.cell);
+        joined = owner ? to : from;
+        if (joined % LANES == lane) parents[joined] = static_cast<int>(owner ? from : to);
+    }
+    if (__any_sync(ALL_LANES, nan) && lane == 0) *has_nan = 1;
+}
+
+// ------------------------------------------------------------------------------------------------- rank correlations
+
+__device__ inline long long sum_of_lanes(long long mine) {
+    for (Word apart = LANES / 2; apart != 0; apart /= 2) mine += __shfl_xor_sync(ALL_LANES, mine, apart);
+    return mine;
+}
+
+// A rank, doubled and centred, is the number of values below minus the number above: found by comparing all pairs.
+// Sums of their products are exact up to two million values.
+template <class X, class Y>
+__device__ void correlation(const X* x, const Y* y, Word n, double* answer) {
+    long long xx = 0, xy = 0, yy = 0;
+    bool nan = false;
+    for (Word i = threadIdx.x; i < n; i += LANES) {
+        const X x_mine = x[i];
+        const Y y_mine = y[i];
+        nan |= x_mine != x_mine || y_mine != y_mine;
+        int x_count = 0, y_count = 0;
+        for (Word j = 0; j < n; ++j) {
+            x_count += (x[j] < x_mine) - (x[j] > x_mine);
+            y_count += (y[j] < y_mine) - (y[j] > y_mine);
+        }
+        const long long x_rank = x_count, y_rank = y_count;
+        xx += x_rank * x_rank;
+        xy += x_rank * y_rank;
+        yy += y_rank * y_rank;
+    }
+    xx = sum_of_lanes(xx);
+    xy = sum_of_lanes(xy);
+    yy = sum_of_lanes(yy);
+    nan = __any_sync(ALL_LANES, nan);
+    if (threadIdx.x != 0) return;
+    const bool none = nan || xx == 0 || yy == 0;
+    *answer = none ? __longlong_as_double(0x7ff8000000000000ll)
+                   : static_cast<double>(xy) / sqrt(static_cast<double>(xx) * static_cast<double>(yy));
+}
+
+// ----------------------------------------------------------------------------------------------------------- kernels
+
+// One sentence a block of one warp. `has_nan` comes in as zeros.
+#define SPANNING_TREES(name, Value)                                                                              \
+    extern "C" __global__ void name(const Value* distances, const long long* lengths, const unsigned char* keep, \
+                                    int* parents, unsigned char* has_nan, long long width) {                     \
+        extern __shared__ Bits space[];                                                                          \
+        const long long sentence = blockIdx.x;                                                                   \
+        spanning_tree(distances + sentence * width * width, static_cast<Word>(width),                            \
+                      static_cast<Word>(lengths[sentence]), keep + sentence * width, parents + sentence * width, \
+                      has_nan + sentence, space);                                                                \
+    }
+
+SPANNING_TREES(spanning_trees_float32, float)
+SPANNING_TREES(spanning_trees_float64, double)
+
+// One row a warp, blockDim.y of them a block.
+#define ROW_SPEARMAN(name, X, Y)                                                                            \
+    extern "C" __global__ void name(const X* x, const Y* y, const long long* lengths, double* correlations, \
+                                    long long rows, long long width) {                                      \
+        const long long row = static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;                \
+        if (row < rows) {                                                                                   \
+            const Word length = static_cast<Word>(lengths[row]);                                            \
+            correlation(x + row * width, y + row * width, length, correlations + row);                      \
+        }                                                                                                   \
+    }
+
+ROW_SPEARMAN(row_spearman_float32_float32, float, float)
+ROW_SPEARMAN(row_spearman_float32_float64, float, double)
+ROW_SPEARMAN(row_spearman_float64_float32, double, float)
+ROW_SPEARMAN(row_spearman_float64_float64, double, double)
