@@ -158,6 +158,12 @@ def test_a_gpu_takes_each_operation_where_it_is(monkeypatch):
         kernels.select("cpu", "cupy")
 
 
+def test_the_source_stands_alone():
+    """NVRTC, which compiles it for users, has no headers; and what the package lacks could not be compiled."""
+    assert "#include" not in SOURCE.read_text(encoding="utf-8")
+    assert SOURCE == cupy_trees.SOURCE
+
+
 @pytest.mark.parametrize("arch", [80, 90])
 def test_machine_code(arch, tmp_path):
     nvcc = shutil.which("nvcc")

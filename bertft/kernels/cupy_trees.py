@@ -19,6 +19,8 @@ import torch
 
 from bertft.kernels.types import Array
 
+SOURCE = Path(__file__).with_name("trees.cu")
+
 LONGEST = 4096
 """Words of a sentence whose edges, 12 bytes each, fit in the shared memory that a block has without asking."""
 
@@ -75,8 +77,7 @@ def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -
     import cupy
 
     device = arguments[0].device
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-    with cupy.cuda.Device(device.index), stream:
+    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(torch.cuda.current_stream(device))):
         given = tuple(
             cupy.from_dlpack(argument.detach()) if isinstance(argument, torch.Tensor) else argument
             for argument in arguments
@@ -84,12 +85,22 @@ def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -
         _module().get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
 
 
+class _Stream:
+    """A stream of torch as CuPy takes it; torch's own class speaks this protocol in late versions only."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._stream.cuda_stream
+
+
 @cache
 def _module() -> Any:
     """The compiled kernels; CuPy loads them on each device where they are first launched."""
     import cupy
 
-    return cupy.RawModule(code=Path(__file__).with_name("trees.cu").read_text(encoding="utf-8"))
+    return cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"))
 
 
 def _type(function: str, name: str, array: torch.Tensor) -> str:
