@@ -226,8 +226,8 @@ def compare(
     """Several measures with their standard errors, in one pass over the rows.
 
     groups (n,): the sentence of each row, whole numbers; rows of one sentence are not independent, and the error
-    counts that. The errors come from at most 8,192 rows, 16 of a long group.  They tell the spread among samples, not the
-    bias that Procrustes and the CCA family have where rows are few.  Known measures: `bertft.measures.MEASURES`.
+    counts that. The errors come from at most 8,192 rows, 16 of a long group.  They tell the spread among samples, not
+    the bias that Procrustes and the CCA family have where rows are few.  Known measures: `bertft.measures.MEASURES`.
 
     >>> import numpy as np
     >>> from bertft import compare
