@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,9 @@ def json_bytes(rows: list[Row], run: dict[str, Any]) -> bytes:
     return f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n'.encode()
 
 
-def csv_bytes(rows: list[Row]) -> bytes:
+def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
     """Return `scores.csv`: a header and one line a row; further keys of the rows follow the usual columns."""
-    columns = list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)]))
+    columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 import os
-import platform
-import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +32,6 @@ from bertft.models import (
     check_same_tokenizer,
     hidden_size,
     length_limit,
-    load_checkpoint,
     n_layers,
     pad_id,
     parse_layers,
@@ -45,8 +39,8 @@ from bertft.models import (
 )
 from bertft.pair_moments import PairMoments, Products
 from bertft.records import Scores
+from bertft.runs import Clock, Source, distinct_names, integer, loaded, versions
 
-Source = str | os.PathLike[str] | Checkpoint
 Text = str | tuple[str, str]
 Progress = Callable[[int, int, str], None]
 
@@ -96,12 +90,12 @@ def score(
 
     Source: Merchant et al. 2020, sections 5.1 and 6; for `standardize`, Timkey and van Schijndel 2021.
     """
-    clock = _Clock()
+    clock = Clock()
     wanted = resolve((measures,) if isinstance(measures, str) else tuple(measures))
     tokens, sentences = _count("tokens", tokens, least=3), _count("sentences", sentences, least=1)
-    seed = _integer("seed", seed, least=0)
-    batch_tokens = None if batch_tokens is None else _integer("batch_tokens", batch_tokens, least=1)
-    max_length = None if max_length is None else _integer("max_length", max_length, least=1)
+    seed = integer("seed", seed, least=0)
+    batch_tokens = None if batch_tokens is None else integer("batch_tokens", batch_tokens, least=1)
+    max_length = None if max_length is None else integer("max_length", max_length, least=1)
     sources = [base, *_several("tuned", tuned, (str, os.PathLike, Checkpoint))]
     if len(sources) < 2:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
@@ -109,7 +103,7 @@ def score(
     with clock.phase("read"):
         corpora = _corpora(texts, single=single)
     with clock.phase("load"):
-        models = _Models.compared(_loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle), corpora)
+        models = _Models.compared(loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle), corpora)
     options = _Options(
         tokens=tokens,
         sentences=sentences,
@@ -151,7 +145,7 @@ def score(
             )
         rows += found
     run = {
-        "versions": _versions(),
+        "versions": versions(),
         "seed": seed,
         "options": dataclasses.asdict(options),
         "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in models.all},
@@ -161,31 +155,6 @@ def score(
         "timings": dict(clock.seconds),
     }
     return Scores(rows, run)
-
-
-def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]:
-    """The names, those that are the same told apart by the folders above them, or else by a number.
-
-    >>> distinct_names(["best", "best", "base"], ["runs/mnli/best", "runs/squad/best", "base"])
-    ['mnli/best', 'squad/best', 'base']
-    """
-    parents = [
-        Path(source).absolute().parent.parts if isinstance(source, str | os.PathLike) else () for source in sources
-    ]
-    result = list(names)
-    for level in range(1, max(map(len, parents), default=0) + 1):
-        for name in [name for name, count in Counter(result).items() if count > 1]:
-            same = [index for index, other in enumerate(result) if other == name]
-            if len({parents[index] for index in same}) > 1:
-                for index in same:
-                    if level <= len(parents[index]):
-                        result[index] = f"{parents[index][-level]}/{name}"
-    seen: Counter[str] = Counter()
-    for index, name in enumerate(result):
-        seen[name] += 1
-        if seen[name] > 1:
-            result[index] = f"{name} ({seen[name]})"
-    return result
 
 
 @dataclass(frozen=True)
@@ -275,7 +244,7 @@ def _accumulate(
     models: _Models,
     options: _Options,
     measures: Sequence[Measure],
-    clock: _Clock,
+    clock: Clock,
     progress: Progress | None,
 ) -> list[dict[int, PairMoments]]:
     """Run the models and return, for each tuned one, the moments of every layer from which a measure is to be read."""
@@ -432,57 +401,5 @@ def _first_part(example: Example) -> Example:
     return dataclasses.replace(example, pair=None)
 
 
-def _loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
-    """The checkpoints of the sources, under distinct names."""
-    if device == "auto":
-        given = [source.model.device for source in sources if isinstance(source, Checkpoint)]
-        device = str(given[0]) if given else "cuda" if torch.cuda.is_available() else "cpu"
-    found = [
-        source
-        if isinstance(source, Checkpoint)
-        else load_checkpoint(
-            source if isinstance(source, str) else Path(source), device=device, dtype=dtype, allow_pickle=allow_pickle
-        )
-        for source in sources
-    ]
-    names = distinct_names([checkpoint.name for checkpoint in found], sources)
-    return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
-
-
 def _count(name: str, value: int | str | None, *, least: int) -> int | None:
-    return None if value is None or value == "all" else _integer(name, value, least=least, also=", or 'all'")
-
-
-def _integer(name: str, value: Any, *, least: int, also: str = "") -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
-    return number
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("bertft", "torch", "transformers", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a source tree that was never installed
-            found[package] = "unknown"
-    return found
-
-
-class _Clock:
-    """Seconds spent in each phase; on a GPU a phase ends when its work is queued."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
+    return None if value is None or value == "all" else integer(name, value, least=least, also=", or 'all'")

@@ -24,11 +24,13 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "measures": {"errors", "arrays", "kernels", "statistics"},
     "pair_moments": {"errors", "arrays", "kernels", "statistics", "measures"},
     "similarity": {"errors", "arrays", "kernels", "statistics", "measures", "pair_moments"},
-    "probes": {"errors", "arrays", "kernels"},
+    "probes": {"errors", "arrays", "kernels", "data"},
     "models": {"errors"},
     "activations": {"errors", "models", "data"},
     "report": {"errors", "records"},
-    "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records"},
+    "runs": {"errors", "models"},
+    "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
+    "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }
 # These put the parts together.
 EVERYTHING = {"__init__", "__main__", "cli", "callbacks", "demo"}

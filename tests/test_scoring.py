@@ -24,7 +24,8 @@ from bertft.measures import MEASURES
 from bertft.models import Checkpoint, load_checkpoint
 from bertft.pair_moments import PairMoments
 from bertft.records import Scores
-from bertft.scoring import distinct_names, score
+from bertft.runs import distinct_names
+from bertft.scoring import score
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]
