@@ -1,0 +1,97 @@
+"""The losses of structural probes with their gradients, for many probes at once and without pairs of vectors.
+
+A probe maps the vector of word i to p_i = B^T h_i.  Distances are |p_i - p_j|^2 = |p_i|^2 + |p_j|^2 - 2 p_i . p_j, so
+the largest thing made is (probes, sentences, n, n), never (…, n, n, rank).  Every loss here is a sum of cells d_ij
+times weights w_ij that are constant where it can be differentiated; its gradient by p_i is 2 sum_j (w_ij + w_ji)
+(p_i - p_j), which for symmetric w is one more product of matrices.
+
+Each loss takes `projected` (probes, sentences, n, rank), gold values padded with anything, and lengths; it gives the
+loss of every probe, (probes,), averaged over the sentences, and the gradient by `projected`, 0 after a sentence's end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertft import kernels
+
+
+def squared_distances(projected: Tensor) -> Tensor:
+    """|p_i - p_j|^2 for all words of each sentence, (…, n, n) of (…, n, rank); none below 0, and 0 of a word to itself.
+
+    >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
+    [[0.0, 25.0], [25.0, 0.0]]
+    """
+    # Vectors of one sentence share an offset, which distances do not see and rounding does.
+    centred = projected - projected.mean(dim=-2, keepdim=True)
+    norms = centred.square().sum(dim=-1)
+    products = centred @ centred.transpose(-1, -2)
+    distances = (norms.unsqueeze(-1) + norms.unsqueeze(-2)).sub_(products, alpha=2).clamp_(min=0)
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    return distances
+
+
+def distance_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over all n² cells of |d_ij - gold_ij|, gold (sentences, n, n).
+
+    Source: Hewitt and Manning 2019, section 2.1.
+    """
+    inside = words_inside(lengths, gold.shape[-1])
+    cells = (inside.unsqueeze(-1) & inside.unsqueeze(-2)).to(projected.dtype)
+    share = cells / (len(lengths) * lengths.square())[:, None, None]
+    off = squared_distances(projected).sub_(gold)
+    loss = off.abs().mul_(share).sum(dim=(1, 2, 3))
+    return loss, _gradient(off.sign_().mul_(share), projected)
+
+
+def tree_loss(projected: Tensor, heads: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed distance along gold edges less that along the predicted spanning tree's, divided by the words.
+
+    `heads` (sentences, n) are counted from 1, 0 for the root.  The spanning tree is the shortest there is, so the loss
+    is never below 0, and 0 where the trees are equal; its gradient is that of a structured perceptron.
+
+    Source: Hall Maudslay et al. 2020, section 3.
+    """
+    n, (probes, sentences) = heads.shape[-1], projected.shape[:2]
+    inside = words_inside(lengths, n)
+    distances = squared_distances(projected)
+    parents = kernels.select("cpu").spanning_trees(
+        distances.flatten(0, 1).cpu().numpy(),
+        np.tile(lengths.cpu().numpy(), probes),
+        np.tile(inside.cpu().numpy(), (probes, 1)),
+    )
+    predicted = torch.from_numpy(parents).to(heads).view(probes, sentences, n)
+    gold = torch.where(inside, heads - 1, -1)
+    weights = (_edges(gold, distances) - _edges(predicted, distances)) / (len(lengths) * lengths)[:, None, None]
+    return (weights * distances).sum(dim=(1, 2, 3)), _gradient(weights, projected)
+
+
+def depth_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over the words of | |p_i|^2 - gold_i |, gold (sentences, n).
+
+    Source: Hewitt and Manning 2019, section 2.2.
+    """
+    share = words_inside(lengths, gold.shape[-1]).to(projected.dtype) / (len(lengths) * lengths)[:, None]
+    off = projected.square().sum(dim=-1).sub_(gold)
+    loss = off.abs().mul_(share).sum(dim=(1, 2))
+    return loss, projected * off.sign_().mul_(share).mul_(2).unsqueeze(-1)
+
+
+def words_inside(lengths: Tensor, width: int) -> Tensor:
+    """Which cells of padded sentences hold a word, (sentences, width)."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def _edges(parents: Tensor, like: Tensor) -> Tensor:
+    """Half for both directions of each edge to a parent, (…, n, n); parents (…, n) count from 0, -1 for none."""
+    n = parents.shape[-1]
+    edges = torch.zeros((*parents.shape, n), dtype=like.dtype, device=like.device)
+    edges.scatter_(-1, parents.clamp(min=0).unsqueeze(-1), (parents >= 0).to(like.dtype).unsqueeze(-1))
+    return (edges + edges.transpose(-1, -2)).mul_(0.5)
+
+
+def _gradient(weights: Tensor, projected: Tensor) -> Tensor:
+    """The gradient by p of the sum of w_ij |p_i - p_j|^2, w symmetric."""
+    return (weights.sum(dim=-1, keepdim=True) * projected).sub_(weights @ projected).mul_(4)
