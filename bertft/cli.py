@@ -1,6 +1,7 @@
-"""The command line: `bertft score` and `bertft demo`.
+"""The command line: `bertft score`, `bertft probe structural` and `bertft demo`.
 
-A command is a pair of functions: one declares its options, one runs it, and `COMMANDS` lists them. Nothing heavy is
+A command is a pair of functions: one declares its options, one runs it, and `COMMANDS` lists them, those of two words
+under both. Nothing heavy is
 imported before a command runs, so that help and mistakes in the arguments answer at once. Whatever goes wrong ends in
 one line on stderr and an exit status: 2 for what the user can mend, 130 for an interruption, 1 for the rest; the
 variable BERTFT_DEBUG=1 shows the traceback instead. Results go to stdout, everything else to stderr.
@@ -101,9 +102,14 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"bertft {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+    groups = {}
     for name, (summary, declare, run) in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=summary, description=declare.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        group, _, last = name.rpartition(" ")
+        if group and group not in groups:
+            above = commands.add_parser(group, help=GROUPS[group], description=f"{GROUPS[group].capitalize()}.")
+            groups[group] = above.add_subparsers(metavar="COMMAND", required=True)
+        command = groups.get(group, commands).add_parser(
+            last, help=summary, description=declare.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         declare(command)
         command.set_defaults(run=run)
@@ -189,6 +195,78 @@ def run_score(options: argparse.Namespace) -> int:
     return 0
 
 
+def declare_probe_structural(command: argparse.ArgumentParser) -> None:
+    """Train structural probes on every layer and say how much of the syntax tree each holds.
+
+    Each MODEL is a local folder or a hub name. DIR holds a treebank: files named
+    *-ud-train.conllu, *-ud-dev.conllu and, if there is one, *-ud-test.conllu. Example:
+
+      bertft probe structural bert-base-cased runs/mnli --treebank UD_English-EWT --out probes
+    """
+    command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
+    add = command.add_argument_group("what to read").add_argument
+    add("--treebank", metavar="DIR", required=True, type=Path, help="folder of a treebank in CoNLL-U")
+    add("--sentences", metavar="N", type=count, help="sentences to train on, or `all` (default: all)")
+    add("--pooling", default="mean", help="of a word's pieces: mean, first or last (default: mean)")
+    add("--cache", metavar="DIR", type=Path, help="where word vectors are kept (default: ~/.cache/bertft)")
+    add = command.add_argument_group("what to train").add_argument
+    add("--layers", default="all", help="layers, such as 0,3-5,-1 (default: all; 0 = embeddings)")
+    add("--rank", metavar="N", type=ranks, default=(64,), help="rank of the probes, or several: 8,64 (default: 64)")
+    add("--preset", default="paper", help="conventions: paper or today (default: paper)")
+    add("--epochs", metavar="N", type=positive, help="most epochs (default: the preset's, 40)")
+    add("--seed", type=int, default=0, help="seed of weights and of the order of batches (default: 0)")
+    add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights as floor (default: 1)")
+    add = command.add_argument_group("how to compute").add_argument
+    add("--dtype", default="float32", help="number type of the forward passes (default: float32)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
+    add("--batch-tokens", metavar="N", type=positive, help="tokens in one forward batch, padding included")
+    add("--allow-pickle", action="store_true", help="load pickled weights: only from people you trust")
+    add = command.add_argument_group("what to give back").add_argument
+    add("--out", metavar="DIR", type=Path, help="write probes.json, probes.csv, structural.png and trees.png there")
+    add("--json", action="store_true", help="print the JSON alone instead of the table")
+
+
+def run_probe_structural(options: argparse.Namespace) -> int:
+    """Train, evaluate, print, and write where asked."""
+    from bertft.report.files import require_writable
+
+    if options.out is not None:
+        require_writable(options.out)
+    quiet_libraries()
+    from bertft.probing import probe_structural
+
+    with progress_bar(sys.stderr) as progress:
+        found = probe_structural(
+            options.models,
+            options.treebank,
+            layers=options.layers,
+            ranks=options.rank,
+            preset=options.preset,
+            epochs=options.epochs,
+            seed=options.seed,
+            random_seeds=options.random_seeds,
+            sentences=options.sentences,
+            pooling=options.pooling,
+            cache=options.cache,
+            device=options.device,
+            dtype=options.dtype,
+            batch_tokens=options.batch_tokens,
+            allow_pickle=options.allow_pickle,
+            progress=progress,
+            say=say,
+        )
+    from bertft.records import json_bytes
+    from bertft.report import probes
+
+    written = probes.write(found.rows, found.run, found.trees, options.out) if options.out is not None else []
+    if options.json:
+        sys.stdout.buffer.write(json_bytes(found.rows, found.run))
+        return 0
+    probes.show(found.rows, found.run, console(sys.stdout))
+    say(written_line(written) if written else "Nothing was written; --out DIR keeps the numbers and the pictures.")
+    return 0
+
+
 def declare_demo(command: argparse.ArgumentParser) -> None:
     """Fine-tune a small real BERT for about a minute and score what changed.
 
@@ -220,9 +298,17 @@ def run_demo(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "score": ("score fine-tuned checkpoints against their base", declare_score, run_score),
+    "probe structural": (
+        "syntax trees: distance and depth probes on every layer",
+        declare_probe_structural,
+        run_probe_structural,
+    ),
     "demo": ("see it work on a small real model, in under three minutes", declare_demo, run_demo),
 }
 """Every command: its line in the help, what declares its options, what runs it."""
+
+GROUPS = {"probe": "ask what of a sentence's annotation can be read off its vectors"}
+"""First words of commands of two."""
 
 
 def count(text: str) -> int | None:
@@ -240,6 +326,11 @@ def positive(text: str) -> int:
         if (number := int(text)) > 0:
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def ranks(text: str) -> tuple[int, ...]:
+    """Return positive whole numbers separated by commas."""
+    return tuple(positive(part) for part in text.split(","))
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from bertft import kernels
 from bertft.data.treebank import Tree
 from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.punctuation import check_preset, keep_masks
@@ -108,17 +109,9 @@ class Examples:
 
     def gold(self, sentences: NDArray[np.int64]) -> GoldBatch:
         """The trees of some sentences."""
-        trees = tuple(self.trees[sentence] for sentence in sentences)
-        lengths = self.lengths[sentences]
-        n = int(lengths.max())
-        distances = np.zeros((len(trees), n, n), np.float32)
-        depths, heads = np.zeros((len(trees), n), np.float32), np.zeros((len(trees), n), np.int64)
-        for row, (sentence, tree) in enumerate(zip(sentences, trees, strict=True)):
-            distances[row, : len(tree), : len(tree)] = self._distances[sentence]
-            heads[row, : len(tree)] = tree.heads
-            # A word is one edge further from the root word than that word is from it.
-            depths[row, : len(tree)] = self._distances[sentence][tree.heads.index(0)]
-        return GoldBatch(trees, lengths, distances, depths, heads)
+        return pad_trees(
+            [self.trees[sentence] for sentence in sentences], [self._distances[sentence] for sentence in sentences]
+        )
 
     def shuffled(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Batches of `size` sentences of like length, in random order; which of a length come together is random."""
@@ -253,12 +246,36 @@ def evaluate_probes(
 
 def evaluate_batch(kind: Kind, predicted: NDArray[np.float32], gold: GoldBatch, preset: str) -> Evaluation:
     """The measures of one kind of prediction on one batch, with the preset's punctuation and gold edges."""
-    tags = [tree.xpos if check_preset(preset) == "paper" else tree.upos for tree in gold.trees]
-    keep = keep_masks(tags, preset)
+    keep = _keep(gold, preset)
     if kind == "depth":
         return evaluate_depths(predicted, gold.depths, gold.lengths, keep, preset)
     heads = gold.heads if preset == "today" else None
     return evaluate_distances(predicted, gold.distances, gold.lengths, keep, preset, heads)
+
+
+def pad_trees(trees: Sequence[Tree], distances: Sequence[NDArray[np.int16]] | None = None) -> GoldBatch:
+    """A batch of trees, whose distances are computed where they are not given."""
+    between = [tree.distances() for tree in trees] if distances is None else distances
+    lengths = np.array([len(tree) for tree in trees], dtype=np.int64)
+    cells = (len(trees), int(lengths.max()))
+    batch = GoldBatch(
+        tuple(trees), lengths, np.zeros((*cells, cells[1]), "f4"), np.zeros(cells, "f4"), np.zeros(cells, np.int64)
+    )
+    for row, (tree, own) in enumerate(zip(trees, between, strict=True)):
+        batch.distances[row, : len(tree), : len(tree)] = own
+        batch.depths[row, : len(tree)] = own[tree.heads.index(0)]
+        batch.heads[row, : len(tree)] = tree.heads
+    return batch
+
+
+def spanning_edges(distances: NDArray[np.float32], gold: GoldBatch, preset: str) -> list[tuple[tuple[int, int], ...]]:
+    """The edges of the tree predicted for each sentence, between words that the preset counts, numbered from 0."""
+    parents = kernels.select("cpu").spanning_trees(distances, gold.lengths, _keep(gold, preset))
+    return [tuple((word, int(parent)) for word, parent in enumerate(row) if parent >= 0) for row in parents]
+
+
+def _keep(gold: GoldBatch, preset: str) -> NDArray[np.bool_]:
+    return keep_masks([tree.xpos if check_preset(preset) == "paper" else tree.upos for tree in gold.trees], preset)
 
 
 @dataclass(frozen=True)

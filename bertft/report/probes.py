@@ -1,0 +1,295 @@
+"""Structural probes as people read them: a table a model, figure 1 of the paper, and sentences with both their trees.
+
+Values shown are of the test set where there is one; the layer marked as best is that of the development set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bertft.records import Row, csv_bytes, json_bytes
+from bertft.report.figures import DASHES, INK, LINES, MARKERS, MUTED, PANEL, PAPER, STYLE, png, spread
+from bertft.report.files import write_files
+from bertft.report.series import fit, short_names
+from bertft.report.terminal import say
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("model", "floor", "layer", "rank", "split", "measure", "value", "count")
+
+MEASURES = {
+    "distance_spearman": "distance Spearman",
+    "uuas": "UUAS",
+    "depth_spearman": "depth Spearman",
+    "root_accuracy": "root accuracy",
+}
+"""Measures in the order of the table, and how people write them."""
+
+FIGURE = {"depth_spearman": "Depth probe: Spearman", "distance_spearman": "Distance probe: Spearman"}
+"""The panels of figure 1, left to right."""
+
+Edges = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The values of each measure by layer of one model at one rank; of a tree that no model made, under layer None."""
+
+    model: str
+    floor: bool
+    rank: int | None
+    values: Mapping[str, Mapping[int | None, float]]
+    best: Mapping[str, int | None]
+    """By measure the layer that is best on the development set."""
+
+    def points(self, measure: str) -> list[tuple[int, float]]:
+        """The (layer, value) pairs that are numbers."""
+        of_layer = self.values.get(measure, {})
+        return [(layer, value) for layer, value in of_layer.items() if layer is not None and math.isfinite(value)]
+
+    def best_value(self, measure: str) -> float:
+        """The value at the best layer, nan where there is none."""
+        return self.values[measure].get(self.best.get(measure), math.nan)
+
+
+def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: str | Path) -> list[Path]:
+    """Write `probes.json`, `probes.csv`, `structural.png` and, of drawn trees, `trees.png`, all or none.
+
+    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    """
+    files = {
+        "probes.json": json_bytes(rows, run),
+        "probes.csv": csv_bytes(rows, COLUMNS),
+        "structural.png": png(figure(rows, run)),
+    }
+    if trees:
+        files["trees.png"] = png(tree_figure(trees))
+    return write_files(folder, files)
+
+
+def curves(rows: Sequence[Row]) -> list[Curve]:
+    """The rows of the split that is shown, by model and rank, floors last."""
+    split = shown_split(rows)
+    found = []
+    for key in dict.fromkeys((row["floor"], row["model"], row["rank"]) for row in rows):
+        own = [row for row in rows if (row["floor"], row["model"], row["rank"]) == key]
+        values: dict[str, dict[int | None, float]] = {measure: {} for measure in MEASURES}
+        best: dict[str, int | None] = {}
+        for measure in MEASURES:
+            dev = [(number(row), row["layer"]) for row in own if (row["measure"], row["split"]) == (measure, "dev")]
+            dev = [pair for pair in dev if math.isfinite(pair[0])]
+            if dev:
+                best[measure] = max(dev, key=lambda pair: pair[0])[1]
+        for row in own:
+            if row["split"] == split:
+                values[row["measure"]][row["layer"]] = number(row)
+        found.append(Curve(key[1], key[0], key[2], values, best))
+    return sorted(found, key=lambda curve: curve.floor)
+
+
+def shown_split(rows: Sequence[Row]) -> str:
+    """The split whose values are shown: test where there is one."""
+    return "test" if any(row["split"] == "test" for row in rows) else "dev"
+
+
+def number(row: Row) -> float:
+    """The value of a row; nan for the None of JSON."""
+    return math.nan if row["value"] is None else float(row["value"])
+
+
+def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
+    """Print a table for each model and rank, with the floors below, the notes of the run and what stands out."""
+    ascii_only = console.options.ascii_only
+    found = curves(rows)
+    models, floors = ([curve for curve in found if curve.floor is kind] for kind in (False, True))
+    split, names = shown_split(rows), short_names(curve.model for curve in found)
+    where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences"
+    for curve in models:
+        console.print()
+        say(console, f"Structural probes of {names[curve.model]}, rank {curve.rank}", "bold")
+        say(console, where, "dim")
+        table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("layer", justify="right")
+        for title in MEASURES.values():
+            table.add_column(title, justify="right")
+        layers = sorted({layer for of_layer in curve.values.values() for layer in of_layer if layer is not None})
+        for layer in layers:
+            cells = [cell(curve.values[m].get(layer, math.nan), curve.best.get(m) == layer) for m in MEASURES]
+            table.add_row(str(layer), *cells, end_section=layer == layers[-1])
+        for floor in floors:
+            if floor.rank in (None, curve.rank):
+                cells = [cell(floor.best_value(measure), False) for measure in MEASURES]
+                table.add_row(Text(fit(names[floor.model], 30), style="dim"), *cells)
+        console.print(table)
+    console.print()
+    say(console, "* the best layer of the development set; a floor of random weights is at its own best layer.", "dim")
+    for note in run.get("notes", ()):
+        say(console, f"Note: {note}", "dim")
+    for curve in models:
+        say(console, finding(curve, floors, names))
+
+
+def cell(value: float, best: bool) -> Text:
+    """A value as it stands in the table."""
+    text = f"{value:.3f}" if math.isfinite(value) else "undefined"
+    return Text(f"{text} *", style="bold green") if best else Text(f"{text}  ")
+
+
+def finding(curve: Curve, floors: Sequence[Curve], names: Mapping[str, str]) -> str:
+    """What one model's UUAS says, beside the highest floor, layer 0 among them."""
+    layer, value = curve.best.get("uuas"), curve.best_value("uuas")
+    if layer is None or not math.isfinite(value):
+        return f"{names[curve.model]}: UUAS is undefined."
+    beside = [(floor.best_value("uuas"), names[floor.model]) for floor in floors if floor.rank in (None, curve.rank)]
+    if layer != 0 and 0 in curve.values["uuas"]:
+        beside.append((curve.values["uuas"][0], "layer 0"))
+    beside = [pair for pair in beside if math.isfinite(pair[0])]
+    start = f"{names[curve.model]}, rank {curve.rank}: UUAS is best at layer {layer}, {value:.3f}"
+    if not beside:
+        return f"{start}."
+    high, who = max(beside)
+    side = "above" if value > high else "below" if value < high else "from"
+    return f"{start}, {abs(value - high):.3f} {side} the highest floor ({who}, {high:.3f})."
+
+
+def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
+    """Return figure 1: Spearman of both probes by layer, one line a model and rank, floors dashed."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    found = curves(rows)
+    names = labels(found)
+    split = shown_split(rows)
+    with matplotlib.style.context(["default", STYLE]):
+        drawing = Figure(figsize=(2 * PANEL[0] + 0.9, PANEL[1] + 0.3), layout="constrained")
+        panels = drawing.subplots(1, 2, sharey=True)
+        lows = [value for curve in found for m in FIGURE for value in curve.values[m].values() if math.isfinite(value)]
+        bottom = min(0.0, math.floor(10 * min(lows, default=0.0)) / 10)
+        for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
+            axes.set_ylim(bottom, 1.0)
+            draw_panel(axes, found, measure, names)
+            axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22)
+            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; floors dashed"
+            axes.annotate(fit(where, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
+            axes.set_xlabel("Layer (0 = embeddings)")
+        panels[0].set_ylabel("Spearman, mean over lengths 5 to 50")
+    return drawing
+
+
+def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
+    """The name of each curve in a picture: the model's, with the rank where there are several."""
+    names = short_names(curve.model for curve in found)
+    several = len({curve.rank for curve in found if curve.rank is not None}) > 1
+    return {
+        (c.model, c.rank): names[c.model] + (f", rank {c.rank}" if several and c.rank is not None else "")
+        for c in found
+    }
+
+
+def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[tuple[str, int | None], str]) -> None:
+    """Draw the lines of one measure into one panel and name them at their right end."""
+    from matplotlib.ticker import MaxNLocator
+
+    layers = sorted({layer for curve in found for layer, _ in curve.points(measure)}) or [0]
+    ends: list[tuple[float, float, str, str]] = []
+    for index, curve in enumerate(found):
+        colour = MUTED if curve.floor else LINES[index % len(LINES)]
+        if curve.floor:
+            dash = ("--", ":", (0, (6, 2, 1, 2)), (0, (2, 1)))[index % 4]
+        else:
+            dash = DASHES[index // len(LINES) % len(DASHES)]
+        points = curve.points(measure)
+        if not points and math.isfinite(value := curve.values[measure].get(None, math.nan)):
+            points = [(layers[0], value), (layers[-1], value)]
+        if not points:
+            continue
+        marker = "" if curve.floor else MARKERS[index % len(MARKERS)]
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            linestyle=dash,
+            linewidth=1.3 if curve.floor else 1.9,
+            marker=marker,
+            markersize=5.5,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.7,
+            clip_on=False,
+            zorder=2 if curve.floor else 3,
+        )
+        ends.append((points[-1][1], points[-1][0], names[curve.model, curve.rank], colour))
+    axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, min_n_ticks=1))
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    bottom, top = axes.get_ylim()
+    ends.sort()
+    heights = spread([(value - bottom) / (top - bottom) for value, *_ in ends], gap=0.062)
+    for (value, layer, name, colour), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            fit(name, 30),
+            xy=(layer, value),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9.5,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 2, "shrinkB": 5,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def tree_figure(trees: Sequence[Any]) -> Figure:
+    """Return sentences with their gold trees above and their predicted trees below, wrong edges dashed.
+
+    `trees` have `model`, `layer`, `sentence_id`, `forms`, and `gold` and `predicted` edges between words from 0.
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        drawing = Figure(figsize=(9.5, 2.6 * len(trees)), layout="constrained")
+        for axes, tree in zip(drawing.subplots(len(trees), 1, squeeze=False)[:, 0], trees, strict=True):
+            draw_tree(axes, tree)
+    return drawing
+
+
+def draw_tree(axes: Axes, tree: Any) -> None:
+    """Draw one sentence: words on a line, arcs of the gold tree above it and of the predicted tree below."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    widths = [max(len(form), 2) * 0.62 + 0.9 for form in tree.forms]
+    places = [sum(widths[:word]) + widths[word] / 2 for word in range(len(widths))]
+    gold, predicted = ({tuple(sorted(edge)) for edge in edges} for edges in (tree.gold, tree.predicted))
+    for edges, side in ((gold, 1), (predicted, -1)):
+        for left, right in sorted(edges):
+            height = side * (0.75 + 0.55 * (right - left) ** 0.75)
+            ends = places[left] + 0.12, places[right] - 0.12
+            corners = [(ends[0], 0.42 * side), (ends[0], height), (ends[1], height), (ends[1], 0.42 * side)]
+            curve = Outline(corners, [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4])
+            wrong = side < 0 and (left, right) not in gold
+            colour = INK if side > 0 else LINES[1] if wrong else LINES[0]
+            axes.add_patch(
+                PathPatch(curve, fill=False, edgecolor=colour, linewidth=1.3, linestyle=":" if wrong else "-")
+            )
+    for place, form in zip(places, tree.forms, strict=True):
+        axes.text(place, 0, form, ha="center", va="center", fontsize=9.5)
+    deepest = max([0.75 + 0.55 * abs(a - b) ** 0.75 for a, b in (*gold, *predicted)], default=1.0)
+    axes.set_xlim(0, sum(widths))
+    axes.set_ylim(-0.8 * deepest - 0.2, 0.8 * deepest + 0.2)
+    axes.set_axis_off()
+    axes.set_title(
+        fit(f"{tree.sentence_id}: gold above, {tree.model} layer {tree.layer} below, wrong edges dotted", 110),
+        loc="left", fontsize=9, color=MUTED,
+    )  # fmt: skip
