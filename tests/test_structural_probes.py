@@ -213,6 +213,24 @@ def test_batched_training_is_that_of_each_probe_by_itself(preset: str) -> None:
     assert any(len(set(probe.learning_rates)) > 2 for probe in probes)
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(threads: int) -> None:
+    train, dev = noise(30), noise(12, seed=1)
+    recipe = Recipe(batch=7, epochs=6, learning_rate=0.03)
+    alone = train_probes(train, dev, [0, 1, 2], ranks=[3], recipe=recipe)
+    torch.set_num_threads(threads)
+    try:
+        told: list[tuple[int, int]] = []
+        together = train_probes(train, dev, [0, 1, 2], ranks=[3], recipe=recipe, progress=lambda *at: told.append(at))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.kind, one.layer, one.rank) == (other.kind, other.layer, other.rank)
+        torch.testing.assert_close(one.weights, other.weights)
+    assert all(done <= total == 6 * 5 for done, total in told)
+
+
 def test_layers_that_have_stopped_are_read_no_more() -> None:
     train, dev = noise(30), noise(12, seed=1)
     recipe = Recipe(batch=7, epochs=25, learning_rate=0.03)

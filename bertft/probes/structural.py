@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -170,7 +171,9 @@ def train_probes(
 
     Equal to training each by itself with the same batches, up to rounding.  A probe's first weights depend on the seed
     and on its kind, layer and rank alone, and the batches on the seed alone.  progress: called as progress(done,
-    total) after every batch; the total is that of all epochs, which early stopping rarely needs.
+    total) now and then, in batches; the total is that of all epochs, which early stopping rarely needs.
+
+    On the CPU as many layers are trained side by side as torch has threads, each in one.
 
     Raises `OptionError` for a rank out of range, no layer or no kind, and `ArrayError` where a loss is not finite.
 
@@ -189,24 +192,82 @@ def train_probes(
     for rank in ranks:
         if not 1 <= rank <= width:
             raise OptionError(f"rank is {rank}; give a whole number from 1 to {width}, the width of the vectors")
-    trainers = [_Trainer.begun(kind, layers, ranks, width, recipe, seed, device, dtype) for kind in kinds]
-    steps = math.ceil(len(train.vectors.kept) / recipe.batch)
-    for epoch in range(recipe.epochs):
-        plan = train.shuffled(recipe.batch, np.random.default_rng([seed, epoch]))
-        for step, (of_layer, gold) in enumerate(_batches(train, plan, _active_layers(trainers), device, dtype)):
+    plans = _Plans(train, recipe, seed)
+    workers = min(torch.get_num_threads(), len(layers)) if torch.device(device).type == "cpu" else 1
+    # Beside one another, not within each operation: these are small, and threads that wait for each other after every
+    # one of them cost more than they bring, a hundred times more where other work has one of the processors.
+    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+        shards = [
+            [_Trainer.begun(kind, layers[first::workers], ranks, width, recipe, seed, device, dtype) for kind in kinds]
+            for first in range(workers)
+        ]
+        futures = [pool.submit(_train, trainers, train, dev, plans, device, dtype) for trainers in shards]
+        try:
+            while wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
+                if progress is not None:
+                    progress(min(plans.done, plans.total), plans.total)
+                if any(future.done() and future.exception() for future in futures):
+                    break
+        finally:
+            plans.stopped = True
+        for future in futures:
+            future.result()
+    found = {(p.kind, p.layer, p.rank): p for trainers in shards for trainer in trainers for p in trainer.probes()}
+    return [found[kind, layer, rank] for kind in kinds for rank in ranks for layer in layers]
+
+
+class _Plans:
+    """The batches of every epoch, and how far the workers have come; done and stopped are shared between threads."""
+
+    def __init__(self, train: Examples, recipe: Recipe, seed: int) -> None:
+        self.train = train
+        self.recipe = recipe
+        self.seed = seed
+        self.steps = math.ceil(len(train.vectors.kept) / recipe.batch)
+        self.total = recipe.epochs * self.steps
+        self.done = 0
+        self.stopped = False
+
+    def of_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The same batches for every worker."""
+        return self.train.shuffled(self.recipe.batch, np.random.default_rng([self.seed, epoch]))
+
+
+def _train(
+    trainers: Sequence[_Trainer],
+    train: Examples,
+    dev: Examples,
+    plans: _Plans,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Train the probes of some layers to their end."""
+    for epoch in range(plans.recipe.epochs):
+        layers = _active_layers(trainers)
+        if not layers:
+            return
+        for step, (of_layer, gold) in enumerate(_batches(train, plans.of_epoch(epoch), layers, device, dtype)):
             for trainer in trainers:
                 trainer.learn(of_layer, gold)
-            if progress is not None:
-                progress(epoch * steps + step + 1, recipe.epochs * steps)
-        for of_layer, gold in _batches(dev, dev.in_order(), _active_layers(trainers), device, dtype):
+            if plans.stopped:
+                return
+            plans.done = max(plans.done, epoch * plans.steps + step + 1)
+        for of_layer, gold in _batches(dev, dev.in_order(), layers, device, dtype):
             for trainer in trainers:
                 trainer.try_on_dev(of_layer, gold)
         for trainer in trainers:
             trainer.end_epoch(epoch)
-        if not _active_layers(trainers):
-            break
-    found = {(p.kind, p.layer, p.rank): p for trainer in trainers for p in trainer.probes()}
-    return [found[kind, layer, rank] for kind in kinds for rank in ranks for layer in layers]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for each of torch's operations, in threads begun inside too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def predict(
@@ -237,10 +298,11 @@ def evaluate_probes(
 ) -> list[Evaluation]:
     """The measures of each probe over all sentences that have vectors; see `evaluate_distances`, `evaluate_depths`."""
     results: list[Evaluation | None] = [None] * len(probes)
-    for gold, predicted in predict(probes, examples, device=device):
-        for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
-            found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]
-            results[place] = found if so_far is None else so_far.merge(found)  # type: ignore[arg-type]
+    with _one_thread():
+        for gold, predicted in predict(probes, examples, device=device):
+            for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
+                found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]
+                results[place] = found if so_far is None else so_far.merge(found)  # type: ignore[arg-type]
     return [result for result in results if result is not None]
 
 
