@@ -1,4 +1,4 @@
-"""The evaluation of structural probes against the way it is published, on one core, with the answers checked."""
+"""Structural probes, evaluated on one core and trained, against the way they are published; the answers are checked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import spearmanr
 
 from bertft import kernels
+from bertft.data.treebank import Tree
 from bertft.kernels import reference
 from bertft.probes import evaluate_depths, evaluate_distances
+from bertft.probes.structural import Examples, Recipe, train_probes
 
 WIDTH = 40
 
@@ -153,4 +155,87 @@ def bench_trees(race, one_core):
         check,
         rounds=9,
         goals={"scipy csgraph": ("at least", 50)},
+    )
+
+
+class InMemory:
+    """Vectors of sentences by layer, as the cache gives them, (layers, words, d) float16, with the tree of each."""
+
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, lengths, layers, width, seed=0):
+        rng = np.random.default_rng(seed)
+        self.starts = np.concatenate([[0], np.cumsum(lengths)])
+        self.vectors = rng.standard_normal((layers, self.starts[-1], width), np.float32).astype(np.float16)
+        self.kept = np.arange(len(lengths))
+
+    def padded(self, sentences, layers=None, *, dtype="f4"):
+        chosen = range(len(self.vectors)) if layers is None else layers
+        lengths = self.starts[sentences + 1] - self.starts[sentences]
+        found = np.zeros((len(chosen), len(sentences), lengths.max(), self.vectors.shape[2]), dtype)
+        for of_layer, layer in zip(found, chosen, strict=True):
+            for place, sentence, n in zip(of_layer, sentences, lengths, strict=True):
+                place[:n] = self.vectors[layer, self.starts[sentence] : self.starts[sentence] + n]
+        return found
+
+
+def training_sentences(count, layers, width):
+    """Sentences whose lengths spread as those of English web text, each a tree grown from random words."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.gamma(1.6, 10.2, count).astype(int), 1, 90)
+    trees = []
+    for n in lengths:
+        heads = (0, *(int(rng.integers(max(1, word - 5), word + 1)) for word in range(1, n)))
+        trees.append(Tree("s", "s:1", ("w",) * n, ("X",) * n, ("X",) * n, heads, ("dep",) * n))
+    return Examples(tuple(trees), InMemory(lengths, layers, width))
+
+
+def straightforward_epoch(examples, layer, width, rank, seed):
+    """One distance probe for one epoch as published: shuffled batches of 20, autograd, (batch, n, n, rank)."""
+    rng = np.random.default_rng(seed)
+    weights = torch.from_numpy(rng.uniform(-0.05, 0.05, (width, rank)).astype(np.float32)).requires_grad_()
+    optimizer = torch.optim.Adam([weights], lr=1e-3)
+    order, total = rng.permutation(len(examples.trees)), 0.0
+    for first in range(0, len(order), 20):
+        sentences = order[first : first + 20]
+        vectors = torch.from_numpy(examples.vectors.padded(sentences, [layer]))[0]
+        gold = examples.gold(sentences)
+        inside = torch.from_numpy(gold.lengths)[:, None] > torch.arange(vectors.shape[1])
+        projected = vectors @ weights
+        distances = (projected.unsqueeze(2) - projected.unsqueeze(1)).pow(2).sum(-1)
+        off = (distances - torch.from_numpy(gold.distances)).abs() * (inside.unsqueeze(1) & inside.unsqueeze(2))
+        loss = (off.sum(dim=(1, 2)) / torch.from_numpy(gold.lengths) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(sentences)
+    return total / len(order)
+
+
+@pytest.mark.long
+@pytest.mark.benchmark(group="one epoch of distance probes, 13 layers × 768, rank 64")
+def bench_training_epoch(race):
+    layers, width, rank = 13, 768, 64
+    train, dev = training_sentences(400, layers, width), training_sentences(4, layers, width)
+    recipe = Recipe(epochs=1)
+
+    def ours():
+        probes = train_probes(train, dev, range(layers), ranks=[rank], kinds=["distance"], recipe=recipe)
+        return [probe.train_losses[0] for probe in probes]
+
+    def straightforward():
+        return [straightforward_epoch(train, layer, width, rank, layer) for layer in range(layers)]
+
+    def check(name, answer):
+        # Weights and batches are drawn differently, so the losses agree in size and no further.
+        assert answer == pytest.approx([np.mean(answer)] * layers, rel=0.1), name
+        assert np.mean(answer) == pytest.approx(size, rel=0.15), name
+
+    size = straightforward_epoch(train, 0, width, rank, 99)
+    race(
+        ours,
+        {"a probe at a time over (batch, n, n, rank)": straightforward},
+        check,
+        rounds=3,
+        goals={"a probe at a time over (batch, n, n, rank)": ("at least", 10)},
     )

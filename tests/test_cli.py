@@ -235,7 +235,7 @@ def test_progress_is_drawn_on_a_terminal_alone() -> None:
     assert "[wiki] one" in terminal.getvalue()
 
 
-@pytest.mark.parametrize("command", [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])
+@pytest.mark.parametrize("command", [["--help"], ["--version"], *([*name.split(), "--help"] for name in cli.COMMANDS)])
 def test_help_says_what_there_is(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         cli.main(command)

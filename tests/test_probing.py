@@ -112,7 +112,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     rows, run = content["rows"], content["run"]
     # 3 models × 3 layers and 2 trees, of 2 splits and 4 measures.
     assert len(rows) == (3 * LAYERS + 2) * 2 * 4
-    assert len(list(csv.DictReader((tmp_path / "out" / "probes.csv").open()))) == len(rows)
+    assert len(list(csv.DictReader((tmp_path / "out" / "probes.csv").read_text().splitlines()))) == len(rows)
     assert run["options"]["recipe"]["learning_rate"] == 1e-3
     assert run["options"]["recipe"]["epochs"] == 3
     assert {(row["model"], row["floor"]) for row in rows} == {

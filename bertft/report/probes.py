@@ -120,7 +120,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         say(console, f"Structural probes of {names[curve.model]}, rank {curve.rank}", "bold")
         say(console, where, "dim")
         table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("layer", justify="right")
+        table.add_column("layer", justify="right", no_wrap=True)
         for title in MEASURES.values():
             table.add_column(title, justify="right")
         layers = sorted({layer for of_layer in curve.values.values() for layer in of_layer if layer is not None})
