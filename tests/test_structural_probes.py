@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -229,6 +231,22 @@ def test_threads_change_nothing(threads: int) -> None:
         assert (one.kind, one.layer, one.rank) == (other.kind, other.layer, other.rank)
         torch.testing.assert_close(one.weights, other.weights)
     assert all(done <= total == 6 * 5 for done, total in told)
+
+
+def test_an_interruption_ends_all_threads() -> None:
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    train, before = noise(30), threading.active_count()
+    endless = Recipe(batch=7, epochs=10**6, patience=10**6)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_probes(train, train, [0, 1, 2], ranks=[3], recipe=endless, progress=interrupted)
+    finally:
+        torch.set_num_threads(1)
+    gc.collect()
+    assert threading.active_count() == before
 
 
 def test_layers_that_have_stopped_are_read_no_more() -> None:
