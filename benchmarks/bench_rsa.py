@@ -19,14 +19,16 @@ D = 768
 
 def close_to(truth, tolerances):
     def check(name, answer):
-        if name in tolerances:
-            assert answer == pytest.approx(truth, abs=tolerances[name]), name
+        if name not in tolerances:
+            return None
+        assert answer == pytest.approx(truth, abs=tolerances[name]), name
+        return abs(answer - truth)
 
     return check
 
 
 EXACT = {"bertft": 1e-7, "numpy": 1e-4, "torch": 1e-3, "rsatoolbox": 1e-4, "scipy": 1e-9, "sklearn-chunked": 1e-4}
-"""What each is allowed to be off: the rivals' own float32 error, which the accuracy table shows."""
+"""What each is allowed to be off: the rivals' own float32 error, which the tables show."""
 
 
 @pytest.mark.benchmark(group="cosine, Pearson, n = 5,000")
@@ -54,7 +56,9 @@ def bench_rsa_20000(race):
         "sklearn-chunked": partial(rivals.sklearn_chunked, x, y),
     }
     goals = {"bare products": ("at most", 1.3), "fastest dense": ("at least", 20)}
-    race(lambda: rsa(x, y), others, close_to(rivals.truth(x, y), EXACT), rounds=3, goals=goals)
+    # A float32 correlation of 200 million values loses torch two digits more.
+    tolerances = EXACT | {"torch": 0.05}
+    race(lambda: rsa(x, y), others, close_to(rivals.truth(x, y), tolerances), rounds=3, goals=goals)
 
 
 @pytest.mark.long

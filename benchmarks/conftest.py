@@ -14,24 +14,22 @@ import pytest
 def race(benchmark, request) -> Callable[..., Any]:
     """race(ours, rivals, check, rounds): times a function and its rivals in turn, A B C A B C …, so drift hits all.
 
-    `check(name, answer)` raises if an answer is wrong; those of the warm-up are checked.  The rivals' medians stand
-    in the record as `rivals`, ours as the benchmark's own time.  `goals` says what the project set out to reach:
-    rival (or "fastest dense", or "memory, MiB"), "at most" or "at least", a number; against the bare products ours
-    over theirs, against others theirs over ours.
+    `check(name, answer)` raises if an answer is wrong and gives its error, if it has one; it sees the warm-up's.  The
+    rivals' medians stand in the record as `rivals`, ours as the benchmark's own time.  `goals` says what the project
+    set out to reach: rival (or "fastest dense", or "memory, MiB"), "at most" or "at least", a number; against the
+    bare products ours over theirs, against others theirs over ours.
     """
 
     def run(
         ours: Callable[[], Any],
         rivals: dict[str, Callable[[], Any]],
-        check: Callable[[str, Any], None],
+        check: Callable[[str, Any], float | None],
         rounds: int = 5,
         **facts: Any,
     ) -> None:
         if benchmark.disabled or request.config.getoption("benchmark_min_rounds") == 1:  # make bench ROUNDS=short
             rounds = 1
-        check("bertft", ours())
-        for name, rival in rivals.items():
-            check(name, rival())
+        errors = {"bertft": check("bertft", ours())} | {name: check(name, rival()) for name, rival in rivals.items()}
         seconds: dict[str, list[float]] = {name: [] for name in rivals}
 
         def others() -> None:
@@ -41,6 +39,7 @@ def race(benchmark, request) -> Callable[..., Any]:
                 seconds[name].append(time.perf_counter() - start)
 
         benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
+        benchmark.extra_info["errors"] = {name: error for name, error in errors.items() if error is not None}
         benchmark.extra_info["rivals"] = {name: statistics.median(times) for name, times in seconds.items()}
         benchmark.extra_info.update(facts)
 

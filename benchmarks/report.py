@@ -1,6 +1,6 @@
 """Turns a run of `make bench` into results/<device>.md and .json: every goal with what was measured, losses too.
 
-    python benchmarks/report.py build/benchmark.json [FOLDER]
+    python benchmarks/report.py build/benchmark.json [MORE.json …]
 
 A run with a failed benchmark has no record of it, so what is missing from the table was not measured.
 """
@@ -55,9 +55,10 @@ def title(record: dict[str, Any]) -> str:
 
 def time_rows(record: dict[str, Any]) -> list[str]:
     ours = record["stats"]["median"]
-    rows = [f"| {title(record)} | bertft | {seconds(ours)} | 1 |"]
+    errors = {name: f"{error:.0e}" for name, error in record["extra_info"].get("errors", {}).items()}
+    rows = [f"| {title(record)} | bertft | {seconds(ours)} | 1 | {errors.get('bertft', '')} |"]
     for name, theirs in sorted(record["extra_info"].get("rivals", {}).items(), key=lambda pair: pair[1]):
-        rows.append(f"| | {name} | {seconds(theirs)} | {theirs / ours:.3g} |")
+        rows.append(f"| | {name} | {seconds(theirs)} | {theirs / ours:.3g} | {errors.get(name, '')} |")
     return rows
 
 
@@ -83,8 +84,9 @@ def device(run: dict[str, Any]) -> str:
     return f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores"
 
 
-def main(source: Path, folder: Path) -> None:
-    run = json.loads(source.read_text())
+def main(sources: list[Path], folder: Path) -> None:
+    runs = [json.loads(source.read_text()) for source in sources]
+    run = runs[0] | {"benchmarks": [record for part in runs for record in part["benchmarks"]]}
     accuracy = [record for record in run["benchmarks"] if record["group"] == "accuracy"]
     timed = [record for record in run["benchmarks"] if record["group"] != "accuracy"]
     lines = [
@@ -101,8 +103,8 @@ def main(source: Path, folder: Path) -> None:
         "",
         "## Times",
         "",
-        "| what | by | median | theirs over ours |",
-        "|---|---|--:|--:|",
+        "| what | by | median | theirs over ours | off by |",
+        "|---|---|--:|--:|--:|",
         *(row for record in timed for row in time_rows(record)),
         "",
     ]
@@ -121,6 +123,6 @@ def main(source: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python benchmarks/report.py build/benchmark.json [FOLDER]")
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else Path(__file__).parent / "results")
+    if len(sys.argv) < 2:
+        sys.exit("usage: python benchmarks/report.py build/benchmark.json [MORE.json …]")
+    main([Path(argument) for argument in sys.argv[1:]], Path(__file__).parent / "results")

@@ -33,7 +33,7 @@ Why would anyone paint a bridge in winter?
 
 @pytest.fixture(scope="module")
 def workplace(model_dir, tmp_path_factory):
-    """A folder as the README assumes it: base, tuned, other, sentences.txt, more.txt."""
+    """A folder as the README assumes it: base, tuned, other, sentences.txt, more.txt, treebank."""
     folder = tmp_path_factory.mktemp("readme")
     generator = torch.Generator().manual_seed(0)
     for name in ("base", "tuned", "other"):
@@ -46,14 +46,27 @@ def workplace(model_dir, tmp_path_factory):
         AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder / name)
     (folder / "sentences.txt").write_text(SENTENCES)
     (folder / "more.txt").write_text("".join(reversed(SENTENCES.splitlines(keepends=True))))
+    (folder / "treebank").mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / "treebank" / f"en_readme-ud-{split}.conllu").write_text("".join(map(conllu, SENTENCES.splitlines())))
     return folder
+
+
+def conllu(sentence):
+    """The sentence with each word hanging from the second, which is the root."""
+    rows = [
+        f"{i}\t{word}\t_\tX\tXX\t_\t{0 if i == 2 else 2}\t{'root' if i == 2 else 'dep'}\t_\t_\n"
+        for i, word in enumerate(sentence.split(), start=1)
+    ]
+    return f"# text = {sentence}\n{''.join(rows)}\n"
 
 
 def run(command, folder):
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shown = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder, env=os.environ | {"PATH": tools}, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=os.environ | {"PATH": tools, "XDG_CACHE_HOME": str(folder / "cache")},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert shown.returncode == 0, f"{command}\n{shown.stdout}\n{shown.stderr}"
     return shown.stdout

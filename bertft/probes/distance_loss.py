@@ -15,6 +15,19 @@ from bertft.errors import ArrayError
 FLOATS = (torch.float32, torch.float64)
 
 
+def losses_and_gradient(
+    projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, backend: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every layer and sentence the loss, (layers, batch), and the gradient of their sum by `projected`, unchecked."""
+    ops = kernels.select(str(projected.device), backend)
+    given: tuple[Any, ...] = projected.detach(), gold, lengths
+    if ops.arrays == "torch":
+        losses, gradient = ops.distance_loss(*given)
+    else:
+        losses, gradient = map(as_torch, ops.distance_loss(*(part.numpy() for part in given)))
+    return losses.to(projected.dtype), gradient.to(projected.dtype)
+
+
 class _DistanceLoss(torch.autograd.Function):
     """Its gradient is computed together with the loss, which costs one product of matrices more, and then scaled."""
 
@@ -22,14 +35,7 @@ class _DistanceLoss(torch.autograd.Function):
     def forward(
         ctx: Any, projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, backend: str
     ) -> torch.Tensor:
-        ops = kernels.select(str(projected.device), backend)
-        given: tuple[Any, ...] = projected.detach(), gold, lengths
-        losses: torch.Tensor
-        if ops.arrays == "numpy":
-            losses, gradient = map(as_torch, ops.distance_loss(*(part.numpy() for part in given)))
-            losses, gradient = losses.to(projected.dtype), gradient.to(projected.dtype)
-        else:
-            losses, gradient = ops.distance_loss(*given)
+        losses, gradient = losses_and_gradient(projected, gold, lengths, backend)
         ctx.save_for_backward(gradient)
         return losses
 
