@@ -15,7 +15,7 @@ from bertft.errors import ArrayError, OptionError
 from bertft.kernels.types import Array, MomentSums, RowMap
 from bertft.measures import MEASURES
 from bertft.measures.rsa import BILINEAR, COMPARISONS
-from bertft.statistics.moments import Moments, center_of
+from bertft.statistics.moments import CENTER_ROWS, Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
 from bertft.statistics.reservoir import Reservoir, Sample
 
@@ -227,7 +227,7 @@ class PairMoments:
     def center_on(self, x: RowSource, y: RowSource) -> None:
         """Takes the centers from a sample of all rows to come, where a caller holds them."""
         ops = kernels.select(x.device, self.backend)
-        step = max(1, len(x) // 512)
+        step = max(1, len(x) // CENTER_ROWS)
         samples = [rows.batch(0, len(rows), step, ops.arrays) for rows in (x, y)]
         self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
 

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal
 
 from bertft.errors import BackendError, OptionError
@@ -148,5 +149,6 @@ def _compiled(device: str) -> tuple[str, ...]:
     return _OF_DEVICE["cpu" if device == "cpu" else "gpu"]
 
 
+@cache
 def _missing(package: str, remedy: str) -> str | None:
     return None if importlib.util.find_spec(package) else f"{package} is not installed; {remedy}"

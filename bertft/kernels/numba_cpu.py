@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -161,7 +162,7 @@ def _row_moments(
 
 
 def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMap) -> MomentSums:
-    u, v = np.empty_like(x, order="C"), np.empty_like(y, order="C")
+    u, v = _scratch("u", x.shape, x.dtype), _scratch("v", y.shape, y.dtype)
     ww, wu, wv = np.zeros((PARTS, 5, 5)), np.zeros((PARTS, 5, x.shape[1])), np.zeros((PARTS, 5, y.shape[1]))
 
     def work(part: int, low: int, high: int) -> None:
@@ -170,9 +171,30 @@ def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMa
         _row_moments(x[rows], y[rows], x_center, y_center, _MAPS[row_map], u[rows], v[rows], *sums)
 
     _in_threads(work, len(x))
-    # A product of a matrix with its own transpose is a symmetric rank update for NumPy: half the work.
-    products = (np.float64(left.T @ right) for left, right in ((u, u), (u, v), (v, v)))
-    return MomentSums(ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0), *products)
+    return MomentSums(ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0), _product(u, u), _product(u, v), _product(v, v))
+
+
+def _product(left: Array, right: Array) -> Array:
+    """left^T right in the type of the rows, returned in float64."""
+    # Of a matrix with itself this is a symmetric rank update for NumPy: half the work.
+    out = np.matmul(left.T, right, out=_scratch("product", (left.shape[1], right.shape[1]), left.dtype))
+    return out.astype(np.float64)
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array from memory kept between calls, as large as was ever needed.
+
+    Fresh memory of this size is zeroed by the system page by page, which takes as long as the work that is done in it.
+    """
+    size = math.prod(shape)
+    buffer = getattr(_kept, f"{name}_{dtype}", None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, dtype=dtype)
+        setattr(_kept, f"{name}_{dtype}", buffer)
+    return buffer[:size].reshape(shape)
 
 
 # --------------------------------------------------------------------------------------------------------------- tiles

@@ -18,7 +18,7 @@ FLOATS = (torch.float32, torch.float64)
 def losses_and_gradient(
     projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, backend: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every layer and sentence the loss, (layers, batch), and the gradient of their sum by `projected`, unchecked."""
+    """The loss of every layer and sentence, (layers, batch), and the gradient of their sum by `projected`."""
     ops = kernels.select(str(projected.device), backend)
     given: tuple[Any, ...] = projected.detach(), gold, lengths
     if ops.arrays == "torch":

@@ -1,7 +1,7 @@
 """The losses of structural probes with their gradients, for many probes at once and without pairs of vectors.
 
 A probe maps the vector of word i to p_i = B^T h_i.  Distances are |p_i - p_j|^2 = |p_i|^2 + |p_j|^2 - 2 p_i . p_j, so
-the largest thing made is (probes, sentences, n, n), never (…, n, n, rank).  Every loss here is a sum of cells d_ij
+the largest thing ever made is (probes, sentences, n, n), never (…, n, n, rank).  Every loss here is a sum of cells d_ij
 times weights w_ij that are constant where it can be differentiated; its gradient by p_i is 2 sum_j (w_ij + w_ji)
 (p_i - p_j), which for symmetric w is one more product of matrices.
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bertft import kernels
+from bertft.probes.distance_loss import losses_and_gradient
 
 
 def squared_distances(projected: Tensor) -> Tensor:
@@ -38,12 +39,8 @@ def distance_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Ten
 
     Source: Hewitt and Manning 2019, section 2.1.
     """
-    inside = words_inside(lengths, gold.shape[-1])
-    cells = (inside.unsqueeze(-1) & inside.unsqueeze(-2)).to(projected.dtype)
-    share = cells / (len(lengths) * lengths.square())[:, None, None]
-    off = squared_distances(projected).sub_(gold)
-    loss = off.abs().mul_(share).sum(dim=(1, 2, 3))
-    return loss, _gradient(off.sign_().mul_(share), projected)
+    losses, gradient = losses_and_gradient(projected, gold, lengths)
+    return losses.mean(dim=1), gradient.div_(len(lengths))
 
 
 def tree_loss(projected: Tensor, heads: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

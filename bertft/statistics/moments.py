@@ -20,7 +20,7 @@ from bertft.errors import ArrayError, RowError
 from bertft.kernels import Operations
 from bertft.kernels.types import Array, MomentSums, RowMap
 
-CENTER_ROWS = 1024
+CENTER_ROWS = 256
 """Rows whose mean is the center: enough to lie near the middle, few enough to cost nothing."""
 
 FAR = 0.3
@@ -159,8 +159,10 @@ def center_of(ops: Operations, batch: Array, row_map: RowMap) -> Array:
     sample = batch[::step]
     zero = np.zeros(batch.shape[1])
     vectors, offsets = ops.shifted_rows(sample, zero, row_map, "dot")
-    vectors = host(vectors).astype(np.float64)[np.isfinite(host(offsets))]  # a bad row is reported by the moments
-    return vectors.mean(axis=0) if len(vectors) else zero
+    vectors, good = host(vectors), np.isfinite(host(offsets))
+    if not good.any():
+        return zero  # a bad row is reported by the moments
+    return np.asarray((vectors if good.all() else vectors[good]).mean(axis=0, dtype=np.float64))
 
 
 def _same_place(left: MomentSums, right: MomentSums) -> bool:
@@ -170,7 +172,7 @@ def _same_place(left: MomentSums, right: MomentSums) -> bool:
 def _diagonal_share(sums: MomentSums) -> float:
     """The larger share, of x and y, that rows with themselves have in the sum of squared dot products of all rows."""
     scalars = host(sums.scalars)
-    squares = (float((part * part).sum()) for part in (sums.xx, sums.yy))
+    squares = (float(part.reshape(-1) @ part.reshape(-1)) for part in (sums.xx, sums.yy))
     return max(scalars[k, k] / square if square > 0 else 0.0 for k, square in zip((3, 4), squares, strict=True))
 
 
