@@ -15,6 +15,9 @@ import numpy as np
 
 from bertft.errors import ArrayError
 
+RUNS = 16
+"""Places that a sample of rows is taken from."""
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -39,11 +42,30 @@ class RowSource:
     def __len__(self) -> int:
         return self._n
 
-    def batch(self, low: int, high: int, step: int = 1, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
-        """Rows low to high (every step-th), contiguous; those of the CPU as the kind of array asked for."""
-        rows = self._array[low:high:step]
+    def batch(self, low: int, high: int, *, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
+        """Rows low to high, contiguous; those of the CPU as the kind of array asked for."""
+        rows = self._array[low:high]
         rows = _for_kernels(rows)
         return as_torch(np.array(rows)) if isinstance(rows, np.ndarray) and arrays == "torch" else rows
+
+    def spread(self, count: int, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
+        """About `count` rows from all over: runs of neighbours at even distances.
+
+        Single rows would each bring a page of a memory map into the process, and the system's pages may be megabytes.
+        """
+        if len(self) <= count:
+            return self.batch(0, len(self), arrays=arrays)
+        run = count // RUNS
+        starts = np.linspace(0, len(self) - run, RUNS).astype(int).tolist()
+        parts = [self.batch(low, low + run, arrays=arrays) for low in starts]
+        if isinstance(parts[0], np.ndarray):
+            rows: Any = np.concatenate(parts)
+        else:
+            import torch
+
+            rows = torch.cat(parts)
+        self.release()
+        return rows
 
     def release(self) -> None:
         """Gives the pages of a read-only or shared memory map back, so that reading it does not grow the process."""

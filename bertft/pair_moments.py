@@ -227,8 +227,7 @@ class PairMoments:
     def center_on(self, x: RowSource, y: RowSource) -> None:
         """Takes the centers from a sample of all rows to come, where a caller holds them."""
         ops = kernels.select(x.device, self.backend)
-        step = max(1, len(x) // CENTER_ROWS)
-        samples = [rows.batch(0, len(rows), step, ops.arrays) for rows in (x, y)]
+        samples = [rows.spread(CENTER_ROWS, ops.arrays) for rows in (x, y)]
         self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
 
     def _batch(self, ops: kernels.Operations, x: Array, y: Array, row_map: RowMap, first_row: int) -> Moments:

@@ -63,7 +63,7 @@ def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: floa
     """The rows of a source shifted for a kernel, O(n d) memory. Raises `ArrayError` naming a row without a value."""
     form = FORMS[kernel]
     n = len(source)
-    center = center_of(ops, _typed(source.batch(0, n, max(1, n // SAMPLE_ROWS), ops.arrays), double), form.row_map)
+    center = center_of(ops, _typed(source.spread(SAMPLE_ROWS, ops.arrays), double), form.row_map)
     parts = []
     for low in range(0, n, _CHUNK):
         batch = _typed(source.batch(low, min(low + _CHUNK, n), arrays=ops.arrays), double)
