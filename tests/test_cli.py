@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bertft import cli
+from bertft.commands import output
 from bertft.errors import CheckpointError, UndefinedWarning
 
 ROWS = [
@@ -224,10 +225,10 @@ def test_progress_is_drawn_on_a_terminal_alone() -> None:
         def isatty(self) -> bool:
             return True
 
-    with cli.progress_bar(io.StringIO()) as silent:
+    with output.progress_bar(io.StringIO()) as silent:
         assert silent is None
     terminal = Terminal()
-    with cli.progress_bar(terminal) as progress:
+    with output.progress_bar(terminal) as progress:
         assert progress is not None
         progress(1, 2, "[wiki] one")
         progress(1, 3, "two")

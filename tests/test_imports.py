@@ -33,7 +33,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }
 # These put the parts together.
-EVERYTHING = {"__init__", "__main__", "cli", "callbacks", "demo"}
+EVERYTHING = {"__init__", "__main__", "cli", "commands", "callbacks", "demo"}
 
 BACKENDS = {"triton", "numba", "cupy"}
 HEAVY = {"torch", "transformers", "numba", "scipy", "pandas", "matplotlib", "rich", "triton", "cupy"}

