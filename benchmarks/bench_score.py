@@ -26,7 +26,7 @@ from bertft.records import Scores
 from bertft.scoring import BATCH_TOKENS, score
 
 ROUNDS = 1
-SENTENCES = 500
+SENTENCES = 1000
 MEAN_LENGTH = 32
 WORDS = [f"word{number}" for number in range(996)]
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+PAUSE = 0.3
+"""Seconds between two contestants: threads of a BLAS spin for up to 0.2 after its work, on another's processor."""
+
 
 @pytest.fixture
 def race(benchmark, request) -> Callable[..., Any]:
@@ -34,9 +37,11 @@ def race(benchmark, request) -> Callable[..., Any]:
 
         def others() -> None:
             for name, rival in rivals.items():
+                time.sleep(PAUSE)
                 start = time.perf_counter()
                 rival()
                 seconds[name].append(time.perf_counter() - start)
+            time.sleep(PAUSE)
 
         benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
         benchmark.extra_info["errors"] = {name: error for name, error in errors.items() if error is not None}

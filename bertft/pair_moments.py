@@ -61,7 +61,7 @@ class PairMoments:
         maps: Iterable[RowMap] = ("unit",),
         *,
         products: Products = "auto",
-        reservoir: int = 2048,
+        reservoir: int = 1024,
         seed: int = 0,
         backend: str = "auto",
     ) -> None:
@@ -103,6 +103,7 @@ class PairMoments:
             raise ArrayError(f"{self._n} rows were seen; at least 3 are needed to compare pairs of rows")
         return self._states[row_map].on_host()
 
+    @kernels.one_blas_thread()
     def update(self, x: Any, y: Any, groups: Any = None, *, first_row: int | None = None) -> PairMoments:
         """Adds rows: x (rows, d1), y (rows, d2) on one device, groups (rows,) whole numbers, the sentence of each row.
 
@@ -126,9 +127,9 @@ class PairMoments:
                 self._states[row_map].add(batch)
             else:
                 self._states[row_map] = batch
-        chosen = self._reservoir.wanted(keys)
+        chosen, weights = self._reservoir.offer(keys)
         if len(chosen):
-            self._reservoir.add(keys[chosen], _rows(x_batch, chosen), _rows(y_batch, chosen))
+            self._reservoir.add(keys[chosen], _rows(x_batch, chosen), _rows(y_batch, chosen), weights)
         self._n += n
         return self
 

@@ -63,6 +63,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@kernels.one_blas_thread()
 def rsa(
     x: Any,
     y: Any,
@@ -262,6 +263,7 @@ def _sources(x: Any, y: Any) -> tuple[RowSource, RowSource]:
     return x_rows, y_rows
 
 
+@kernels.one_blas_thread()
 def _accumulate(moments: PairMoments, x: RowSource, y: RowSource, groups: Any = None) -> PairMoments:
     """Every row of two sources, batch by batch, about a center taken from all over them."""
     moments.center_on(x, y)

@@ -174,8 +174,9 @@ def test_the_sample_depends_on_the_groups_not_on_their_order(data):
         for rows in (order[:cut], order[cut:]):
             part = Reservoir(limit=50, seed=3)
             for chunk in np.array_split(rows, data.draw(st.integers(1, 5))):
-                wanted = chunk[part.wanted(groups[chunk])]
-                part.add(groups[wanted], x[wanted], x[wanted])
+                positions, weights = part.offer(groups[chunk])
+                taken = chunk[positions]
+                part.add(groups[taken], x[taken], x[taken], weights)
             parts.append(part)
         return parts[0].merge(parts[1]).sample()
 

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, Literal
 
 from bertft.errors import BackendError, OptionError
+from bertft.kernels.blas_threads import one_blas_thread as one_blas_thread
 
 _MODULES: Mapping[str, Mapping[str, str]] = {
     "reference": {

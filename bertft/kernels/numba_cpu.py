@@ -1,9 +1,12 @@
 """The operations on the CPU: products by BLAS, everything between two products compiled by Numba and run in threads.
 
 A row is read once.  Norms, shifts, offsets and sums over rows are float64; only the products run in the type of the
-rows (float32 or float64).  Work is cut into a fixed number of parts whatever the number of threads, and the parts are
-added in order, so that the same input gives the same bits.  Threads come from a plain pool, because an OpenMP team
-spins between its loops and takes the processor from BLAS.
+rows (float32 or float64).  Work is cut the same way whatever the number of threads, and the parts are added in order,
+so that the same input gives the same bits.
+
+Threads come from a plain pool, and each makes its products alone: BLAS is held to one thread meanwhile.  A team of
+BLAS or OpenMP threads spins for up to a tenth of a second after its work and takes the processors from whatever runs
+next, here and in the model that made the rows.
 
 Tiles own a block of rows I and a block J >= I of the upper triangle: two products, then one reduction row by row; no
 tile outlives its reduction.
@@ -14,22 +17,32 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import pairwise
+from functools import cache
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 from numba import njit
 
+from bertft.kernels.blas_threads import one_blas_thread
 from bertft.kernels.types import CONSTANT, Array, Bins, Form, Link, MomentSums, RowMap, Rows
 
 PARTS = 16
 """Parts a batch of rows is cut into: enough to balance eight threads, few enough that adding them costs nothing."""
 
-TILE = 2048
-"""Rows and columns of a tile: a float32 tile is 16 MiB, wide enough for BLAS at full speed."""
+HALVED = 2048
+"""Rows from which a product is made in two halves, so that the three products balance two threads."""
+
+ROW_OPERATIONS = 20
+"""Operations on a number of a row, products apart."""
+
+INLINE = 5e6
+"""Operations below which waking threads takes longer than the work."""
+
+TILE = 1024
+"""Most rows and columns of a tile: a float32 tile is 4 MiB, wide enough for BLAS at full speed."""
 
 NEAR = 1e-3
 """Squared distances below this share of |u_i|^2 + |u_j|^2 are computed again from the difference of the two rows: the
@@ -57,15 +70,18 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spans(n: int, parts: int) -> list[tuple[int, int]]:
-    edges = [n * part // parts for part in range(parts + 1)]
-    return [(low, high) for low, high in pairwise(edges) if high > low]
+def _spans(n: int) -> list[tuple[int, int, int]]:
+    """The parts of range(n): number, first, end."""
+    edges = [n * part // PARTS for part in range(PARTS + 1)]
+    return [(part, low, high) for part, (low, high) in enumerate(pairwise(edges)) if high > low]
 
 
-def _in_threads(work: Callable[[int, int, int], Any], n: int, parts: int = PARTS) -> list[Any]:
-    """work(part, low, high) for each part of range(n), in order of parts."""
-    spans = _spans(n, parts)
-    return list(_pool().map(work, range(len(spans)), *zip(*spans, strict=True))) if spans else []
+def _in_threads(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], *, operations: float) -> list[Any]:
+    """work(*task) for each task, results in order of tasks; `operations` says how much work that is, roughly."""
+    with one_blas_thread():
+        if operations < INLINE:
+            return [work(*task) for task in tasks]
+        return list(_pool().map(lambda task: work(*task), tasks))
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -114,7 +130,7 @@ def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
     def work(_: int, low: int, high: int) -> None:
         _shift_rows(x[low:high], center, _MAPS[row_map], form == "distance", stored[low:high], offsets[low:high])
 
-    _in_threads(work, len(x))
+    _in_threads(work, _spans(len(x)), operations=ROW_OPERATIONS * x.size)
     return Rows(stored, offsets)
 
 
@@ -170,15 +186,32 @@ def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMa
         sums = ww[part], wu[part], wv[part]
         _row_moments(x[rows], y[rows], x_center, y_center, _MAPS[row_map], u[rows], v[rows], *sums)
 
-    _in_threads(work, len(x))
-    return MomentSums(ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0), _product(u, u), _product(u, v), _product(v, v))
+    _in_threads(work, _spans(len(x)), operations=ROW_OPERATIONS * x.size)
+    pairs = (u, v), (u, u), (v, v)  # the largest first: no thread waits long at the end
+    halves = _halves(len(x))
+    tasks = [(pair, rows) for pair in pairs for rows in halves]
+    operations = sum(2.0 * left.size * right.shape[1] for left, right in pairs)
+    products = iter(_in_threads(_product, tasks, operations=operations))
+    xy, xx, yy = _in_threads(_total, [tuple(islice(products, len(halves))) for _ in pairs], operations=operations)
+    return MomentSums(ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0), xx, xy, yy)
 
 
-def _product(left: Array, right: Array) -> Array:
-    """left^T right in the type of the rows, returned in float64."""
+def _halves(n: int) -> list[slice]:
+    return [slice(0, n // 2), slice(n // 2, n)] if n >= HALVED else [slice(0, n)]
+
+
+def _product(pair: tuple[Array, Array], rows: slice) -> Array:
+    """left^T right over some rows, in their type."""
+    left, right = pair
     # Of a matrix with itself this is a symmetric rank update for NumPy: half the work.
-    out = np.matmul(left.T, right, out=_scratch("product", (left.shape[1], right.shape[1]), left.dtype))
-    return out.astype(np.float64)
+    return np.matmul(left[rows].T, right[rows])
+
+
+def _total(first: Array, *others: Array) -> Array:
+    total = first.astype(np.float64)
+    for other in others:
+        total += other
+    return total
 
 
 _kept = threading.local()
@@ -238,10 +271,10 @@ def _pair_row(
 def _sum_tile(
     x_gram: Array, x: Array, x_offsets: Array, x_link: int, x_gamma: float, x_center: float,
     y_gram: Array, y: Array, y_offsets: Array, y_link: int, y_gamma: float, y_center: float,
-    i0: int, j0: int, low: int, high: int, sums: Array,
+    i0: int, j0: int, sums: Array,
 ) -> None:  # fmt: skip
     f, g = np.empty(x_gram.shape[1]), np.empty(x_gram.shape[1])
-    for r in range(low, high):
+    for r in range(x_gram.shape[0]):
         start = max(0, i0 + r + 1 - j0)
         width = x_gram.shape[1] - start
         if width <= 0:
@@ -275,10 +308,10 @@ def _bin(value: float, low: float, cells_per_unit: float, first: Array) -> int:
 @_compiled
 def _count_tile(
     gram: Array, rows: Array, offsets: Array, link: int, gamma: float, center: float,
-    bin_low: float, cells_per_unit: float, first: Array, i0: int, j0: int, low: int, high: int, counts: Array,
+    bin_low: float, cells_per_unit: float, first: Array, i0: int, j0: int, counts: Array,
 ) -> None:  # fmt: skip
     values = np.empty(gram.shape[1])
-    for r in range(low, high):
+    for r in range(gram.shape[0]):
         start = max(0, i0 + r + 1 - j0)
         width = gram.shape[1] - start
         if width <= 0:
@@ -294,11 +327,11 @@ def _rank_tile(
     x_low: float, x_cells_per_unit: float, x_first: Array, x_ranks: Array,
     y_gram: Array, y: Array, y_offsets: Array, y_link: int, y_gamma: float, y_center: float,
     y_low: float, y_cells_per_unit: float, y_first: Array, y_ranks: Array,
-    i0: int, j0: int, low: int, high: int,
+    i0: int, j0: int,
 ) -> float:  # fmt: skip
     f, g = np.empty(x_gram.shape[1]), np.empty(x_gram.shape[1])
     total = 0.0
-    for r in range(low, high):
+    for r in range(x_gram.shape[0]):
         start = max(0, i0 + r + 1 - j0)
         width = x_gram.shape[1] - start
         if width <= 0:
@@ -316,11 +349,11 @@ def _rank_tile(
 @_compiled
 def _store_tile(
     gram: Array, rows: Array, offsets: Array, link: int, gamma: float, center: float,
-    i0: int, j0: int, low: int, high: int, out: Array,
+    i0: int, j0: int, out: Array,
 ) -> None:  # fmt: skip
     n = offsets.shape[0]
     values = np.empty(gram.shape[1])
-    for r in range(low, high):
+    for r in range(gram.shape[0]):
         i = i0 + r
         start = max(0, i + 1 - j0)
         width = gram.shape[1] - start
@@ -332,27 +365,21 @@ def _store_tile(
         out[at : at + width] = values[:width]
 
 
-def _over_tiles(spaces: tuple[Rows, ...], work: Callable[..., Any], parts: int = PARTS) -> list[Any]:
-    """work(part, grams, i0, j0, low, high) for rows low to high of every tile of the triangle, in a fixed order."""
+def _over_tiles(spaces: tuple[Rows, ...], work: Callable[..., Any]) -> list[Any]:
+    """work(grams, i0, j0) for every tile of the triangle, results in order of tiles; a thread makes and reduces it."""
     n = len(spaces[0].vectors)
-    side = min(TILE, n)
-    buffers = [np.empty(side * side, dtype=space.vectors.dtype) for space in spaces]
-    results: list[Any] = []
-    for i0 in range(0, n, TILE):
-        for j0 in range(i0, n, TILE):
-            i1, j1 = min(i0 + TILE, n), min(j0 + TILE, n)
-            grams = [
-                np.matmul(
-                    vectors[i0:i1], vectors[j0:j1].T, out=buffer[: (i1 - i0) * (j1 - j0)].reshape(i1 - i0, j1 - j0)
-                )
-                for (vectors, _), buffer in zip(spaces, buffers, strict=True)
-            ]
-            results += _in_threads(partial(_tile_part, work, grams, i0, j0), i1 - i0, parts)
-    return results
+    side = min(TILE, max(64, -(-n // 8)))
 
+    def tile(i0: int, j0: int) -> Any:
+        grams = []
+        for number, (vectors, _) in enumerate(spaces):
+            left, right = vectors[i0 : i0 + side], vectors[j0 : j0 + side]
+            out = _scratch(f"gram {number}", (len(left), len(right)), vectors.dtype)
+            grams.append(np.matmul(left, right.T, out=out))
+        return work(grams, i0, j0)
 
-def _tile_part(work: Callable[..., Any], grams: list[Array], i0: int, j0: int, part: int, low: int, high: int) -> Any:
-    return work(part, grams, i0, j0, low, high)
+    tiles = [(i0, j0) for i0 in range(0, n, side) for j0 in range(i0, n, side)]
+    return _in_threads(tile, tiles, operations=float(n) * n * spaces[0].vectors.shape[1])
 
 
 def _link(link: Link) -> tuple[int, float, float]:
@@ -360,31 +387,34 @@ def _link(link: Link) -> tuple[int, float, float]:
 
 
 def gram_pearson(x: Rows, y: Rows, x_link: Link, y_link: Link) -> Array:
-    def work(_: int, grams: list[Array], *where: int) -> Array:
+    def work(grams: list[Array], i0: int, j0: int) -> Array:
         sums = np.zeros(5)
-        _sum_tile(grams[0], *x, *_link(x_link), grams[1], *y, *_link(y_link), *where, sums)
+        _sum_tile(grams[0], *x, *_link(x_link), grams[1], *y, *_link(y_link), i0, j0, sums)
         return sums
 
     return np.sum(_over_tiles((x, y), work), axis=0)
 
 
 def pair_histogram(rows: Rows, link: Link, bins: Bins) -> Array:
-    # One table a thread, not a part: they are large.  Counts are whole numbers, so who counts what does not matter.
-    counts = np.zeros((_threads(), int(bins.first[-1])), dtype=np.int64)
+    # One table a thread, not a tile: they are large.  Counts are whole numbers, so who counts what does not matter.
+    tables: dict[int, Array] = {}
 
-    def work(part: int, grams: list[Array], *where: int) -> None:
-        _count_tile(grams[0], *rows, *_link(link), *bins, *where, counts[part])
+    def work(grams: list[Array], i0: int, j0: int) -> None:
+        thread = threading.get_ident()
+        if thread not in tables:
+            tables[thread] = np.zeros(int(bins.first[-1]), dtype=np.int64)
+        _count_tile(grams[0], *rows, *_link(link), *bins, i0, j0, tables[thread])
 
-    _over_tiles((rows,), work, parts=_threads())
-    return counts.sum(axis=0)
+    _over_tiles((rows,), work)
+    return np.sum(list(tables.values()), axis=0)
 
 
 def pair_rank_products(
     x: Rows, y: Rows, x_link: Link, y_link: Link, x_bins: Bins, y_bins: Bins, x_ranks: Array, y_ranks: Array
 ) -> float:
-    def work(_: int, grams: list[Array], *where: int) -> float:
+    def work(grams: list[Array], i0: int, j0: int) -> float:
         x_side, y_side = (*x, *_link(x_link), *x_bins, x_ranks), (*y, *_link(y_link), *y_bins, y_ranks)
-        return float(_rank_tile(grams[0], *x_side, grams[1], *y_side, *where))
+        return float(_rank_tile(grams[0], *x_side, grams[1], *y_side, i0, j0))
 
     return math.fsum(_over_tiles((x, y), work))
 
@@ -393,8 +423,8 @@ def pair_values(rows: Rows, link: Link) -> Array:
     n = len(rows.vectors)
     out = np.empty(n * (n - 1) // 2)
 
-    def work(_: int, grams: list[Array], *where: int) -> None:
-        _store_tile(grams[0], *rows, *_link(link), *where, out)
+    def work(grams: list[Array], i0: int, j0: int) -> None:
+        _store_tile(grams[0], *rows, *_link(link), i0, j0, out)
 
     _over_tiles((rows,), work)
     return out

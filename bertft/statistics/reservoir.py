@@ -26,7 +26,7 @@ def priorities(groups: Array, seed: int) -> Array:
     return z ^ (z >> np.uint64(31))
 
 
-ROWS_PER_GROUP = 16
+ROWS_PER_GROUP = 8
 """Rows kept of one group: enough to estimate its sum of influences without letting long groups crowd out others."""
 
 
@@ -51,13 +51,17 @@ class Reservoir:
         # whole sample each time.
         self._parts = list(parts)
 
-    def wanted(self, groups: Array) -> Array:
-        """Which rows of a batch may enter, as positions."""
-        return np.flatnonzero(priorities(groups, self.seed) < self.bound) if self.limit else np.empty(0, np.int64)
+    def offer(self, groups: Array) -> tuple[Array, Array]:
+        """Which rows of a batch enter, as positions, and how many rows of their group each stands for."""
+        positions = np.flatnonzero(priorities(groups, self.seed) < self.bound) if self.limit else np.empty(0, np.int64)
+        if not len(positions):
+            return positions, np.empty(0)
+        kept, weights = self._thin(groups[positions], np.ones(len(positions)))
+        return positions[kept], weights
 
-    def add(self, groups: Array, x: Array, y: Array) -> None:
+    def add(self, groups: Array, x: Array, y: Array, weights: Array) -> None:
         """Takes rows in (copies)."""
-        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), np.ones(len(groups))))
+        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), weights))
         if sum(len(part.groups) for part in self._parts) > 2 * self.limit:
             self._settle()
 
@@ -75,21 +79,24 @@ class Reservoir:
         if not self._parts:
             return
         groups = np.concatenate([part.groups for part in self._parts])
-        weights = np.concatenate([part.weights for part in self._parts])
+        kept, weights = self._thin(groups, np.concatenate([part.weights for part in self._parts]))
+        if len(self._parts) > 1 or not kept.all():
+            x, y = (np.concatenate([part[side] for part in self._parts])[kept] for side in (1, 2))
+            self._parts = [Sample(groups[kept], x, y, weights)] if kept.any() else []
+
+    def _thin(self, groups: Array, weights: Array) -> tuple[Array, Array]:
+        """Which rows stay when long groups are thinned and groups that do not fit dropped, and the weights of those."""
         number = np.unique(groups, return_inverse=True)[1]
-        place = _places(groups, number, self.seed)
-        kept = place < ROWS_PER_GROUP
+        kept = _places(groups, number, self.seed) < ROWS_PER_GROUP
         rank = priorities(groups, self.seed)
         if np.count_nonzero(kept) > self.limit:
             # The group that holds row `limit`, counted by priority, does not fit, nor does any above it.
             self.bound = min(self.bound, np.partition(rank[kept], self.limit)[self.limit])
         kept &= rank < self.bound
-        if len(self._parts) > 1 or not kept.all():
-            # What a group lost is told by its weights: they add up to its size before and after.
-            sizes = np.bincount(number, weights=weights)
-            share = sizes / np.maximum(np.bincount(number, weights=kept), 1)
-            x, y = (np.concatenate([part[side] for part in self._parts])[kept] for side in (1, 2))
-            self._parts = [Sample(groups[kept], x, y, share[number[kept]])] if kept.any() else []
+        # What a group lost is told by its weights: they add up to its size before and after.
+        sizes = np.bincount(number, weights=weights)
+        share = sizes / np.maximum(np.bincount(number, weights=kept), 1)
+        return kept, share[number[kept]]
 
 
 def _places(groups: Array, number: Array, seed: int) -> Array:
