@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from memory import peak_memory
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import spearmanr
 
@@ -179,7 +181,32 @@ class InMemory:
         return found
 
 
-def training_sentences(count, layers, width):
+class OnDisk(InMemory):
+    """The same read from files a sentence at a time, as the cache does."""
+
+    def __init__(self, lengths, layers, width, folder):
+        super().__init__(lengths, 0, width)
+        rng = np.random.default_rng(0)
+        self.files = [Path(folder) / f"{len(lengths)}-{layer}" for layer in range(layers)]
+        for path in self.files:
+            with path.open("wb") as file:
+                for n in lengths:
+                    rng.standard_normal((n, width), np.float32).astype(np.float16).tofile(file)
+        self.width = width
+
+    def padded(self, sentences, layers=None, *, dtype="f4"):
+        chosen = range(len(self.files)) if layers is None else layers
+        lengths = self.starts[sentences + 1] - self.starts[sentences]
+        found = np.zeros((len(chosen), len(sentences), lengths.max(), self.width), dtype)
+        for of_layer, layer in zip(found, chosen, strict=True):
+            for place, sentence, n in zip(of_layer, sentences, lengths, strict=True):
+                start = 2 * self.width * int(self.starts[sentence])
+                rows = np.fromfile(self.files[layer], np.float16, self.width * int(n), offset=start)
+                place[:n] = rows.reshape(-1, self.width)
+        return found
+
+
+def training_sentences(count, layers, width, folder=None):
     """Sentences whose lengths spread as those of English web text, each a tree grown from random words."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.gamma(1.6, 10.2, count).astype(int), 1, 90)
@@ -187,7 +214,8 @@ def training_sentences(count, layers, width):
     for n in lengths:
         heads = (0, *(int(rng.integers(max(1, word - 5), word + 1)) for word in range(1, n)))
         trees.append(Tree("s", "s:1", ("w",) * n, ("X",) * n, ("X",) * n, heads, ("dep",) * n))
-    return Examples(tuple(trees), InMemory(lengths, layers, width))
+    vectors = InMemory(lengths, layers, width) if folder is None else OnDisk(lengths, layers, width, folder)
+    return Examples(tuple(trees), vectors)
 
 
 def straightforward_epoch(examples, layer, width, rank, seed):
@@ -239,3 +267,23 @@ def bench_training_epoch(race):
         rounds=3,
         goals={"a probe at a time over (batch, n, n, rank)": ("at least", 10)},
     )
+
+
+@pytest.mark.long
+@pytest.mark.benchmark(group="training probes on 12,544 sentences × 7 layers of 384")
+def bench_training_memory(benchmark, tmp_path):
+    """Both kinds at rank 64 for an epoch, from vectors on disk as the cache has them: memory over the base process."""
+    setup = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import bench_probes
+train, dev = (bench_probes.training_sentences(count, 7, 384, {str(tmp_path)!r}) for count in (12544, 200))
+"""
+    work = """
+probes = bench_probes.train_probes(train, dev, range(7), ranks=[64], recipe=bench_probes.Recipe(epochs=1))
+answer = max(probe.train_losses[0] for probe in probes)
+"""
+    memory = peak_memory(setup, work)
+    assert 0 < memory["answer"] < 100
+    benchmark.extra_info.update(memory=memory["over"], goals={"memory, MiB": ("at most", 1536)})
+    benchmark.pedantic(lambda: None, rounds=1)

@@ -20,7 +20,8 @@ def race(benchmark, request) -> Callable[..., Any]:
     `check(name, answer)` raises if an answer is wrong and gives its error, if it has one; it sees the warm-up's.  The
     rivals' medians stand in the record as `rivals`, ours as the benchmark's own time.  `goals` says what the project
     set out to reach: rival (or "fastest dense", or "memory, MiB"), "at most" or "at least", a number; against the
-    bare products ours over theirs, against others theirs over ours.
+    bare products ours over theirs, against others theirs over ours.  `timed` has the seconds of rivals of minutes,
+    which ran once before.
     """
 
     def run(
@@ -28,6 +29,7 @@ def race(benchmark, request) -> Callable[..., Any]:
         rivals: dict[str, Callable[[], Any]],
         check: Callable[[str, Any], float | None],
         rounds: int = 5,
+        timed: dict[str, float] | None = None,
         **facts: Any,
     ) -> None:
         if benchmark.disabled or request.config.getoption("benchmark_min_rounds") == 1:  # make bench ROUNDS=short
@@ -46,6 +48,7 @@ def race(benchmark, request) -> Callable[..., Any]:
         benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
         benchmark.extra_info["errors"] = {name: error for name, error in errors.items() if error is not None}
         benchmark.extra_info["rivals"] = {name: statistics.median(times) for name, times in seconds.items()}
+        benchmark.extra_info["rivals"] |= timed or {}
         benchmark.extra_info.update(facts)
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +37,12 @@ def numpy_dense(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(f, g)[0, 1])
 
 
-def torch_dense(x: np.ndarray, y: np.ndarray) -> float:
+def torch_dense(x: Any, y: Any) -> float:
     import torch
 
-    n = len(x)
-    upper = torch.triu(torch.ones(n, n, dtype=torch.bool), 1)
-    units = (torch.nn.functional.normalize(torch.from_numpy(rows), dim=1) for rows in (x, y))
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    upper = torch.triu(torch.ones(len(x), len(x), dtype=torch.bool, device=x.device), 1)
+    units = (torch.nn.functional.normalize(rows, dim=1) for rows in (x, y))
     return float(torch.corrcoef(torch.stack([(u @ u.T)[upper] for u in units]))[0, 1])
 
 
