@@ -70,7 +70,7 @@ def sklearn_chunked(x: np.ndarray, y: np.ndarray, metric: str = "cosine") -> flo
             yield from pairwise_distances_chunked(rows, metric=metric, working_memory=64)
             return
         mean_square = 2.0 * len(rows) / (len(rows) - 1) * float(rows.var(axis=0, dtype=np.float64).sum())
-        # Asked for like this the squares come by products; under their own name by a loop that takes four times as long.
+        # Asked for like this the squares come by products; under their own name by a loop, four times as slow.
         for squares in pairwise_distances_chunked(rows, metric="euclidean", squared=True, working_memory=64):
             yield np.exp(squares / -mean_square, out=squares)
 
