@@ -66,7 +66,13 @@ class Mnli:
         )
 
     def encode(
-        self, records: Records[Pair], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, *, training: bool
+        self,
+        records: Records[Pair],
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        *,
+        labels: Mapping[str, int],
+        training: bool,
     ) -> Features:
         """One row a pair; the longer part loses tokens first."""
         pairs = records.items
@@ -81,7 +87,7 @@ class Mnli:
         )
         columns = [name for name in encoded if name in tokenizer.model_input_names]
         rows = [
-            {**{name: encoded[name][place] for name in columns}, "labels": LABELS.index(pair.label)}
+            {**{name: encoded[name][place] for name in columns}, "labels": labels[pair.label]}
             for place, pair in enumerate(pairs)
         ]
         # A pair that just fits is not told from one that was cut, so those that fill the length are encoded again.

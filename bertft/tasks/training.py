@@ -40,7 +40,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from bertft.errors import BertftError
 from bertft.models import quiet_transformers
 from bertft.records import Row, plain
-from bertft.tasks.optimization import optimizer_of, schedule_of
+from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
 from bertft.tasks.task import Features, Prediction, Recipe, Records, Task
 
 R = TypeVar("R")
@@ -103,7 +103,7 @@ def train(
         raise BertftError(f"{folder}: holds a run already; resume it, or name another folder")
     start = time.perf_counter()
     features = {
-        name: task.encode(records, tokenizer, recipe, training=name == "train")
+        name: task.encode(records, tokenizer, recipe, labels=_labels(model), training=name == "train")
         for name, records in (("train", train), ("dev", dev))
     }
     with _writing(folder):
@@ -155,7 +155,7 @@ def evaluate(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """The metrics of a model as it is; `folder` is where the Trainer may keep files, and it keeps none."""
-    features = task.encode(records, tokenizer, recipe, training=False)
+    features = task.encode(records, tokenizer, recipe, labels=_labels(model), training=False)
     with _outside_as_before():
         trainer = _Trainer(
             task,
@@ -236,6 +236,15 @@ class _Trainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give the head its own learning rate."""
+        first = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if first:
+            assert self.model is not None
+            raise_head_rate(optimizer, self.model, self.recipe.head_rate)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Follow the recipe."""
         if self.lr_scheduler is None:
@@ -299,6 +308,11 @@ class _Watch(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Count anew."""
         self.predicted = 0
+
+
+def _labels(model: PreTrainedModel) -> dict[str, int]:
+    """The number of each label, as the model's config has it."""
+    return {str(label): int(number) for label, number in (model.config.label2id or {}).items()}
 
 
 def _rows(batches: Any) -> Iterator[Prediction]:
