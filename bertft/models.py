@@ -47,7 +47,7 @@ _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 _HARMLESS_FIELDS = frozenset(
     {
         *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
-        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "biaffine"),
         *("output_hidden_states", "output_attentions", "return_dict", "use_cache", "gradient_checkpointing"),
         *("initializer_range", "bos_token_id", "eos_token_id", "num_hidden_layers", "n_layer", "n_layers"),
     }

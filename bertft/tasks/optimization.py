@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from bertft.errors import OptionError
 from bertft.tasks.task import Recipe
@@ -54,6 +55,19 @@ def optimizer_of(recipe: Recipe) -> tuple[type[torch.optim.Optimizer], dict[str,
     """The class of the recipe's optimiser and what to make it with; the Trainer makes groups with and without decay."""
     kind = torch.optim.AdamW if recipe.bias_correction else UncorrectedAdamW
     return kind, {"lr": recipe.learning_rate, "betas": recipe.betas, "eps": recipe.epsilon}
+
+
+def raise_head_rate(optimizer: torch.optim.Optimizer, model: torch.nn.Module, times: float) -> None:
+    """Multiply the learning rate of all parameters outside the model's body, before the first step."""
+    if times == 1:
+        return
+    assert isinstance(model, PreTrainedModel)
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    for group in list(optimizer.param_groups):
+        head = [parameter for parameter in group["params"] if id(parameter) not in body]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) in body]
+        if head:
+            optimizer.add_param_group({**group, "params": head, "lr": times * group["lr"]})
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:

@@ -11,7 +11,6 @@ import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,32 +41,32 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # softmaxes then run, or to the longest of a batch.
 _EXTRAS: dict[str, Any] = {"stride": 128, "question_tokens": 64}
 
+RECIPES = {
+    "paper": Recipe(
+        epochs=3,
+        learning_rate=5e-5,
+        batch_size=32,
+        max_length=384,
+        bias_correction=False,
+        decay_from="start",
+        extras={**_EXTRAS, "without_answer": "first", "padding": "max_length"},
+    ),
+    "today": Recipe(
+        epochs=2,
+        learning_rate=3e-5,
+        batch_size=16,
+        max_length=384,
+        extras={**_EXTRAS, "without_answer": "drop", "padding": "longest"},
+    ),
+}
+
 
 class Squad:
     """The task `squad`."""
 
     name = "squad"
     metric = "f1"
-    recipes: Mapping[str, Recipe] = MappingProxyType(
-        {
-            "paper": Recipe(
-                epochs=3,
-                learning_rate=5e-5,
-                batch_size=32,
-                max_length=384,
-                bias_correction=False,
-                decay_from="start",
-                extras={**_EXTRAS, "without_answer": "first", "padding": "max_length"},
-            ),
-            "today": Recipe(
-                epochs=2,
-                learning_rate=3e-5,
-                batch_size=16,
-                max_length=384,
-                extras={**_EXTRAS, "without_answer": "drop", "padding": "longest"},
-            ),
-        }
-    )
+    recipes = RECIPES
 
     def read(self, source: str) -> Records[Question]:
         """See `read_questions`."""
@@ -84,7 +83,13 @@ class Squad:
         return with_head(checkpoint, AutoModelForQuestionAnswering)
 
     def encode(
-        self, records: Records[Question], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, *, training: bool
+        self,
+        records: Records[Question],
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        *,
+        labels: Mapping[str, int],
+        training: bool,
     ) -> Features:
         """One row a window, with `start_positions` and `end_positions` of the first answer for training.
 

@@ -25,6 +25,7 @@ class Recipe:
     warmup: the share of the steps over which the learning rate rises.  clip: the largest norm of all gradients.
     bias_correction: whether Adam's moments are divided by the weight they have gathered.  decay_from: `start`, the
     linear decay runs over all steps, so that the rate peaks below `learning_rate`; `warmup`, it runs over the rest.
+    head_rate: times the learning rate is that of the head, all outside the body.
     max_length: the most tokens of an input.  extras: what one task alone knows.
     """
 
@@ -39,6 +40,7 @@ class Recipe:
     clip: float = 1.0
     bias_correction: bool = True
     decay_from: str = "warmup"
+    head_rate: float = 1.0
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,9 +98,18 @@ class Task(Protocol[R]):
         """A new model with the checkpoint's body, and a head drawn from torch's generator; see `models.with_head`."""
 
     def encode(
-        self, records: Records[R], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, *, training: bool
+        self,
+        records: Records[R],
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        *,
+        labels: Mapping[str, int],
+        training: bool,
     ) -> Features:
-        """The rows of the records, at most `recipe.max_length` tokens each; without `training`, those to predict."""
+        """The rows of the records, at most `recipe.max_length` tokens each; without `training`, those to predict.
+
+        labels: the number of each label, as the config of the model has it that `build` gave.
+        """
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
         """What makes a batch of tensors of some rows."""

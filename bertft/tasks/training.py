@@ -41,7 +41,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from bertft.errors import BertftError
 from bertft.models import quiet_transformers
 from bertft.records import Row, plain
-from bertft.tasks.optimization import optimizer_of, schedule_of
+from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
 from bertft.tasks.task import Features, Prediction, Recipe, Records, Task
 
 R = TypeVar("R")
@@ -104,7 +104,7 @@ def train(
         raise BertftError(f"{folder}: holds a run already; resume it, or name another folder")
     start = time.perf_counter()
     features = {
-        name: task.encode(records, tokenizer, recipe, training=name == "train")
+        name: task.encode(records, tokenizer, recipe, labels=_labels(model), training=name == "train")
         for name, records in (("train", train), ("dev", dev))
     }
     with _writing(folder):
@@ -155,7 +155,7 @@ def evaluate(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """The metrics of a model as it is."""
-    features = task.encode(records, tokenizer, recipe, training=False)
+    features = task.encode(records, tokenizer, recipe, labels=_labels(model), training=False)
     # The Trainer wants a folder, and leaves it empty.
     with _outside_as_before(), tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(
@@ -237,6 +237,15 @@ class _Trainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give the head its own learning rate."""
+        first = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if first:
+            assert self.model is not None
+            raise_head_rate(optimizer, _unadapted(self.model), self.recipe.head_rate)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Follow the recipe."""
         if self.lr_scheduler is None:
@@ -300,6 +309,16 @@ class _Watch(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Count anew."""
         self.predicted = 0
+
+
+def _labels(model: PreTrainedModel) -> dict[str, int]:
+    """The number of each label, as the model's config has it."""
+    return {str(label): int(number) for label, number in (model.config.label2id or {}).items()}
+
+
+def _unadapted(model: Any) -> Any:
+    """The model itself where it is wrapped in adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _rows(batches: Any) -> Iterator[Prediction]:
