@@ -234,15 +234,15 @@ def freeze(model: PreTrainedModel, last: int) -> None:
 
     Source: Merchant et al. 2020, section 5.2.
     """
+    if last == -1:
+        return
     body = _body(model)
     path, blocks = _find_stack(body)
-    if not -1 <= last < len(blocks):
+    if not 0 <= last < len(blocks):
         raise OptionError(
             f"cannot freeze up to block {last}: this model has blocks 0 to {len(blocks) - 1}; "
             "give one of them, or -1 to freeze nothing"
         )
-    if last == -1:
-        return
     for module in [*_before_blocks(body, path), *blocks[: last + 1]]:
         # Of a module the attribute requires_grad means nothing; the method sets it for each parameter.
         module.requires_grad_(False)

@@ -130,8 +130,9 @@ def test_accuracy_and_its_floor() -> None:
     assert mnli.floors(records, records, seed=0) == {"majority class": {"accuracy": pytest.approx(2 / 3)}}
 
 
-def test_a_data_set_in_a_local_folder(tmp_path: Path) -> None:
+def test_a_data_set_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     # GLUE's order of the labels is another, so they go by name.
     names = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
     columns = datasets.Features(
