@@ -231,6 +231,7 @@ class _Trainer(Trainer):
             train_dataset=train.rows,
             eval_dataset=dev[0].rows,
             data_collator=task.collator(tokenizer, recipe),
+            processing_class=tokenizer,  # saved with each checkpoint
             optimizer_cls_and_kwargs=optimizer_of(recipe),
             callbacks=callbacks,
         )
