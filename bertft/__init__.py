@@ -23,6 +23,7 @@ _HOME = {
     "explain": "similarity",
     "PairMoments": "pair_moments",
     "score": "scoring",
+    "tune": "tuning",
     "Scores": "records",
 }
 """Public name, the module it lives in."""
@@ -39,6 +40,7 @@ __all__ = [
     "rsa",
     "score",
     "svcca",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from bertft.records import Scores
     from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
+    from bertft.tuning import tune
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from bertft.errors import CheckpointError, DataError, UndefinedWarning
 from bertft.models import Checkpoint, freeze, load_checkpoint, shared_depth, truncate
 from bertft.scoring import score
 from bertft.tasks import named_task
+from bertft.tasks.adapters import with_lora
 from bertft.tasks.attachment import evaluate_attachment, is_punctuation
 from bertft.tasks.biaffine import IGNORED, BiaffineParser, biaffine_settings
 from bertft.tasks.dependency import TASK
@@ -479,12 +480,12 @@ def test_training_beats_its_floors(base: Checkpoint, tmp_path: Path) -> None:
         torch.manual_seed(5)
         model = TASK.build(base, data)
     assert model.config.id2label == {0: "det", 1: "nsubj", 2: "obj", 3: "punct", 4: "root"}
-    untrained = evaluate(TASK, model, base.tokenizer, dev, RECIPE, tmp_path)
+    untrained = evaluate(TASK, model, base.tokenizer, dev, RECIPE)
     floor = TASK.floors(data, dev, seed=1)["left neighbour"]
     found = train(TASK, model, base.tokenizer, data, dev, tmp_path / "run", RECIPE, seed=1)
     best = max(row["las"] for row in found.history)
     assert best > 0.9 > max(untrained["las"], floor["las"]) + 0.3
-    again = evaluate(TASK, BiaffineParser.from_pretrained(found.best), base.tokenizer, dev, RECIPE, tmp_path)
+    again = evaluate(TASK, BiaffineParser.from_pretrained(found.best), base.tokenizer, dev, RECIPE)
     assert again["las"] == best
 
 
@@ -503,6 +504,24 @@ def test_one_seed_one_parser_which_scores_against_its_base(base: Checkpoint, tmp
 def test_frozen_blocks_are_those_of_the_base(base: Checkpoint, tmp_path: Path) -> None:
     folder = tuned(base, tmp_path / "run", frozen=1)
     assert shared_depth(base.model, load_checkpoint(folder).model) == 2
+
+
+# peft asks this of the model by a name that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_are_tuned_with_the_scorers_whole(base: Checkpoint, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra for adapters is absent: pip install .[lora]")
+    data = grammar(24, seed=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = with_lora(TASK.build(base, data), 2)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(".scorer." in name for name in learning)
+    assert all(".scorer." in name or ".pooler." in name or ".lora_" in name for name in learning)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    found = train(TASK, model, base.tokenizer, data, grammar(8, seed=1), tmp_path / "run", RECIPE, seed=1)
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {name for name in learning if ".pooler." not in name} == moved
+    assert found.history[-1]["uas"] > 0.5
 
 
 def test_a_parser_can_be_cut_down(base: Checkpoint, tmp_path: Path) -> None:

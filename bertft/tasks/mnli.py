@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,25 +22,25 @@ from bertft.errors import DataError
 from bertft.models import Checkpoint, with_head
 from bertft.tasks.task import Features, Prediction, Recipe, Records
 
+RECIPES = {
+    "paper": Recipe(
+        epochs=3,
+        learning_rate=5e-5,
+        batch_size=32,
+        max_length=128,
+        bias_correction=False,
+        decay_from="start",
+    ),
+    "today": Recipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
+}
+
 
 class Mnli:
     """The task `mnli`. Its labels stand in the order of `LABELS`, in every config it writes."""
 
     name = "mnli"
     metric = "accuracy"
-    recipes: Mapping[str, Recipe] = MappingProxyType(
-        {
-            "paper": Recipe(
-                epochs=3,
-                learning_rate=5e-5,
-                batch_size=32,
-                max_length=128,
-                bias_correction=False,
-                decay_from="start",
-            ),
-            "today": Recipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
-        }
-    )
+    recipes = RECIPES
 
     def read(self, source: str) -> Records[Pair]:
         """See `read_pairs`."""

@@ -14,6 +14,7 @@ import math
 import os
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -150,13 +151,13 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     records: Records[R],
     recipe: Recipe,
-    folder: Path,
     *,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """The metrics of a model as it is; `folder` is where the Trainer may keep files, and it keeps none."""
+    """The metrics of a model as it is."""
     features = task.encode(records, tokenizer, recipe, labels=_labels(model), training=False)
-    with _outside_as_before():
+    # The Trainer wants a folder, and leaves it empty.
+    with _outside_as_before(), tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(
             task,
             model,
@@ -164,7 +165,7 @@ def evaluate(
             recipe,
             Features(()),
             (features, records),
-            folder,
+            Path(folder),
             seed=0,
             callbacks=[_Watch(0, progress)],
         )
@@ -242,8 +243,7 @@ class _Trainer(Trainer):
         first = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if first:
-            assert self.model is not None
-            raise_head_rate(optimizer, self.model, self.recipe.head_rate)
+            raise_head_rate(optimizer, _unadapted(self.model), self.recipe.head_rate)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -316,6 +316,11 @@ def _labels(model: PreTrainedModel) -> dict[str, int]:
     return {str(label): int(number) for label, number in (model.config.label2id or {}).items()}
 
 
+def _unadapted(model: Any) -> Any:
+    """The model itself where it is wrapped in adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _rows(batches: Any) -> Iterator[Prediction]:
     """One prediction a row, of the outputs of batches: arrays, or tuples of them."""
     for batch in batches or ():
@@ -370,7 +375,7 @@ def _publish(checkpoint: Path, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         for file in checkpoint.iterdir():
-            if file.name != _STATE and file.suffix not in (".bin", ".pt", ".pth"):
+            if file.name not in (_STATE, "README.md") and file.suffix not in (".bin", ".pt", ".pth"):
                 shutil.copyfile(file, temporary / file.name)
                 _sync(temporary / file.name)
         shutil.rmtree(target, ignore_errors=True)
