@@ -119,7 +119,7 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))
-    digest = hashlib.sha256(json.dumps(_computation(model), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(_computation(model, n_layers(model)), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().numpy().data)
@@ -234,15 +234,15 @@ def freeze(model: PreTrainedModel, last: int) -> None:
 
     Source: Merchant et al. 2020, section 5.2.
     """
+    if last == -1:
+        return
     body = _body(model)
     path, blocks = _find_stack(body)
-    if not -1 <= last < len(blocks):
+    if not 0 <= last < len(blocks):
         raise OptionError(
             f"cannot freeze up to block {last}: this model has blocks 0 to {len(blocks) - 1}; "
             "give one of them, or -1 to freeze nothing"
         )
-    if last == -1:
-        return
     for module in [*_before_blocks(body, path), *blocks[: last + 1]]:
         # Of a module the attribute requires_grad means nothing; the method sets it for each parameter.
         module.requires_grad_(False)
@@ -312,12 +312,14 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     >>> shared_depth(model, model)
     3
     """
-    if type(base) is not type(tuned) or _computation(base) != _computation(tuned):
+    if type(base) is not type(tuned):
+        return -1
+    last = min(n_layers(base), n_layers(tuned))
+    if _computation(base, last) != _computation(tuned, last):
         return -1
     base_parts, tuned_parts = _parts(base), _parts(tuned)
     if not _equal(base_parts.before, tuned_parts.before):
         return -1
-    last = min(n_layers(base), n_layers(tuned))
     depth = 0
     while depth < last and _equal(base_parts.block(depth), tuned_parts.block(depth)):
         depth += 1
@@ -640,10 +642,11 @@ def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
 
 
-def _computation(model: PreTrainedModel) -> dict[str, Any]:
-    """The config fields that could change what the body computes."""
+def _computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
+    """The config fields that could change what the first blocks of the body compute."""
     fields = {
-        name: value
+        # A list of this name tells of each block what kind it is.
+        name: value[:blocks] if name.endswith("layer_types") and isinstance(value, list) else value
         for name, value in model.config.to_dict().items()
         if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)
     }

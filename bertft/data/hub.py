@@ -25,7 +25,7 @@ class HubRows:
 def is_file(source: str) -> bool:
     """Whether a source is a local file, or a mistaken path to one, and nothing that `read_hub` takes."""
     path = Path(source).expanduser()
-    return path.is_file() or not (path.is_dir() or Path(source.rpartition(":")[0]).is_dir() or _NAME.fullmatch(source))
+    return path.is_file() or not (path.is_dir() or _folder_and_split(source) or _NAME.fullmatch(source))
 
 
 def read_hub(source: str) -> HubRows:
@@ -41,11 +41,9 @@ def read_hub(source: str) -> HubRows:
         raise DataError(
             f'{source}: reading it needs the library datasets; pip install "bertft[tune]", or give a local file'
         ) from error
-    folder, _, split = source.rpartition(":")
-    match = _NAME.fullmatch(source)
-    if Path(folder).expanduser().is_dir():
-        name, config = str(Path(folder).expanduser()), None
-    elif match:
+    if local := _folder_and_split(source):
+        name, config, split = local[0], None, local[1]
+    elif match := _NAME.fullmatch(source):
         name, config, split = match["name"], match["config"], match["split"]
     else:
         raise DataError(f"{source}: a folder; name the split to read too, {source}:train or the like")
@@ -60,3 +58,9 @@ def read_hub(source: str) -> HubRows:
         for row in found
     ]
     return HubRows(source, rows, found._fingerprint)
+
+
+def _folder_and_split(source: str) -> tuple[str, str] | None:
+    """The two parts of FOLDER:SPLIT, None where there is no such folder."""
+    folder, _, split = source.rpartition(":")
+    return (str(Path(folder).expanduser()), split) if folder and Path(folder).expanduser().is_dir() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,8 @@ def with_lora(model: PreTrainedModel, rank: int, *, first_block: int = 0) -> Any
         heads.append("pooler")
     base = str(model.name_or_path)
     model.name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=heads))
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=heads)
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that it is about to drop.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, settings)
