@@ -154,8 +154,8 @@ def read_split(source: str) -> Treebank:
 
 
 def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
-    columns: list[Any] = [row.get(name) for name in ("tokens", "head", "deprel")]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
+    columns = [row[name] for name in ("tokens", "head", "deprel") if isinstance(row.get(name), list)]
+    if len(columns) != 3 or len(set(map(len, columns))) != 1:
         raise DataError(
             f"{where}: expected lists of one length, tokens, head and deprel, got the columns {', '.join(row)}; "
             "give a data set with the columns of Universal Dependencies, or a CoNLL-U file"

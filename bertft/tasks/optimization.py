@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel
 
 from bertft.errors import OptionError
 from bertft.tasks.task import Recipe
@@ -57,12 +56,13 @@ def optimizer_of(recipe: Recipe) -> tuple[type[torch.optim.Optimizer], dict[str,
     return kind, {"lr": recipe.learning_rate, "betas": recipe.betas, "eps": recipe.epsilon}
 
 
-def raise_head_rate(optimizer: torch.optim.Optimizer, model: torch.nn.Module, times: float) -> None:
+def raise_head_rate(optimizer: torch.optim.Optimizer, model: Any, times: float) -> None:
     """Multiply the learning rate of all parameters outside the model's body, before the first step."""
     if times == 1:
         return
-    assert isinstance(model, PreTrainedModel)
-    body = {id(parameter) for parameter in model.base_model.parameters()}
+    # Within a model of peft is the one it adapts, its adapters among the parameters of the body.
+    adapted = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = {id(parameter) for parameter in adapted.base_model.parameters()}
     for group in list(optimizer.param_groups):
         head = [parameter for parameter in group["params"] if id(parameter) not in body]
         group["params"] = [parameter for parameter in group["params"] if id(parameter) in body]

@@ -232,6 +232,7 @@ class _Trainer(Trainer):
             train_dataset=train.rows,
             eval_dataset=dev[0].rows,
             data_collator=task.collator(tokenizer, recipe),
+            processing_class=tokenizer,  # saved with each checkpoint
             optimizer_cls_and_kwargs=optimizer_of(recipe),
             callbacks=callbacks,
         )
@@ -242,7 +243,6 @@ class _Trainer(Trainer):
         first = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if first:
-            assert self.model is not None
             raise_head_rate(optimizer, _unadapted(self.model), self.recipe.head_rate)
         return optimizer
 
