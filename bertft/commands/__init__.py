@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import demo, probe_structural, score
+from bertft.commands import data_edge, demo, probe_structural, score
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -28,8 +28,12 @@ COMMANDS = {
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
+    "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }
 
-GROUPS = {"probe": "ask what of a sentence's annotation can be read off its vectors"}
+GROUPS = {
+    "probe": "ask what of a sentence's annotation can be read off its vectors",
+    "data": "make the records that other commands read",
+}
 """First words of commands of two."""

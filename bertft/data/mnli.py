@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from bertft.data.json_lines import read_objects
 from bertft.data.records import Example
 from bertft.data.text_file import TextFile
 
@@ -18,24 +18,10 @@ def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
     >>> [(example.text, example.pair) for example in read_mnli(TextFile(Path("rain.jsonl"), line, "0f"))]
     [('It pours.', 'It rains.')]
     """
-    for number, line in enumerate(file.lines, start=1):
-        if not line.strip():
-            continue
-        record = _parse(file, number, line)
+    advice = "give plain text as .txt"
+    for number, record in read_objects(file, "one MNLI record", "sentence1 and sentence2", advice):
         premise, hypothesis = (_sentence(file, number, record, field) for field in ("sentence1", "sentence2"))
         yield Example(premise, None if single else hypothesis, file.where(number))
-
-
-def _parse(file: TextFile, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise file.error(
-            number, f"expected one MNLI record of JSON a line, got {line[:40]!r} ({error}); give plain text as .txt"
-        ) from error
-    if not isinstance(record, dict):
-        raise file.error(number, f"expected a JSON object with sentence1 and sentence2, got {line[:40]!r}")
-    return record
 
 
 def _sentence(file: TextFile, number: int, record: dict[str, Any], field: str) -> str:
