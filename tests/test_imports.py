@@ -30,6 +30,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "report": {"errors", "records"},
     "runs": {"errors", "models"},
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
+    "edge_tasks": {"errors", "data", "probes", "activations"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }
 # These put the parts together.
