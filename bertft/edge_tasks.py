@@ -71,6 +71,28 @@ class TaskGroup:
                 )
         return found, notes
 
+    def control(self, seed: int = 0) -> TaskGroup:
+        """The same targets with labels that say nothing of language, drawn for each type of word once and for all.
+
+        A target has the labels that its type drew: those of a training target taken at random, so that the shares of
+        labels stay.  The type is the first word of the first span.  What a probe learns of them it has memorised, and
+        what it learns of the task beyond that is its selectivity.
+
+        Source: Hewitt and Liang 2019.
+        """
+        tasks: dict[str, dict[str, EdgeTask]] = {}
+        for name, splits in self.tasks.items():
+            drawn_from = splits["train"].gold
+            tasks[name] = {}
+            for split, task in splits.items():
+                words = [
+                    self.sentences[sentence][start]
+                    for sentence, start in zip(task.sentence.tolist(), task.span1[:, 0].tolist(), strict=True)
+                ]
+                drawn = {word: _number(f"{seed} {name} {word}") % len(drawn_from) for word in set(words)}
+                tasks[name][split] = replace(task, gold=drawn_from[[drawn[word] for word in words]])
+        return replace(self, tasks=tasks)
+
 
 def read_tasks(
     names: Sequence[str],
@@ -160,6 +182,11 @@ def _group(corpora: Sequence[EdgeCorpus], sentences: int | None, seed: int) -> T
     return TaskGroup(tuple(numbers), tasks, digest)
 
 
+def _number(text: str) -> int:
+    """A number that looks random, the same wherever and whenever a text is met."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def _labels(records: Iterable[EdgeRecord]) -> set[str]:
     return {label for record in records for target in record.targets for label in target.labels}
 
@@ -170,7 +197,7 @@ def _drawn(records: Sequence[EdgeRecord], wanted: int | None, seed: int) -> list
     distinct = dict.fromkeys(record.words for record in having)
     if wanted is None or wanted >= len(distinct):
         return having
-    by_hash = sorted(distinct, key=lambda words: hashlib.sha256(f"{seed} {' '.join(words)}".encode()).digest())
+    by_hash = sorted(distinct, key=lambda words: _number(f"{seed} {' '.join(words)}"))
     chosen = set(by_hash[:wanted])
     return [record for record in having if record.words in chosen]
 

@@ -30,8 +30,9 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "report": {"errors", "records"},
     "runs": {"errors", "models"},
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
-    "edge_tasks": {"errors", "data", "probes", "activations"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
+    "edge_tasks": {"errors", "data", "probes", "activations"},
+    "edge_probing": {"errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks"},
 }
 # These put the parts together.
 EVERYTHING = {"__init__", "__main__", "cli", "commands", "callbacks", "demo"}
