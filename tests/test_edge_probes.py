@@ -104,7 +104,7 @@ def textbook(weights: dict[str, Tensor], source: str, sentence: Tensor, spans: l
     vectors = []
     for number, (first, end) in enumerate(spans, 1):
         rows = [x[i] @ weights[f"project{number}"] + weights[f"project{number}_bias"] for i in range(first, end)]
-        attention = torch.softmax(torch.stack([(row @ weights[f"attend{number}"])[0] + 0.7 for row in rows]), dim=0)
+        attention = torch.softmax(torch.stack([row @ weights[f"attend{number}"] + 0.7 for row in rows]), dim=0)
         vectors.append(sum(share * row for share, row in zip(attention, rows, strict=True)))
     hidden = torch.tanh(torch.cat(vectors) @ weights["hidden"] + weights["hidden_bias"])
     norm = torch.nn.LayerNorm(len(hidden)).double()
@@ -223,7 +223,7 @@ def company(states: InMemory) -> list[EdgeJob]:
         task_of(states, range(10, 30), spans=1, labels=3, seed=2, name="u"),
         task_of(states, range(35, 42), spans=1, labels=3, seed=3, name="u"),
     )
-    early = replace(SMALL, max_epochs=8, patience=0, learning_rate=0.05)
+    early = replace(SMALL, max_epochs=12, patience=1, decay_patience=1, learning_rate=0.03)
     often = replace(SMALL, max_epochs=3, validations_per_epoch=None, validate_every=3)
     jobs = [EdgeJob(*one, source, recipe=early) for source in (*INPUTS, "layer:0")]
     jobs += [EdgeJob(*one, "mix", seed=1, recipe=early), EdgeJob(*one, "top", seed=1, recipe=often)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,7 +105,7 @@ class Shape:
             sizes |= {
                 f"project{span}": (self.width, self.projected),
                 f"project{span}_bias": (self.projected,),
-                f"attend{span}": (self.projected, 1),
+                f"attend{span}": (self.projected,),
             }
         sizes |= {
             "hidden": (self.spans * self.projected, self.hidden),
@@ -128,14 +128,14 @@ class Shape:
     def drawn(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """First parameters of one probe, float64: uniform within 1/√inputs, as torch begins linear layers."""
         drawn = {}
-        fan_in = 1
         for name, size in self.sizes.items():
             if name in ("gamma", "norm"):
                 values = np.ones(size)
             elif name in ("mix", "norm_bias"):
                 values = np.zeros(size)
             else:
-                fan_in = size[0] if len(size) == 2 else fan_in  # a bias stands after its weights
+                if not name.endswith("_bias"):  # which stands after its weights
+                    fan_in = size[0]
                 values = rng.uniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), size)
             drawn[name] = torch.from_numpy(values)
         return drawn
@@ -219,10 +219,10 @@ def logits(
     for number, (covered, rows, offsets, span) in enumerate(batch.spans, 1):
         own = x if covered is None else x.index_select(1, covered)
         projected = _linear(own, parameters, f"project{number}")
-        attention = torch.bmm(projected, parameters[f"attend{number}"])[:, :, 0]
+        attention = _each(torch.mv, projected, parameters[f"attend{number}"])
         weights = ragged_softmax(attention.index_select(1, rows), span, len(offsets))
         pooled.append(_ragged_sum(projected, weights, rows, offsets))
-    hidden = torch.tanh(_linear(torch.cat(pooled, dim=2), parameters, "hidden"))
+    hidden = _each(torch.tanh, _linear(torch.cat(pooled, dim=2), parameters, "hidden"))
     hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=NORM_EPSILON)
     hidden = torch.addcmul(parameters["norm_bias"].unsqueeze(1), hidden, parameters["norm"].unsqueeze(1))
     if drop_hidden is not None:
@@ -237,9 +237,8 @@ def mix_weights(parameters: Parameters) -> Tensor:
 
 def mixed(parameters: Parameters, vectors: Tensor) -> Tensor:
     """The mix of layers (layers, n, d) that each probe makes, (probes, n, d)."""
-    # One by one: a product with all weights rounds otherwise than with those of one probe.
     flat = vectors.flatten(1)
-    return torch.stack([weights @ flat for weights in mix_weights(parameters)]).view(-1, *vectors.shape[1:])
+    return _each(lambda weights: weights @ flat, mix_weights(parameters)).view(-1, *vectors.shape[1:])
 
 
 def ragged_softmax(values: Tensor, span: Tensor, spans: int) -> Tensor:
@@ -251,23 +250,25 @@ def ragged_softmax(values: Tensor, span: Tensor, spans: int) -> Tensor:
     with torch.no_grad():
         largest = values.new_full((len(values), spans), -math.inf)
         largest.scatter_reduce_(1, span.expand_as(values), values, "amax")
-    powers = (values - largest.index_select(1, span)).exp()
+    powers = _each(torch.exp, values - largest.index_select(1, span))
     total = powers.new_zeros((len(values), spans)).index_add(1, span, powers)
     return powers / total.index_select(1, span)
 
 
 def _ragged_sum(rows: Tensor, weights: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
     """Weighted sums of rows (probes, n, d) over ragged places (m,), (probes, spans, d)."""
-    probes, n, width = rows.shape
-    of_probe = torch.arange(probes, device=rows.device).unsqueeze(1)
-    found = F.embedding_bag(
-        (places + n * of_probe).flatten(),
-        rows.reshape(-1, width),
-        (offsets + len(places) * of_probe).flatten(),
-        mode="sum",
-        per_sample_weights=weights.flatten(),
+    return _each(
+        lambda own, shares: F.embedding_bag(places, own, offsets, mode="sum", per_sample_weights=shares), rows, weights
     )
-    return found.view(probes, len(offsets), width)
+
+
+def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of the tensors of each probe by itself, for those that round otherwise in company.
+
+    Exponentials of the last few numbers of an array differ in a bit from those of the others, products with one row
+    or column are summed in another order than those with several, and so are the gradients of an embedding bag.
+    """
+    return torch.stack([function(*own) for own in zip(*tensors, strict=True)])
 
 
 def _linear(x: Tensor, parameters: Parameters, name: str) -> Tensor:
@@ -279,9 +280,13 @@ def target_losses(found: Tensor, gold: Tensor, loss: Loss) -> Tensor:
 
     `sigmoid` is the sum of the binary codes of the K labels, `softmax` the code of the one label that a target has.
     """
-    if loss == "softmax":
-        return -(torch.log_softmax(found, dim=2) * gold).sum(dim=2)
-    return F.binary_cross_entropy_with_logits(found, gold.expand_as(found), reduction="none").sum(dim=2)
+
+    def cost(own: Tensor) -> Tensor:
+        if loss == "softmax":
+            return -(torch.log_softmax(own, dim=1) * gold).sum(dim=1)
+        return F.binary_cross_entropy_with_logits(own, gold, reduction="none").sum(dim=1)
+
+    return _each(cost, found)
 
 
 def decide(found: Tensor, loss: Loss) -> Tensor:
