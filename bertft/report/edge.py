@@ -51,6 +51,9 @@ REPORTED = {"coref": "label 1 alone", "srl": "core and modifiers", "rel": "witho
 NAME = 14
 """Longest name of a model above a column."""
 
+LEFT, GAP = 38, 3
+"""Characters that the first two columns of table 1 take, and that stand between two."""
+
 
 @dataclass(frozen=True)
 class Probed:
@@ -105,6 +108,11 @@ class Scores:
         """The model to which the others are compared."""
         return next(probed.model for probed in self.probed if not probed.floor)
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the models are called."""
+        return shown_names(list(dict.fromkeys(probed.model for probed in self.probed)), self.base)
+
     def score(self, probed: Probed, task: str, scoring: str, measure: str = "f1") -> Score:
         """The mean over seeds, with the mean ends of the intervals."""
         rows = self._of.get((probed, task, scoring, measure), [])
@@ -125,7 +133,7 @@ class Scores:
 
 
 def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and pictures of mixes and layers where there are any.
+    """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and pictures of mixes and layers if any.
 
     Raises `BertftError` for a folder that cannot be written to; returns the paths.
     """
@@ -148,7 +156,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print the table of each input, of layers, controls and mixes where there are such, and the notes of the run."""
     scores = Scores(rows)
     both = run["options"]["preset"] == "today"
-    names = short_names(probed.model for probed in scores.probed)
+    names = scores.names
     for source in scores.inputs:
         console.print()
         say(
@@ -194,8 +202,18 @@ def task_name(task: str, scoring: str) -> str:
 
 
 def column_name(probed: Probed, source: str, names: Mapping[str, str]) -> str:
-    """A model as it stands above its column."""
+    """A model as it stands above its column; a floor of another input is called by that."""
     return fit(names[probed.model], NAME) if probed.input == source else probed.input
+
+
+def shown_names(models: Sequence[str], base: str) -> dict[str, str]:
+    """Short names of models; the random twins of the base are called by their number alone.
+
+    >>> shown_names(["runs/base", "runs/mnli", "base-random-0"], "runs/base")
+    {'runs/base': 'base', 'runs/mnli': 'mnli', 'base-random-0': 'random-0'}
+    """
+    names = short_names(models)
+    return {model: name.removeprefix(f"{names[base]}-") if model != base else name for model, name in names.items()}
 
 
 def empty_table(console: Console) -> Table:
@@ -209,15 +227,20 @@ def main_tables(
 ) -> Iterator[Table]:
     """Table 1, in several parts where it is wider than the console; `both` adds what Tenney et al. count."""
     base, *others = scores.columns(source)
-    room = max(1, (console.width - 40) // (NAME + 2))
-    for first in range(0, max(1, len(others)), room):
+    delta = "d" if console.options.ascii_only else "Δ"
+    titles = {probed: f"{delta} {column_name(probed, source, names)}" for probed in others}
+    room = console.width - LEFT
+    parts: list[list[Probed]] = [[]]
+    for probed in others:
+        if parts[-1] and sum(max(8, len(titles[p])) + GAP for p in [*parts[-1], probed]) > room:
+            parts.append([])
+        parts[-1].append(probed)
+    for part in parts:
         table = empty_table(console)
         table.add_column("task", no_wrap=True)
         table.add_column(Text(column_name(base, source, names)), justify="right", no_wrap=True)
-        part = others[first : first + room]
         for probed in part:
-            delta = "d" if console.options.ascii_only else "Δ"
-            table.add_column(Text(f"{delta} {column_name(probed, source, names)}"), justify="right", no_wrap=True)
+            table.add_column(Text(titles[probed]), justify="right", no_wrap=True)
         for task, scoring in scores.tasks:
             if scoring == "all" or both:
                 cells = [difference(scores.score(probed, task, scoring, "f1_difference")) for probed in part]
@@ -311,7 +334,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure
 
     scores = Scores(rows)
-    names = short_names(probed.model for probed in scores.probed)
+    names = scores.names
     source = scores.inputs[0] if scores.inputs else scores.probed[0].input
     columns = scores.columns(source) if scores.inputs else [p for p in scores.probed if p.input == source]
     tasks = [task for task, scoring in scores.tasks if scoring == "all"]
@@ -335,7 +358,7 @@ def figure(rows: Sequence[Row]) -> Figure:
                 label=column_name(probed, source, names),
             )
         axes.set_yticks(range(len(tasks)), [task_name(task, "all") for task in tasks])
-        axes.invert_yaxis()
+        axes.set_ylim(len(tasks) - 0.45, -0.55)
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("F1, percent")
@@ -364,11 +387,12 @@ class Line:
 
 def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
     """Return `weights`, or `shares` of length, by layer: a panel a task, a triangle at the center of gravity."""
-    names = short_names(mix["model"] for mix in mixes)
+    models = list(dict.fromkeys(mix["model"] for mix in mixes))
+    names = shown_names(models, models[0])
     center = {"weights": "center", "shares": "center_of_shares"}[what]
 
     def lines(task: str) -> Iterator[Line]:
-        for model in dict.fromkeys(mix["model"] for mix in mixes):
+        for model in models:
             own = [mix for mix in mixes if (mix["task"], mix["model"]) == (task, model)]
             if own:
                 values = [mean(values) for values in zip(*(mix[what] for mix in own), strict=True)]
@@ -378,13 +402,13 @@ def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
     title = {"weights": "What the probes mix", "shares": "What the probes mix, by share of length"}[what]
     label = {"weights": "Weight", "shares": "Share"}[what]
     tasks = ordered({mix["task"] for mix in mixes})
-    return panels(tasks, lines, title, "a triangle marks the center of gravity; floors dashed", label)
+    return panels(tasks, lines, title, "a triangle marks the center of gravity; floors dashed", label, 0.0)
 
 
 def layer_figure(rows: Sequence[Row]) -> Figure:
     """Return F1 by layer: a panel a task, a line a model."""
     scores = Scores(rows)
-    names = short_names(probed.model for probed in scores.probed)
+    names = scores.names
 
     def lines(task: str) -> Iterator[Line]:
         for model, floor in dict.fromkeys((p.model, p.floor) for p in scores.probed):
@@ -394,11 +418,19 @@ def layer_figure(rows: Sequence[Row]) -> Figure:
                 yield Line(names[model], floor, [int(p.input.partition(":")[2]) for p in own], found)
 
     tasks = [task for task, scoring in scores.tasks if scoring == "all"]
-    return panels(tasks, lines, "Edge probes by layer", f"{scores.split} set; floors dashed", "F1, percent")
+    detail = f"{scores.split} set; floors dashed; every panel has an axis of its own"
+    return panels(tasks, lines, "Edge probes by layer", detail, "F1, percent", None)
 
 
-def panels(tasks: Sequence[str], lines: Callable[[str], Iterator[Line]], title: str, detail: str, label: str) -> Figure:
-    """Return a panel a task, four in a row, lines named below all of them."""
+def panels(
+    tasks: Sequence[str],
+    lines: Callable[[str], Iterator[Line]],
+    title: str,
+    detail: str,
+    label: str,
+    bottom: float | None,
+) -> Figure:
+    """Return a panel a task, four in a row, lines named below; where `bottom` is given all share an axis from there."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -406,16 +438,21 @@ def panels(tasks: Sequence[str], lines: Callable[[str], Iterator[Line]], title: 
     down = math.ceil(len(tasks) / across)
     with matplotlib.style.context(["default", STYLE]):
         drawing = Figure(figsize=(1.2 + 2.5 * max(2, across), 1.4 + 2.3 * down), layout="constrained")
-        grid = drawing.subplots(down, across, squeeze=False, sharex=True)
+        grid = drawing.subplots(down, across, squeeze=False, sharex=True, sharey=bottom is not None)
         for axes in grid.flat[len(tasks) :]:
             axes.set_axis_off()
         for axes, task in zip(grid.flat, tasks, strict=False):
             draw_lines(axes, list(lines(task)))
             axes.set_title(task_name(task, "all"), loc="left", fontsize=10, fontweight="bold")
+        if bottom is not None:
+            grid[0, 0].set_ylim(bottom=bottom)
         for axes in grid[:, 0]:
             axes.set_ylabel(label)
-        drawing.supxlabel("Layer (0 = embeddings)", fontsize=10)
-        drawing.suptitle(f"{title}: {detail}", x=0.01, ha="left", fontsize=10)
+        for axes in grid.flat[max(0, len(tasks) - across) : len(tasks)]:
+            axes.set_xlabel("Layer (0 = embeddings)")
+            axes.tick_params(labelbottom=True)
+        drawing.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
+        drawing.text(0.01, 1 - 0.36 / drawing.get_figheight(), detail, color=MUTED, fontsize=9, va="top")
         handles, given = grid[0, 0].get_legend_handles_labels()
         drawing.legend(handles, given, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return drawing
