@@ -22,7 +22,7 @@ import numpy as np
 from bertft.activations.cache import word_vectors
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, OptionError, UndefinedWarning
-from bertft.models import Checkpoint, n_layers, parse_layers, randomised
+from bertft.models import Checkpoint, n_layers, parse_layers
 from bertft.probes.structural import (
     KINDS,
     RECIPES,
@@ -40,10 +40,7 @@ from bertft.probes.structural import (
     train_probes,
 )
 from bertft.records import Row
-from bertft.runs import Clock, Source, integer, loaded, versions
-
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
+from bertft.runs import Clock, Progress, Say, Source, integer, loaded, named, versions, with_random
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
 FLOOR_BATCH = 64
@@ -133,7 +130,7 @@ def probe_structural(
     hashes: dict[str, str] = {}
     history: list[dict[str, Any]] = []
     seen: dict[tuple[str, tuple[int, ...]], str] = {}
-    for name, floor, checkpoint in _with_random(checkpoints, random_seeds):
+    for name, floor, checkpoint in with_random(checkpoints, random_seeds):
         key = (checkpoint.content_hash, wanted[name])
         if floor and key in seen:
             notes.append(f"{checkpoint.name} is {seen[key]}, of the same shape, and was not trained again")
@@ -166,7 +163,7 @@ def probe_structural(
                 recipe=recipe,
                 seed=seed,
                 device=checkpoint.model.device,
-                progress=_named(progress, f"probes of {checkpoint.name}"),
+                progress=named(progress, f"probes of {checkpoint.name}"),
             )
         history += [_history(checkpoint.name, probe) for probe in probes]
         with clock.phase("evaluation"):
@@ -241,19 +238,6 @@ def _splits(bank: Treebank, sentences: int | None, seed: int) -> dict[str, tuple
         chosen = np.random.default_rng(seed).choice(len(train), sentences, replace=False)
         splits["train"] = tuple(train[place] for place in np.sort(chosen))
     return splits
-
-
-def _with_random(checkpoints: Sequence[Checkpoint], random_seeds: int) -> Iterator[tuple[str, bool, Checkpoint]]:
-    """The checkpoints, then their random twins: whose shape it has, whether it is a floor, and the model."""
-    for checkpoint in checkpoints:
-        yield checkpoint.name, False, checkpoint
-    for checkpoint in checkpoints:
-        for number in range(random_seeds):
-            yield checkpoint.name, True, randomised(checkpoint, number)
-
-
-def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(done, total, what)
 
 
 def _notes(splits: dict[str, tuple[Tree, ...]], preset: str) -> list[str]:

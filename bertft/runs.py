@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any
 import torch
 
 from bertft.errors import OptionError
-from bertft.models import Checkpoint, load_checkpoint
+from bertft.models import Checkpoint, load_checkpoint, randomised
 
+Progress = Callable[[int, int, str], None]
+Say = Callable[[str], None]
 Source = str | os.PathLike[str] | Checkpoint
 
 
@@ -37,6 +39,20 @@ def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: 
     ]
     names = distinct_names([checkpoint.name for checkpoint in found], sources)
     return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
+
+
+def with_random(checkpoints: Sequence[Checkpoint], random_seeds: int) -> Iterator[tuple[str, bool, Checkpoint]]:
+    """The checkpoints, then their random twins: whose shape it has, whether it is a floor, and the model."""
+    for checkpoint in checkpoints:
+        yield checkpoint.name, False, checkpoint
+    for checkpoint in checkpoints:
+        for number in range(random_seeds):
+            yield checkpoint.name, True, randomised(checkpoint, number)
+
+
+def named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    """Progress of one thing."""
+    return None if progress is None else lambda done, total: progress(done, total, what)
 
 
 def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]:

@@ -33,6 +33,8 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "tasks": {"errors", "data", "models", "records", "runs", "kernels", "_core", "activations"},
     "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
+    "edge_tasks": {"errors", "data", "probes", "activations"},
+    "edge_probing": {"errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks"},
 }
 # These put the parts together.
 EVERYTHING = {"__init__", "__main__", "cli", "commands", "callbacks", "demo"}

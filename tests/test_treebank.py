@@ -55,6 +55,7 @@ def test_a_tree_is_the_words_and_their_columns(tmp_path: Path) -> None:
         xpos=("NN", "XX", "XX", "XX", "VB"),
         heads=(5, 4, 4, 1, 0),
         relations=("nsubj", "case", "det", "nmod", "root"),
+        empty_nodes=1,
     )
     assert (second.sentence_id, second.where, len(second)) == ("cats.conllu:11", "cats.conllu:11", 1)
 

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from bertft.activations import cache as cache_module
-from bertft.activations.cache import CachedVectors, default_cache, readable, word_vectors
+from bertft.activations.cache import CachedVectors, default_cache, piece_vectors, readable, word_vectors
+from bertft.activations.pieces import tokenise_pieces
 from bertft.activations.words import TokenisedWords, pooled, tokenise_words
 from bertft.data import read_treebank
 from bertft.errors import ArrayError, BertftError, CheckpointError, DataError, OptionError
@@ -300,6 +301,82 @@ def test_vectors_equal_plain_sums_over_hidden_states(family: str, pooling: str, 
         for layer in vectors.layers:
             rows = vectors.layer(layer)[vectors.rows(sentence)]
             np.testing.assert_allclose(rows, expected[layer], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_of_pieces_are_the_hidden_states_themselves(family: str, tmp_path: Path) -> None:
+    checkpoint = made(family)
+    tokenizer = checkpoint.tokenizer
+    long = [*["cats", "rain"] * 30, "mats"]
+    sentences = [*SENTENCES, long]
+    vectors = piece_vectors(checkpoint, sentences, dtype="float32", cache=tmp_path, batch_tokens=60)
+    assert vectors.counts.cut_sentences >= 1
+    assert vectors.n_rows == vectors.counts.pieces
+    for number, words in enumerate(sentences):
+        whole = tokenizer(" ".join(words), truncation=True, max_length=LIMIT)["input_ids"]
+        special = tokenizer(" ".join(words), truncation=True, max_length=LIMIT, return_special_tokens_mask=True)
+        own = np.flatnonzero(np.array(special["special_tokens_mask"]) == 0)
+        with torch.inference_mode():
+            states = checkpoint.model(input_ids=torch.tensor([whole]), output_hidden_states=True).hidden_states
+        for layer in vectors.layers:
+            rows = vectors.layer(layer)[vectors.rows(number)]
+            np.testing.assert_allclose(rows, states[layer][0, own], rtol=1e-4, atol=1e-5)
+        # Every span of words, against the pieces of each word on its own.
+        ends = np.cumsum([0, *(len(pieces) for pieces in pieces_by_hand(checkpoint, words))])
+        spans = np.array([(a, b) for a in range(len(words)) for b in range(a + 1, min(a + 4, len(words)) + 1)])
+        found, complete = vectors.ranges.spans(np.full(len(spans), number), spans)
+        assert found.tolist() == ends[spans].tolist()
+        assert complete.tolist() == (ends[spans[:, 1]] <= len(own)).tolist()
+
+
+def test_pieces_that_are_cut_off_and_words_without_any() -> None:
+    sentences = [
+        ["the", "\u200b", "mats", "\u200b"],  # 1, 0, 2 and 0 pieces
+        ["the"] * 37 + ["cats", "sat"],  # 42 tokens of 40: `cats` is cut in two
+        ["\u200b"],
+    ]
+    pieces = tokenise_pieces(sentences, wordpiece(), LIMIT)
+    counts = pieces.counts
+    assert (counts.sentences, counts.words, counts.pieces) == (3, 4 + 39 + 1, 3 + 38)
+    assert (counts.cut_sentences, counts.pieceless_words, counts.unknown_words) == (1, 3, 0)
+    assert counts.notes(LIMIT) == (
+        "1 of 3 sentences have more than 40 tokens and were cut",
+        "the tokenizer makes nothing of 3 of 44 words",
+    )
+    assert pieces.starts.tolist() == [0, 3, 41, 41]
+    assert pieces.texts.lengths.tolist() == [5, 40, 2]
+    asked = [
+        (0, (0, 1), (0, 1), True),
+        (0, (1, 2), (1, 1), False),
+        (0, (0, 2), (0, 1), True),
+        (0, (1, 4), (1, 3), True),
+        (1, (36, 37), (36, 37), True),
+        (1, (36, 38), (36, 39), False),
+        (1, (38, 39), (39, 40), False),
+        (2, (0, 1), (0, 0), False),
+    ]
+    where, spans, expected, whole = (np.array(part) for part in zip(*asked, strict=True))
+    found, complete = pieces.ranges.spans(where, spans)
+    assert found.tolist() == expected.tolist()
+    assert complete.tolist() == whole.tolist()
+
+
+def test_pieces_have_an_entry_of_their_own_that_is_used_again(tmp_path: Path) -> None:
+    checkpoint = made()
+    word_vectors(checkpoint, SENTENCES[:1], pooling="first", cache=tmp_path)  # words of one piece each
+    calls, said = forwards(checkpoint), list[str]()
+    first = piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
+    assert (first.reused, len(calls) > 0) == (False, True)
+    assert said[0].startswith("piece vectors of bert: 4 layers × 4 pieces × 32, 1.")
+    ran = len(calls)
+    again = piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
+    assert (again.reused, len(calls)) == (True, ran)
+    path = again.folder / "layer-02.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert not piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append).reused
+    assert "checksum" in said[2]
+    with pytest.raises(DataError, match=r"all 1 sentences were dropped: the tokenizer makes nothing of 1 of 1 words"):
+        piece_vectors(checkpoint, [["\u200b"]], cache=tmp_path)
 
 
 def test_poolings_differ_where_a_word_is_split(tmp_path: Path) -> None:

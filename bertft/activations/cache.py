@@ -1,6 +1,6 @@
-"""Word vectors of every layer on disk: written once for a checkpoint and its sentences, then read in place.
+"""Vectors of words or pieces, every layer, on disk: written once for a checkpoint and its sentences, read in place.
 
-An entry is a folder with one `.npy` file a layer, (words, d), the words of all kept sentences in order, and a
+An entry is a folder with one `.npy` file a layer, (rows, d), the words or pieces of all kept sentences in order, and a
 `manifest.json` of sizes and checksums.  Its name is a hash of what decides the numbers: the checkpoint's content, the
 tokens, how they fall into words, the pooling and the dtypes.  Which device computed it, and in what batches, moves
 only the last digits and is not part of the name.
@@ -34,8 +34,11 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bertft.activations.batches import BATCH_TOKENS, make_batch, plan_batches
+from bertft.activations.encode import TokenisedTexts
 from bertft.activations.forward import read_layers
-from bertft.activations.words import TokenisedWords, WordCounts, check_pooling, pooled, tokenise_words
+from bertft.activations.pieces import PieceCounts, PieceRanges, tokenise_pieces
+from bertft.activations.sampling import Draw
+from bertft.activations.words import WordCounts, check_pooling, pooled, tokenise_words
 from bertft.errors import ArrayError, BertftError, CheckpointError, DataError, OptionError
 from bertft.models import Checkpoint, hidden_size, length_limit, n_layers, pad_id, parse_layers
 
@@ -56,14 +59,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class CachedVectors:
-    """Word vectors of n sentences on disk; sentence i owns rows starts[i] to starts[i + 1], none if it was dropped."""
+    """Vectors of n sentences on disk; sentence i owns rows starts[i] to starts[i + 1], none if it was dropped."""
 
     folder: Path
     layers: tuple[int, ...]
     starts: NDArray[np.int64]  # [n + 1]
     width: int
     dtype: np.dtype[Any]
-    counts: WordCounts
     notes: tuple[str, ...]
     reused: bool
     """Whether the vectors were there already, and no model ran."""
@@ -71,13 +73,13 @@ class CachedVectors:
     """What the wanted layers take on disk."""
 
     @property
-    def n_words(self) -> int:
-        """The number of words of kept sentences."""
+    def n_rows(self) -> int:
+        """The number of vectors of a layer."""
         return int(self.starts[-1])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """The number of words of each sentence, 0 where it was dropped."""
+        """The number of rows of each sentence, 0 where it was dropped."""
         return np.diff(self.starts)
 
     @property
@@ -86,7 +88,7 @@ class CachedVectors:
         return np.flatnonzero(self.lengths)
 
     def layer(self, layer: int) -> np.memmap[Any, np.dtype[Any]]:
-        """The vectors of one layer, (words, d), mapped from disk and read-only."""
+        """The vectors of one layer, (rows, d), mapped from disk and read-only."""
         self._check(layer)
         mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / _file_name(layer), mmap_mode="r")
         return mapped
@@ -131,7 +133,7 @@ class CachedVectors:
 
     @cached_property
     def _header_size(self) -> int:
-        return len(_header(self.n_words, self.width, self.dtype))
+        return len(_header(self.n_rows, self.width, self.dtype))
 
     @property
     def _row_size(self) -> int:
@@ -142,6 +144,21 @@ class CachedVectors:
             raise OptionError(
                 f"layer {layer} was not asked for; these are the layers {', '.join(map(str, self.layers))}"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class CachedWords(CachedVectors):
+    """One row a word."""
+
+    counts: WordCounts
+
+
+@dataclass(frozen=True, eq=False)
+class CachedPieces(CachedVectors):
+    """One row a piece, without special tokens; `ranges` says which pieces a word became."""
+
+    ranges: PieceRanges
+    counts: PieceCounts
 
 
 def word_vectors(
@@ -155,7 +172,7 @@ def word_vectors(
     batch_tokens: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> CachedVectors:
+) -> CachedWords:
     """The vectors of all words of `sentences`, given as lists of words, from the cache or else computed into it.
 
     layers: "all", a number, or a list such as "0,3-5,-1".  pooling: `mean` of a word's pieces, `first` or `last`.
@@ -177,23 +194,80 @@ def word_vectors(
     Source: for the mean over pieces, Hewitt and Manning 2019.
     """
     check_pooling(pooling)
-    if dtype not in DTYPES:
-        raise OptionError(f"unknown dtype {dtype!r} for vectors on disk; choose one of {', '.join(DTYPES)}")
-    if batch_tokens is not None and batch_tokens < 1:
-        raise OptionError(f"batch_tokens is {batch_tokens}; give a whole number that is at least 1")
     max_length = length_limit(checkpoint)
+    words = tokenise_words(sentences, checkpoint.tokenizer, max_length)
+    notes = words.counts.notes(max_length)
+    draw = words.draw(pooling)
     entry = _Entry(
-        root=default_cache() if cache is None else Path(cache).expanduser(),
+        root=_root(cache),
         checkpoint=checkpoint,
-        words=tokenise_words(sentences, checkpoint.tokenizer, max_length),
+        texts=words.texts,
+        draw=draw,
+        starts=words.starts,
+        kinds=(words.word_of_token,),
+        means=words.pieces if pooling == "mean" else None,
         layers=parse_layers(layers, n_layers(checkpoint.model)),
         pooling=pooling,
         dtype=dtype,
+        unit="word",
     )
-    if not entry.words.counts.kept_words:
-        raise DataError(
-            f"all {len(sentences)} sentences were dropped: " + "; ".join(entry.words.counts.notes(max_length))
-        )
+    return CachedWords(**_found(entry, notes, batch_tokens, progress, say), counts=words.counts)
+
+
+def piece_vectors(
+    checkpoint: Checkpoint,
+    sentences: Sequence[Sequence[str]],
+    *,
+    layers: str | int | Iterable[int] = "all",
+    dtype: str = "float16",
+    cache: str | Path | None = None,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> CachedPieces:
+    """The vectors of all pieces of `sentences`, given as lists of words, from the cache or else computed into it.
+
+    Special tokens have none.  Sentences longer than the model takes keep the pieces that fit; see `PieceRanges.spans`.
+    Options and errors are those of `word_vectors`.
+
+    >>> vectors = piece_vectors(checkpoint, [["It", "snowballs", "."]])  # doctest: +SKIP
+    >>> vectors.ranges.spans(np.array([0]), np.array([[1, 2]]))  # doctest: +SKIP
+    (array([[1, 3]]), array([ True]))
+    """
+    max_length = length_limit(checkpoint)
+    pieces = tokenise_pieces(sentences, checkpoint.tokenizer, max_length)
+    entry = _Entry(
+        root=_root(cache),
+        checkpoint=checkpoint,
+        texts=pieces.texts,
+        draw=pieces.draw(),
+        starts=pieces.starts,
+        kinds=(),
+        means=None,
+        layers=parse_layers(layers, n_layers(checkpoint.model)),
+        pooling="pieces",
+        dtype=dtype,
+        unit="piece",
+    )
+    notes = pieces.counts.notes(max_length)
+    found = _found(entry, notes, batch_tokens, progress, say)
+    return CachedPieces(**found, ranges=pieces.ranges, counts=pieces.counts)
+
+
+def _found(
+    entry: _Entry,
+    notes: tuple[str, ...],
+    batch_tokens: int | None,
+    progress: Progress | None,
+    say: Say | None,
+) -> dict[str, Any]:
+    """What a `CachedVectors` is made of, for an entry that is there or now written."""
+    if entry.dtype not in DTYPES:
+        raise OptionError(f"unknown dtype {entry.dtype!r} for vectors on disk; choose one of {', '.join(DTYPES)}")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise OptionError(f"batch_tokens is {batch_tokens}; give a whole number that is at least 1")
+    if not entry.n_rows:
+        raise DataError(f"all {len(entry.starts) - 1} sentences were dropped: " + "; ".join(notes))
     say = say or (lambda _line: None)
     with _as_ours(entry.root):
         _remove_stale(entry.root)
@@ -201,17 +275,20 @@ def word_vectors(
         reused = folder is not None
         if folder is None:
             folder = entry.write(batch_tokens, progress, say)
-    return CachedVectors(
-        folder=folder,
-        layers=entry.layers,
-        starts=entry.words.starts,
-        width=entry.width,
-        dtype=np.dtype(dtype),
-        counts=entry.words.counts,
-        notes=entry.words.counts.notes(max_length),
-        reused=reused,
-        n_bytes=entry.n_bytes,
-    )
+    return {
+        "folder": folder,
+        "layers": entry.layers,
+        "starts": entry.starts,
+        "width": entry.width,
+        "dtype": np.dtype(entry.dtype),
+        "notes": notes,
+        "reused": reused,
+        "n_bytes": entry.n_bytes,
+    }
+
+
+def _root(cache: str | Path | None) -> Path:
+    return default_cache() if cache is None else Path(cache).expanduser()
 
 
 def default_cache() -> Path:
@@ -225,10 +302,20 @@ class _Entry:
 
     root: Path
     checkpoint: Checkpoint
-    words: TokenisedWords
+    texts: TokenisedTexts
+    draw: Draw
+    """The tokens of which rows are made."""
+    starts: NDArray[np.int64]
+    """Sentence i owns rows starts[i] to starts[i + 1]."""
+    kinds: tuple[NDArray[np.int64], ...]
+    """What else of the tokens decides the rows."""
+    means: NDArray[np.int64] | None
+    """Of how many drawn tokens each row is the mean; None where each is a row."""
     layers: tuple[int, ...]
     pooling: str
     dtype: str
+    unit: str
+    """What a row is, for people."""
     width: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,21 +324,25 @@ class _Entry:
     @cached_property
     def key(self) -> str:
         """The hash of all that decides the numbers, except which layers are kept of them."""
-        texts = self.words.texts
+        texts = self.texts
         tokens = hashlib.sha256()
-        for array in (texts.ids, texts.types, texts.starts, self.words.word_of_token, self.words.starts):
+        for array in (texts.ids, texts.types, texts.starts, *self.kinds, self.starts):
             tokens.update(f"{array.dtype.str}{array.shape}".encode())
             tokens.update(np.ascontiguousarray(array).data)
         parts = [FORMAT, self.checkpoint.content_hash, str(self.checkpoint.model.dtype), tokens.hexdigest()]
         return hashlib.sha256(json.dumps([*parts, self.pooling, self.dtype]).encode()).hexdigest()[:32]
 
     @property
+    def n_rows(self) -> int:
+        return int(self.starts[-1])
+
+    @property
     def header(self) -> bytes:
-        return _header(self.words.counts.kept_words, self.width, np.dtype(self.dtype))
+        return _header(self.n_rows, self.width, np.dtype(self.dtype))
 
     @property
     def file_size(self) -> int:
-        return len(self.header) + self.words.counts.kept_words * self.width * np.dtype(self.dtype).itemsize
+        return len(self.header) + self.n_rows * self.width * np.dtype(self.dtype).itemsize
 
     @property
     def n_bytes(self) -> int:
@@ -260,9 +351,11 @@ class _Entry:
     @property
     def description(self) -> str:
         layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
-        return (
-            f"word vectors of {self.checkpoint.name}: {layers} × {self.words.counts.kept_words:,} words × {self.width}"
-        )
+        return f"{self.what}: {layers} × {self.n_rows:,} {self.unit}s × {self.width}"
+
+    @property
+    def what(self) -> str:
+        return f"{self.unit} vectors of {self.checkpoint.name}"
 
     def find(self, say: Say) -> Path | None:
         """The folder of a whole entry with at least the wanted layers; damaged ones are told, and removed."""
@@ -308,11 +401,10 @@ class _Entry:
         return folder
 
     def _write_layers(self, folder: Path, batch_tokens: int | None, progress: Progress | None) -> None:
-        model, texts, starts = self.checkpoint.model, self.words.texts, self.words.starts
+        model, texts, starts = self.checkpoint.model, self.texts, self.starts
         row_size = self.width * np.dtype(self.dtype).itemsize
-        draw = self.words.draw(self.pooling)
         budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-        plan = plan_batches(texts.lengths, np.unique(draw.sentences), budget)
+        plan = plan_batches(texts.lengths, np.unique(self.draw.sentences), budget)
         done, total = 0, sum(len(members) for members in plan)
         with ExitStack() as opened:
             files: dict[int, BinaryIO] = {
@@ -321,21 +413,25 @@ class _Entry:
             for file in files.values():
                 file.write(self.header)
             for members in plan:
-                batch = make_batch(texts, draw, members, pad_id(self.checkpoint), model.device)
+                batch = make_batch(texts, self.draw, members, pad_id(self.checkpoint), model.device)
                 ends_in_batch = np.cumsum(starts[members + 1] - starts[members])
-                pieces = torch.from_numpy(self.words.pieces[self.words.words_of(members)]).to(model.device)
+                means = None if self.means is None else torch.from_numpy(self.means[self._rows_of(members)])
                 for layer, rows in read_layers(model, batch, self.layers).rows.items():
-                    vectors = self._stored(layer, pooled(rows, pieces) if self.pooling == "mean" else rows)
+                    vectors = self._stored(layer, rows if means is None else pooled(rows, means.to(model.device)))
                     parts = np.split(vectors, ends_in_batch[:-1])
                     for start, part in zip(starts[members].tolist(), parts, strict=True):
                         files[layer].seek(len(self.header) + start * row_size)
                         files[layer].write(part.data)
                 done += len(members)
                 if progress:
-                    progress(done, total, f"word vectors of {self.checkpoint.name}")
+                    progress(done, total, self.what)
+
+    def _rows_of(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of some sentences, one sentence after the other."""
+        return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in sentences])
 
     def _stored(self, layer: int, rows: Tensor) -> NDArray[Any]:
-        """Word vectors as they are written; raises where they are not finite, or not of the width they must have."""
+        """Vectors as they are written; raises where they are not finite, or not of the width they must have."""
         if rows.shape[-1] != self.width:
             raise CheckpointError(
                 f"{self.checkpoint.name}: layer {layer} is {rows.shape[-1]} wide, and the config says {self.width}; "
@@ -363,7 +459,7 @@ class _Entry:
             "content_hash": self.checkpoint.content_hash,
             "pooling": self.pooling,
             "dtype": self.dtype,
-            "words": self.words.counts.kept_words,
+            "rows": self.n_rows,
             "width": self.width,
             "files": files,
         }
@@ -407,10 +503,10 @@ def _layer_list(layers: tuple[int, ...]) -> str:
     return f"layers-{hashlib.sha256(repr(layers).encode()).hexdigest()[:8]}"
 
 
-def _header(n_words: int, width: int, dtype: np.dtype[Any]) -> bytes:
+def _header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
     """What stands before the rows in a `.npy` file of this shape."""
     stream = io.BytesIO()
-    described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (n_words, width)}
+    described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (n_rows, width)}
     write_array_header_1_0(stream, described)
     return stream.getvalue()
 

@@ -4,7 +4,7 @@ A sentence is given to the tokenizer as running text, its words joined by single
 it was trained on; each piece belongs to the word in which it ends.  A space belongs to the word after it, as in the
 pieces of byte-level and unigram tokenizers.
 
-Probes need every word of a tree.  A sentence is dropped, and counted, where it is longer than the model takes or where
+Probes of trees need every word.  A sentence is dropped, and counted, where it is longer than the model takes or where
 the tokenizer makes no piece of one of its words (control characters, say); nothing is cut or filled in.
 """
 
@@ -89,16 +89,19 @@ class TokenisedWords:
         positions = np.flatnonzero(inside)
         return Draw(positions, np.searchsorted(self.texts.starts, positions, side="right") - 1)
 
-    def words_of(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers of the words of some sentences, one sentence after the other."""
-        return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in sentences])
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """The tokens of n sentences, uncut, and the word of each, the words of all sentences numbered throughout."""
+
+    tokens: TokenisedTexts
+    words: NDArray[np.int64]  # [tokens], -1 for special tokens
+    pieces: NDArray[np.int64]  # [words], how many each word became
+    first_word: NDArray[np.int64]  # [n + 1], sentence i has words first_word[i] to first_word[i + 1]
 
 
-def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> TokenisedWords:
-    """Tokenise sentences of words, keeping those of at most `max_length` tokens, special ones included.
-
-    Raises `CheckpointError` for a tokenizer without offsets, `DataError` for a sentence without words or a blank word.
-    """
+def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
+    """Tokenise sentences of words whole and say which word each token belongs to; raises as `tokenise_words` does."""
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(
             f"{type(tokenizer).__name__}: does not say from which characters a token was made, so tokens cannot be "
@@ -110,8 +113,7 @@ def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_lengt
     tokens, ends = _encoded(texts, tokenizer)
 
     # All sentences joined by spaces make one text, in which every word and every piece has its end.
-    counts = np.array([len(words) for words in sentences])
-    first_word = np.concatenate([[0], np.cumsum(counts)])
+    first_word = np.concatenate([[0], np.cumsum([len(words) for words in sentences])])
     word_ends = np.cumsum([len(word) + 1 for words in sentences for word in words]) - 1
     text_starts = np.concatenate([[0], word_ends + 1])[first_word[:-1]]
     words = np.searchsorted(word_ends, np.repeat(text_starts, tokens.lengths) + ends)
@@ -121,10 +123,19 @@ def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_lengt
         raise CheckpointError(
             f"{type(tokenizer).__name__}: the offsets of its tokens run backwards, so tokens cannot be given to words"
         )
-    pieces = np.bincount(own, minlength=len(word_ends))
+    return Alignment(tokens, words, np.bincount(own, minlength=len(word_ends)), first_word)
 
+
+def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> TokenisedWords:
+    """Tokenise sentences of words, keeping those of at most `max_length` tokens, special ones included.
+
+    Raises `CheckpointError` for a tokenizer without offsets, `DataError` for a sentence without words or a blank word.
+    """
+    aligned = align(sentences, tokenizer)
+    tokens, words, pieces = aligned.tokens, aligned.words, aligned.pieces
+    counts, first_word = np.diff(aligned.first_word), aligned.first_word[:-1]
     too_long = tokens.lengths > max_length
-    complete = np.logical_and.reduceat(pieces > 0, first_word[:-1])
+    complete = np.logical_and.reduceat(pieces > 0, first_word)
     kept = complete & ~too_long
     kept_word = np.repeat(kept, counts)
     number = np.where(kept_word, np.cumsum(kept_word) - 1, -1)
@@ -137,8 +148,8 @@ def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_lengt
         pieces=pieces_kept,
         starts=np.concatenate([[0], np.cumsum(np.where(kept, counts, 0))]),
         counts=WordCounts(
-            sentences=len(texts),
-            words=len(word_ends),
+            sentences=len(counts),
+            words=len(pieces),
             too_long_sentences=int(too_long.sum()),
             incomplete_sentences=int((~complete & ~too_long).sum()),
             pieceless_words=int((pieces == 0).sum()),

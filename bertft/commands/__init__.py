@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import demo, probe_structural, score, tune
+from bertft.commands import data_edge, demo, probe_edge, probe_structural, score, tune
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -29,8 +29,13 @@ COMMANDS = {
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
+    "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
+    "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }
 
-GROUPS = {"probe": "ask what of a sentence's annotation can be read off its vectors"}
+GROUPS = {
+    "probe": "ask what of a sentence's annotation can be read off its vectors",
+    "data": "make the records that other commands read",
+}
 """First words of commands of two."""

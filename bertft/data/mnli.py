@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bertft.data.hub import is_file, read_hub
+from bertft.data.json_lines import read_objects
 from bertft.data.records import Example
 from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
@@ -123,7 +123,7 @@ def _records(file: TextFile) -> Iterator[tuple[int, Mapping[str, Any]]]:
     header = lines[0][1].split("\t") if lines else []
     if {"sentence1", "sentence2"} <= set(header):
         return _table(file, header, lines[1:])
-    return ((number, _parse(file, number, line)) for number, line in lines)
+    return read_objects(file, "one MNLI record", "sentence1 and sentence2", "give plain text as .txt")
 
 
 def _table(
@@ -135,18 +135,6 @@ def _table(
         if len(fields) > len(header):
             raise file.error(number, f"expected the {len(header)} columns of the header, got {len(fields)}")
         yield number, dict(zip(header, fields, strict=False))
-
-
-def _parse(file: TextFile, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise file.error(
-            number, f"expected one MNLI record of JSON a line, got {line[:40]!r} ({error}); give plain text as .txt"
-        ) from error
-    if not isinstance(record, dict):
-        raise file.error(number, f"expected a JSON object with sentence1 and sentence2, got {line[:40]!r}")
-    return record
 
 
 def _field(file: TextFile, number: int, record: Mapping[str, Any], field: str) -> str:

@@ -52,8 +52,10 @@ class TextFile:
         return DataError(f"{self.path}:{number}: {problem}")
 
 
-def read_text_file(path: str | Path) -> TextFile:
+def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     """Read a UTF-8 file whole, a byte-order mark dropped; raises `DataError` for anything that is not one.
+
+    `wanted` says in errors what to give instead.
 
     >>> read_text_file("no/such/file.txt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -64,18 +66,18 @@ def read_text_file(path: str | Path) -> TextFile:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; give {_WANTED}") from error
+        raise DataError(f"{path}: no such file; give {wanted}") from error
     except IsADirectoryError as error:
-        raise DataError(f"{path}: a folder, not a file; give {_WANTED}") from error
+        raise DataError(f"{path}: a folder, not a file; give {wanted}") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give {_WANTED}") from error
+        raise DataError(f"{path}: cannot be read ({error}); give {wanted}") from error
     if not content.strip():
-        raise DataError(f"{path}: the file is empty; give {_WANTED}")
+        raise DataError(f"{path}: the file is empty; give {wanted}")
     for signature, found in _SIGNATURES.items():
         if content.startswith(signature):
             raise DataError(f"{path}: not UTF-8 text but {found}")
     if (offset := content.find(b"\0")) >= 0:
-        raise DataError(f"{path}:{_line_of(content, offset)}: not text: a NUL byte at offset {offset}; give {_WANTED}")
+        raise DataError(f"{path}:{_line_of(content, offset)}: not text: a NUL byte at offset {offset}; give {wanted}")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -45,6 +45,8 @@ class Tree:
     xpos: tuple[str, ...]
     heads: tuple[int, ...]
     relations: tuple[str, ...]
+    empty_nodes: int = 0
+    """How many nodes of the annotation stand nowhere in the text (`3.1`)."""
 
     def __post_init__(self) -> None:
         if problem := _problem(self.heads):
@@ -208,6 +210,7 @@ def _read_trees(file: TextFile, *, keep_ranges: bool) -> Iterator[Tree]:
             xpos=tuple(row.xpos for row in rows),
             heads=tuple(heads),
             relations=tuple(row.deprel for row in rows),
+            empty_nodes=sum(row.is_empty for row in sentence.rows),
         )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -32,6 +31,7 @@ from bertft.probes.structural_evaluation import DistanceEvaluation as DistanceEv
 from bertft.probes.structural_evaluation import evaluate_depths as evaluate_depths
 from bertft.probes.structural_evaluation import evaluate_distances as evaluate_distances
 from bertft.probes.structural_losses import depth_loss, distance_loss, squared_distances, tree_loss
+from bertft.probes.threads import one_thread
 
 Kind = Literal["distance", "depth"]
 KINDS: tuple[Kind, ...] = ("distance", "depth")
@@ -194,9 +194,7 @@ def train_probes(
             raise OptionError(f"rank is {rank}; give a whole number from 1 to {width}, the width of the vectors")
     plans = _Plans(train, recipe, seed)
     workers = min(torch.get_num_threads(), len(layers)) if torch.device(device).type == "cpu" else 1
-    # Beside one another, not within each operation: these are small, and threads that wait for each other after every
-    # one of them cost more than they bring, a hundred times more where other work has one of the processors.
-    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
         shards = [
             [_Trainer.begun(kind, layers[first::workers], ranks, width, recipe, seed, device, dtype) for kind in kinds]
             for first in range(workers)
@@ -259,17 +257,6 @@ def _train(
             trainer.end_epoch(epoch)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for each of torch's operations, in threads begun inside too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def predict(
     probes: Sequence[Probe],
     examples: Examples,
@@ -298,7 +285,7 @@ def evaluate_probes(
 ) -> list[Evaluation]:
     """The measures of each probe over all sentences that have vectors; see `evaluate_distances`, `evaluate_depths`."""
     results: list[Evaluation | None] = [None] * len(probes)
-    with _one_thread():
+    with one_thread():
         for gold, predicted in predict(probes, examples, device=device):
             for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
                 found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]

@@ -1,0 +1,178 @@
+"""Edge probes of several tasks, an epoch together and one after another from recomputed states; losses checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from bertft.probes.edge import EdgeJob, EdgeTask, Recipe, train_edge_probes
+from bertft.probes.edge_model import Input, Shape, generator
+
+LAYERS, WIDTH = 7, 384
+RECIPE = Recipe(input_dropout=0.0, dropout=0.0, max_epochs=1, validations_per_epoch=1)
+
+TASKS = {"pos": (1, 49, 1.0, 1.3), "dep": (2, 49, 1.0, 1.3), "const": (1, 28, 0.8, 7.0), "srl": (2, 58, 0.3, 3.0)}
+"""Spans, labels, targets a piece, and the mean length of a span in pieces, about as in the tasks of those names."""
+
+
+class InMemory:
+    """Vectors of the pieces of sentences, [(layers, n, d)], as a cache gives them."""
+
+    layers = tuple(range(LAYERS))
+    width = WIDTH
+
+    def __init__(self, sentences):
+        self.sentences = sentences
+        self.lengths = np.array([sentence.shape[1] for sentence in sentences])
+
+    def padded(self, sentences, layers=None, *, dtype="f4"):
+        chosen = list(layers or self.layers)
+        found = np.zeros((len(chosen), len(sentences), self.lengths[sentences].max(), WIDTH), dtype)
+        for place, sentence in enumerate(sentences):
+            found[:, place, : self.lengths[sentence]] = self.sentences[sentence][chosen]
+        return found
+
+
+@torch.no_grad()
+def encode(model, ids):
+    """The states of some sentences, (layers, sentences, n, d), in one padded batch."""
+    longest = max(map(len, ids))
+    padded = torch.zeros((len(ids), longest), dtype=torch.long)
+    mask = torch.zeros_like(padded)
+    for row, own, sentence in zip(padded, mask, ids, strict=True):
+        row[: len(sentence)] = torch.from_numpy(sentence)
+        own[: len(sentence)] = 1
+    return torch.stack(model(padded, attention_mask=mask, output_hidden_states=True).hidden_states)
+
+
+def encoded(model, ids):
+    """All states, sentences of like length together."""
+    found = [None] * len(ids)
+    order = np.argsort([len(sentence) for sentence in ids], kind="stable")
+    for first in range(0, len(order), 32):
+        part = order[first : first + 32]
+        states = encode(model, [ids[i] for i in part])
+        for place, i in enumerate(part):
+            found[i] = states[:, place, : len(ids[i])].numpy()
+    return InMemory(found)
+
+
+def targets(name, lengths, sentences, rng):
+    """Random spans and one random label each."""
+    spans, labels, density, mean = TASKS[name]
+    sentence = np.repeat(sentences, np.maximum(1, (density * lengths[sentences]).astype(int)))
+    ends = lengths[sentence]
+
+    def drawn():
+        first = (rng.random(len(ends)) * ends).astype(int)
+        return np.stack([first, np.minimum(ends, first + rng.geometric(1 / mean, len(ends)))], axis=1)
+
+    gold = np.eye(labels, dtype=bool)[rng.integers(0, labels, len(ends))]
+    return EdgeTask(name, tuple(map(str, range(labels))), sentence, drawn(), drawn() if spans == 2 else None, gold)
+
+
+class Published(nn.Module):
+    """The probe as published: every span's pieces gathered into a padded tensor, then attention and classifier."""
+
+    def __init__(self, shape, weights):
+        super().__init__()
+        self.mix = nn.Parameter(weights["mix"]) if shape.kind == "mix" else None
+        self.gamma = nn.Parameter(weights["gamma"]) if shape.kind == "mix" else None
+        numbers = range(1, shape.spans + 1)
+        self.project = nn.ModuleList(self.linear(weights, f"project{number}") for number in numbers)
+        self.attend = nn.ModuleList(nn.Linear(shape.projected, 1) for _ in numbers)
+        for attend, number in zip(self.attend, numbers, strict=True):
+            attend.weight.data = weights[f"attend{number}"][None]
+        self.hidden = self.linear(weights, "hidden")
+        self.norm = nn.LayerNorm(shape.hidden)
+        self.classify = self.linear(weights, "classify")
+
+    @staticmethod
+    def linear(weights, name):
+        layer = nn.Linear(*weights[name].shape)
+        layer.weight.data, layer.bias.data = weights[name].T.contiguous(), weights[f"{name}_bias"]
+        return layer
+
+    def forward(self, states, places, spans):
+        x = states[-1]
+        if self.mix is not None:
+            x = self.gamma * (torch.softmax(self.mix, dim=0)[:, None, None, None] * states).sum(dim=0)
+        pooled = []
+        for project, attend, span in zip(self.project, self.attend, spans, strict=True):
+            projected = project(x)
+            steps = torch.arange(int((span[:, 1] - span[:, 0]).max()))
+            inside = steps < (span[:, 1] - span[:, 0])[:, None]
+            own = projected[places[:, None], torch.where(inside, span[:, :1] + steps, 0)]
+            weights = attend(projected)[places[:, None], torch.where(inside, span[:, :1] + steps, 0), 0]
+            weights = torch.softmax(weights.masked_fill(~inside, -1e30), dim=1)
+            pooled.append((weights[:, :, None] * own).sum(dim=1))
+        return self.classify(self.norm(torch.tanh(self.hidden(torch.cat(pooled, dim=1)))))
+
+
+def one_alone(model, ids, job, lengths):
+    """One probe for one epoch: each batch run through the encoder, then one step; the mean loss of the steps."""
+    source = Input.parse(job.input, range(LAYERS))
+    shape = Shape.of(source, WIDTH, job.train)
+    drawn = shape.drawn(generator(job.seed, job.train.name, job.input))
+    probe = Published(shape, {name: part.float() for name, part in drawn.items()})
+    adam = torch.optim.Adam(probe.parameters(), lr=RECIPE.learning_rate, amsgrad=True)
+    order = np.random.default_rng([0, 0]).permutation(len(lengths))
+    order = order[np.isin(order, job.train.sentence)]
+    losses = []
+    for first in range(0, len(order), RECIPE.batch):
+        batch = order[first : first + RECIPE.batch]
+        states = encode(model, [ids[i] for i in batch])
+        own = job.train.at(batch)
+        place = np.zeros(len(lengths), dtype=int)
+        place[batch] = np.arange(len(batch))
+        logits = probe(states, torch.from_numpy(place[own.sentence]), [torch.from_numpy(span) for span in own.spans])
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(own.gold).float())
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(probe.parameters(), RECIPE.clip)
+        adam.step()
+        losses.append(loss.item())
+    return np.mean(losses)
+
+
+@pytest.mark.long
+@pytest.mark.benchmark(group="one epoch of edge probes, 4 tasks × 2 inputs, 6 blocks × 384")
+def bench_training_epoch(race):
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=1000,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS - 1,
+        num_attention_heads=12,
+        intermediate_size=4 * WIDTH,
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    lengths = np.clip(rng.gamma(2.0, 11.0, 258).astype(int), 3, 90)
+    ids = [rng.integers(5, 1000, n) for n in lengths]
+    jobs = []
+    for name in TASKS:
+        train, dev = targets(name, lengths, np.arange(256), rng), targets(name, lengths, np.arange(256, 258), rng)
+        jobs += [EdgeJob(train, dev, source, recipe=RECIPE) for source in ("mix", "top")]
+    cached = encoded(model, ids)
+
+    def ours():
+        return [probe.train_losses[0] for probe in train_edge_probes(jobs, encoded(model, ids))]
+
+    def from_cache():
+        return [probe.train_losses[0] for probe in train_edge_probes(jobs, cached)]
+
+    def one_after_another():
+        return [one_alone(model, ids, job, lengths) for job in jobs]
+
+    truth = one_after_another()
+
+    def check(name, answer):
+        assert answer == pytest.approx(truth, rel=1e-4), name
+        return float(np.max(np.abs(np.array(answer) / truth - 1)))
+
+    rivals = {"one after another, states recomputed": one_after_another, "bertft, states cached": from_cache}
+    race(ours, rivals, check, rounds=3, goals={"one after another, states recomputed": ("at least", 3)})

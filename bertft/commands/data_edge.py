@@ -1,0 +1,50 @@
+"""`bertft data edge`: edge-probing records from a treebank."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bertft.commands.output import say, written_line
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Write a treebank's parts of speech or dependencies as edge-probing records.
+
+    DIR holds a treebank in CoNLL-U. Each task gets a folder with train.jsonl, dev.jsonl and
+    test.jsonl, as `bertft probe edge` reads them. Example:
+
+      bertft data edge --task pos dep --treebank UD_English-EWT --out edge
+    """
+    add = command.add_argument
+    add("--task", metavar="TASK", nargs="+", choices=("pos", "dep"), required=True, help="pos, dep, or both")
+    add("--treebank", metavar="DIR", required=True, type=Path, help="folder of a treebank in CoNLL-U")
+    add("--out", metavar="DIR", required=True, type=Path, help="write DIR/TASK/train.jsonl and its like")
+    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
+    add(
+        "--as-released",
+        action="store_true",
+        help="leave out what the converter of Tenney et al. does: sentences with empty nodes, the last of each file",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert and write."""
+    from bertft.data.edge import edge_bytes
+    from bertft.data.treebank import read_treebank
+    from bertft.data.treebank_edges import edge_corpus
+    from bertft.report.files import require_writable, write_files
+
+    require_writable(options.out)
+    bank = read_treebank(options.treebank)
+    corpora = [
+        edge_corpus(bank, task, tags=options.tags, as_released=options.as_released)
+        for task in dict.fromkeys(options.task)
+    ]
+    for corpus in corpora:
+        files = {f"{split}.jsonl": edge_bytes(records) for split, records in corpus.splits.items()}
+        written = write_files(options.out / corpus.name, files)
+        records = [record for of_split in corpus.splits.values() for record in of_split]
+        targets = sum(len(record.targets) for record in records)
+        say(f"{corpus.name}: {len(records):,} sentences, {targets:,} targets. {written_line(written)}")
+    return 0

@@ -1,0 +1,89 @@
+"""`bertft probe edge`: what of a sentence's annotation can be read off frozen vectors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bertft.commands.options import add_computing, add_output, count, positive
+from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Train edge probes on frozen checkpoints and compare them with the first.
+
+    Each MODEL is a local folder or a hub name; the first is the one before fine-tuning.
+    DIR/TASK holds train.jsonl, dev.jsonl and test.jsonl in the edge-probing format; pos and
+    dep are made of the treebank where DIR has none. Example:
+
+      bertft probe edge bert-base-cased runs/mnli --data edge --treebank UD_English-EWT \\
+        --baselines --sentences 2000 --preset today --out edge-probes
+    """
+    command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
+    add = command.add_argument_group("what to read").add_argument
+    add("--task", metavar="TASK", nargs="+", help="tasks (default: pos dep const ner srl coref spr rel)")
+    add("--data", metavar="DIR", type=Path, help="folder that holds a folder for each task")
+    add("--treebank", metavar="DIR", type=Path, help="folder of a treebank in CoNLL-U, for pos and dep")
+    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
+    add("--sentences", metavar="N", type=count, help="training sentences of each task, or `all` (default: all)")
+    add("--draw-seed", metavar="N", type=int, default=0, help="seed of their draw and order (default: 0)")
+    add("--cache", metavar="DIR", type=Path, help="where vectors of pieces are kept (default: ~/.cache/bertft)")
+    add = command.add_argument_group("what to train").add_argument
+    add(
+        "--input",
+        metavar="INPUT",
+        nargs="+",
+        default=(),
+        help="mix, top, lexical, cat, layer:K, or layers for each (default: the preset's: mix; mix layers)",
+    )
+    add("--baselines", action="store_true", help="also probe embeddings alone, and random weights")
+    add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights (default: 1)")
+    add("--preset", default="paper", help="conventions: paper or today (default: paper)")
+    add("--epochs", metavar="N", type=positive, help="most epochs (default: the preset's)")
+    add("--seeds", metavar="N", type=int, nargs="+", default=(0,), help="seeds, a probe each (default: 0)")
+    add_computing(command)
+    add_output(command, "edge.json, edge.csv, edge-labels.csv and pictures")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, evaluate, print, and write where asked."""
+    from bertft.report.files import require_writable
+
+    if options.out is not None:
+        require_writable(options.out)
+    quiet_libraries()
+    from bertft.edge_probing import TASKS, probe_edges
+    from bertft.edge_tasks import read_tasks
+
+    with progress_bar(sys.stderr) as progress:
+        found = probe_edges(
+            options.models,
+            read_tasks(options.task or TASKS, options.data, options.treebank, tags=options.tags),
+            inputs=options.input,
+            baselines=options.baselines,
+            random_seeds=options.random_seeds,
+            sentences=options.sentences,
+            draw_seed=options.draw_seed,
+            seeds=options.seeds,
+            preset=options.preset,
+            epochs=options.epochs,
+            results=None if options.out is None else options.out / "results",
+            cache=options.cache,
+            device=options.device,
+            dtype=options.dtype,
+            batch_tokens=options.batch_tokens,
+            allow_pickle=options.allow_pickle,
+            progress=progress,
+            say=say,
+        )
+    from bertft.records import json_bytes
+    from bertft.report import edge
+
+    written = edge.write(found.rows, found.labels, found.run, options.out) if options.out is not None else []
+    if options.json:
+        sys.stdout.buffer.write(json_bytes(found.rows, found.run))
+        return 0
+    edge.show(found.rows, found.run, console(sys.stdout))
+    say(written_line(written) if written else "Nothing was written; --out DIR keeps the numbers and the pictures.")
+    return 0

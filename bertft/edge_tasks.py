@@ -1,0 +1,230 @@
+"""Edge-probing tasks made ready for probes: read, cut to size, put together where they share text, aligned to pieces.
+
+Tasks on one text (parts of speech, dependencies, constituents and roles of one treebank, say) are one group: their
+sentences are run through a model once, whatever the number of tasks.  A sentence that stands in a file several times is
+one sentence with all its targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bertft.activations.pieces import PieceRanges
+from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
+from bertft.data.treebank import read_treebank
+from bertft.data.treebank_edges import edge_corpus
+from bertft.errors import DataError, OptionError
+from bertft.probes.edge import EdgeTask
+
+FROM_TREEBANK = ("pos", "dep")
+"""Tasks that can be made of a treebank."""
+
+SHARED = 0.5
+"""Two tasks are on one text where so large a part of the sentences of the smaller are sentences of the other."""
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGroup:
+    """Tasks on one text: its distinct sentences, and the targets of each task and split, their spans counted in words.
+
+    The labels of a task are those of all its splits, also where few training sentences are taken.
+    """
+
+    sentences: tuple[Words, ...]
+    tasks: Mapping[str, Mapping[str, EdgeTask]]
+    content_hash: str
+
+    @property
+    def name(self) -> str:
+        """The names of its tasks, joined."""
+        return "+".join(self.tasks)
+
+    def over_pieces(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
+        """The tasks with their spans counted in pieces, and notes on targets that were left out.
+
+        A target is left out where a piece of a span was cut off, or where a span has no piece.  Raises `DataError`
+        where nothing is left of a split.
+        """
+        found: dict[str, dict[str, EdgeTask]] = {}
+        notes = []
+        for name, splits in self.tasks.items():
+            found[name] = {}
+            for split, task in splits.items():
+                aligned = [ranges.spans(task.sentence, spans) for spans in task.spans]
+                whole = np.logical_and.reduce([complete for _, complete in aligned])
+                if not whole.any():
+                    raise DataError(f"{name}, {split}: no target fits into the tokens that the model takes")
+                if dropped := int((~whole).sum()):
+                    notes.append(f"{name}, {split}: {dropped:,} of {len(task):,} targets do not fit and were left out")
+                spans = [pieces[whole] for pieces, _ in aligned]
+                found[name][split] = replace(
+                    task.chosen(np.flatnonzero(whole)), span1=spans[0], span2=spans[1] if len(spans) > 1 else None
+                )
+        return found, notes
+
+    def control(self, seed: int = 0) -> TaskGroup:
+        """The same targets with labels that say nothing of language, drawn for each type of word once and for all.
+
+        A target has the labels that its type drew: those of a training target taken at random, so that the shares of
+        labels stay.  The type is the first word of the first span.  What a probe learns of them it has memorised, and
+        what it learns of the task beyond that is its selectivity.
+
+        Source: Hewitt and Liang 2019.
+        """
+        tasks: dict[str, dict[str, EdgeTask]] = {}
+        for name, splits in self.tasks.items():
+            drawn_from = splits["train"].gold
+            tasks[name] = {}
+            for split, task in splits.items():
+                words = [
+                    self.sentences[sentence][start]
+                    for sentence, start in zip(task.sentence.tolist(), task.span1[:, 0].tolist(), strict=True)
+                ]
+                drawn = {word: _number(f"{seed} {name} {word}") % len(drawn_from) for word in set(words)}
+                tasks[name][split] = replace(task, gold=drawn_from[[drawn[word] for word in words]])
+        return replace(self, tasks=tasks)
+
+
+def read_tasks(
+    names: Sequence[str],
+    data: str | Path | None = None,
+    treebank: str | Path | None = None,
+    *,
+    tags: str = "xpos",
+) -> list[EdgeCorpus]:
+    """Read tasks from `data/NAME`, or else, `pos` and `dep`, from a treebank.
+
+    Raises `OptionError` where no task is named, `DataError` for a task that is in neither, or cannot be read.
+    """
+    if not names:
+        raise OptionError("no tasks; name at least one")
+    folder = None if data is None else Path(data).expanduser()
+    bank = None
+    found = []
+    for name in dict.fromkeys(names):
+        if folder is not None and (folder / name).is_dir():
+            found.append(read_edge_corpus(folder / name))
+        elif name in FROM_TREEBANK and treebank is not None:
+            bank = bank or read_treebank(treebank)
+            found.append(edge_corpus(bank, name, tags=tags))
+        elif name in FROM_TREEBANK:
+            raise DataError(
+                f"task {name}: no folder {folder / name if folder else name}; give a treebank to make it of"
+            )
+        else:
+            there = (
+                []
+                if folder is None or not folder.is_dir()
+                else sorted(p.parent.name for p in folder.glob("*/dev.jsonl"))
+            )
+            raise DataError(
+                f"task {name}: no folder {folder / name if folder else name}; "
+                + (
+                    f"{folder} has the tasks {', '.join(there)}"
+                    if there
+                    else "give the folder above those of the tasks"
+                )
+            )
+    return found
+
+
+def group_tasks(corpora: Iterable[EdgeCorpus], sentences: int | None = None, seed: int = 0) -> list[TaskGroup]:
+    """Put tasks together that share their text, each with at most so many training sentences.
+
+    Which sentences are drawn depends on the seed and their words alone, so tasks on one text draw the same as far as
+    they can.  Raises `DataError` for a task without targets in a split, and where some targets have one span and some
+    two.
+
+    >>> from bertft.data.edge import EdgeRecord, Target
+    >>> rain = EdgeRecord(("It", "rains"), (Target((1, 2), None, ("VBZ",)),), {}, "rain:1")
+    >>> (group,) = group_tasks([EdgeCorpus("pos", {"train": (rain, rain), "dev": (rain,)}, "0f")])
+    >>> group.sentences, len(group.tasks["pos"]["train"])
+    ((('It', 'rains'),), 2)
+    """
+    given = list(corpora)
+    groups: list[tuple[list[int], set[Words]]] = []
+    for number, corpus in enumerate(given):
+        own = {record.words for records in corpus.splits.values() for record in records}
+        members, text = [number], set(own)
+        apart = []
+        for group in groups:
+            if len(own & group[1]) >= SHARED * min(len(own), len(group[1])):
+                members, text = [*group[0], *members], text | group[1]
+            else:
+                apart.append(group)
+        groups = [*apart, (sorted(members), text)]
+    groups.sort(key=lambda group: group[0])
+    return [_group([given[number] for number in members], sentences, seed) for members, _ in groups]
+
+
+def _group(corpora: Sequence[EdgeCorpus], sentences: int | None, seed: int) -> TaskGroup:
+    numbers: dict[Words, int] = {}
+    tasks = {}
+    for corpus in corpora:
+        labels = tuple(sorted({label for records in corpus.splits.values() for label in _labels(records)}))
+        tasks[corpus.name] = {
+            split: _task(
+                corpus.name, split, _drawn(records, sentences if split == "train" else None, seed), labels, numbers
+            )
+            for split, records in corpus.splits.items()
+        }
+    parts: list[Any] = [(corpus.name, corpus.content_hash) for corpus in corpora]
+    digest = hashlib.sha256(repr([*parts, sentences, seed]).encode()).hexdigest()
+    return TaskGroup(tuple(numbers), tasks, digest)
+
+
+def _number(text: str) -> int:
+    """A number that looks random, the same wherever and whenever a text is met."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _labels(records: Iterable[EdgeRecord]) -> set[str]:
+    return {label for record in records for target in record.targets for label in target.labels}
+
+
+def _drawn(records: Sequence[EdgeRecord], wanted: int | None, seed: int) -> list[EdgeRecord]:
+    """The records with targets of so many distinct sentences."""
+    having = [record for record in records if record.targets]
+    distinct = dict.fromkeys(record.words for record in having)
+    if wanted is None or wanted >= len(distinct):
+        return having
+    by_hash = sorted(distinct, key=lambda words: _number(f"{seed} {' '.join(words)}"))
+    chosen = set(by_hash[:wanted])
+    return [record for record in having if record.words in chosen]
+
+
+def _task(
+    name: str, split: str, records: Sequence[EdgeRecord], labels: tuple[str, ...], numbers: dict[Words, int]
+) -> EdgeTask:
+    """The targets of some records; their sentences are numbered on."""
+    targets = [(record, target) for record in records for target in record.targets]
+    if not targets:
+        raise DataError(f"{name}, {split}: no targets; give records that have some")
+    paired = targets[0][1].span2 is not None
+    for record, target in targets:
+        if (target.span2 is not None) is not paired:
+            raise DataError(
+                f"{record.where}: some targets of {name} have span2 and some do not; give all of them one form"
+            )
+    place = {label: number for number, label in enumerate(labels)}
+    gold = np.zeros((len(targets), len(labels)), dtype=np.bool_)
+    for row, (_, target) in zip(gold, targets, strict=True):
+        row[[place[label] for label in target.labels]] = True
+    sentence: NDArray[np.int64] = np.array([numbers.setdefault(record.words, len(numbers)) for record, _ in targets])
+    return EdgeTask(
+        name=name,
+        labels=labels,
+        sentence=sentence,
+        span1=np.array([target.span1 for _, target in targets]),
+        span2=np.array([target.span2 for _, target in targets]) if paired else None,
+        gold=gold,
+    )

@@ -1,0 +1,96 @@
+"""What trained edge probes say of targets: probabilities of labels, and the nats that the true labels cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertft.errors import DataError, OptionError
+from bertft.probes import edge_model
+from bertft.probes.edge_feed import Feed, Reader, cut
+from bertft.probes.edge_model import BatchTensors, Input, Kind
+from bertft.probes.edge_task import EdgeTask, IndexedTask, PieceStates
+from bertft.probes.edge_training import EVALUATION_SENTENCES, EdgeProbe
+from bertft.probes.threads import one_thread
+
+
+def predict_edges(
+    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+) -> NDArray[np.float32]:
+    """The probability that each probe gives to each label of each target, (probes, T, K), in the task's order.
+
+    Raises `DataError` where the probes are of a task with other labels.
+
+    >>> predict_edges(probes, test, states).shape  # doctest: +SKIP
+    (3, 25094, 50)
+    """
+    found = np.empty((len(probes), len(task), len(task.labels)), dtype=np.float32)
+    for chosen, batch, logits in _logits(probes, task, states, device):
+        softmax = probes[chosen[0]].loss == "softmax"
+        found[np.ix_(np.array(chosen), batch.targets)] = (
+            (logits.softmax(dim=2) if softmax else logits.sigmoid()).cpu().numpy()
+        )
+    return found
+
+
+def target_nats(
+    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+) -> NDArray[np.float64]:
+    """What the labels of each target cost under each probe, in nats, (probes, T), in the task's order.
+
+    With the loss `sigmoid` the sum of the binary codes of all K labels, with `softmax` the code of the one label.
+    Raises `DataError` where the probes are of a task with other labels.
+
+    >>> target_nats(probes, test, states).sum(axis=1) / np.log(2)  # doctest: +SKIP
+    array([10204.1, 9932.8])
+    """
+    found = np.empty((len(probes), len(task)))
+    for chosen, batch, logits in _logits(probes, task, states, device):
+        losses = edge_model.target_losses(logits.double(), batch.gold.double(), probes[chosen[0]].loss)
+        found[np.ix_(np.array(chosen), batch.targets)] = losses.cpu().numpy()
+    return found
+
+
+def _logits(
+    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, device: str | torch.device
+) -> Iterator[tuple[list[int], BatchTensors, Tensor]]:
+    """The logits of some of the probes, (probes, t, K), for a batch of targets; every pair of both once."""
+    alike: dict[tuple[Kind, str], list[int]] = {}
+    for place, probe in enumerate(probes):
+        spans = 2 if "project2" in probe.parameters else 1
+        if probe.labels != task.labels or spans != len(task.spans):
+            raise DataError(
+                f"the probe of {probe.task} knows {len(probe.labels)} labels of targets of {spans} spans, and the "
+                f"targets of {task.name} have {len(task.labels)} and {len(task.spans)}; give targets of its own task"
+            )
+        if any(layer not in states.layers for layer in probe.input.layers):
+            raise OptionError(f"the probe of {probe.task} reads layers that these states do not have")
+        sizes = ",".join(f"{name}{tuple(part.shape)}" for name, part in probe.parameters.items())
+        alike.setdefault((probe.input.kind, probe.loss + sizes), []).append(place)
+    if not probes:
+        return
+    indexed = IndexedTask(task, np.asarray(states.lengths, dtype=np.int64))
+    groups = []
+    for (kind, _), chosen in alike.items():
+        inputs: list[Input] = [probes[place].input for place in chosen]
+        stacked = {
+            name: torch.stack([probes[place].parameters[name] for place in chosen]).to(device)
+            for name in probes[chosen[0]].parameters
+        }
+        feed = Feed(
+            indexed,
+            edge_model.read_by(kind, inputs),
+            cut(indexed.sentences, EVALUATION_SENTENCES),
+            stacked["classify"].dtype,
+        )
+        groups.append((kind, chosen, inputs, stacked, feed))
+    layers = sorted({layer for *_, feed in groups for layer in feed.layers})
+    with torch.no_grad(), one_thread():
+        for window in Reader(states, device).windows(indexed.sentences, layers):
+            for kind, chosen, inputs, stacked, feed in groups:
+                for vectors, batch in feed.take(window):
+                    yield chosen, batch, edge_model.logits(stacked, edge_model.arranged(kind, inputs, vectors), batch)

@@ -1,0 +1,228 @@
+"""The targets of an edge-probing task as arrays: spans of pieces, their labels, and batches of both.
+
+A *target* is one span of a sentence, or two, with a set of labels.  Spans are half-open ranges of pieces, counted from
+the first piece of the sentence that has a vector.  A batch never holds more of a sentence than its spans cover: pieces
+outside every span are neither gathered nor projected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bertft.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+class PieceStates(Protocol):
+    """Vectors of the pieces of sentences by layer, as `bertft.activations.cache.CachedVectors` has them."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers that there are, the embeddings first."""
+
+    @property
+    def width(self) -> int:
+        """The size of a vector."""
+
+    @property
+    def lengths(self) -> Indices:
+        """The number of pieces of each sentence, 0 where it has no vectors."""
+
+    def padded(
+        self, sentences: Indices, layers: Sequence[int] | None = None, *, dtype: DTypeLike = "f4"
+    ) -> NDArray[Any]:
+        """The vectors of some sentences, (layers, sentences, n, d), zeros after the end of each."""
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeTask:
+    """T targets of a task with K labels, of the sentences of some states.
+
+    `sentence` (T,) numbers the sentence of each target, `span1` and `span2` (T, 2) are half-open ranges of its pieces,
+    `span2` None where targets have one span, and `gold` (T, K) says which labels each has: one, several or none.
+    Raises `DataError` for arrays of other shapes and for empty spans.
+
+    >>> task = EdgeTask("pos", ("NOUN", "VERB"), [0, 0], [[0, 1], [1, 3]], None, [[True, False], [False, True]])
+    >>> len(task), task.sentences.tolist()
+    (2, [0])
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    sentence: Indices
+    span1: Indices
+    span2: Indices | None
+    gold: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name in ("sentence", "span1", "span2"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+        object.__setattr__(self, "gold", np.asarray(self.gold, dtype=np.bool_))
+        targets = len(self.sentence)
+        for name, shape in (("span1", (targets, 2)), ("span2", (targets, 2)), ("gold", (targets, len(self.labels)))):
+            given = getattr(self, name)
+            if given is not None and given.shape != shape:
+                raise DataError(
+                    f"{self.name}: {name} has shape {given.shape}; {targets} targets with {len(self.labels)} labels "
+                    f"want {shape}"
+                )
+        for spans in self.spans:
+            if (wrong := (spans[:, 0] < 0) | (spans[:, 1] <= spans[:, 0])).any():
+                target = int(np.argmax(wrong))
+                raise DataError(
+                    f"{self.name}: target {target} has the span {spans[target].tolist()}; a span is [first, end) with "
+                    "the end after the first"
+                )
+
+    def __len__(self) -> int:
+        return len(self.sentence)
+
+    @property
+    def spans(self) -> tuple[Indices, ...]:
+        """The spans of the targets: one array (T, 2), or two."""
+        return (self.span1,) if self.span2 is None else (self.span1, self.span2)
+
+    @property
+    def sentences(self) -> Indices:
+        """The sentences that have a target, in order."""
+        return np.unique(self.sentence)
+
+    def at(self, sentences: Indices) -> EdgeTask:
+        """The targets of some sentences, in the order in which they stand here."""
+        return self.chosen(np.flatnonzero(np.isin(self.sentence, sentences)))
+
+    def chosen(self, targets: Indices) -> EdgeTask:
+        """Some of the targets, by number."""
+        span2 = None if self.span2 is None else self.span2[targets]
+        return replace(
+            self, sentence=self.sentence[targets], span1=self.span1[targets], span2=span2, gold=self.gold[targets]
+        )
+
+
+@dataclass(frozen=True)
+class SpanRows:
+    """Spans over the rows of a batch, ragged: span t owns rows[offsets[t]] to rows[offsets[t + 1]]."""
+
+    covered: Indices | None
+    """Which rows of the batch some span covers; None where they are all of them."""
+    rows: Indices  # [m], places in `covered`
+    offsets: Indices  # [t], where each span begins in `rows`
+    span: Indices  # [m], the span of each
+
+
+@dataclass(frozen=True)
+class EdgeBatch:
+    """Targets of some sentences: n rows of pieces, and the spans over them."""
+
+    targets: Indices  # [t], their numbers in the task
+    rows: int
+    spans: tuple[SpanRows, ...]
+    gold: NDArray[np.bool_]  # [t, K]
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedTask:
+    """A task sorted by sentence, with the pieces that its spans cover; batches are made of it without a search.
+
+    Raises `DataError` for a span beyond the end of its sentence, and for a sentence without vectors.
+    """
+
+    task: EdgeTask
+    lengths: Indices
+    """The number of pieces of every sentence."""
+    sentences: Indices = field(init=False)
+    _order: Indices = field(init=False, repr=False)
+    _targets: Indices = field(init=False, repr=False)  # [n + 1], where the targets of sentence i begin in `_order`
+    _pieces: Indices = field(init=False, repr=False)  # the covered pieces, sentence by sentence
+    _starts: Indices = field(init=False, repr=False)  # [n + 1], where those of sentence i begin
+    _spans: tuple[tuple[Indices, Indices], ...] = field(init=False, repr=False)  # first covered row in sentence, length
+
+    def __post_init__(self) -> None:
+        task, lengths = self.task, self.lengths
+        self._check()
+        order = np.argsort(task.sentence, kind="stable")
+        sentence = task.sentence[order]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        covered = np.zeros(starts[-1] + 1, dtype=np.bool_)
+        for spans in task.spans:
+            covered[ranges(starts[sentence] + spans[order, 0], np.diff(spans[order], axis=1)[:, 0])] = True
+        before = np.concatenate([[0], np.cumsum(covered)])  # rows that are covered before each piece of the corpus
+        rows = before[starts]
+        found = [
+            (before[starts[sentence] + spans[order, 0]] - rows[sentence], np.diff(spans[order], axis=1)[:, 0])
+            for spans in task.spans
+        ]
+        pieces = np.flatnonzero(covered)
+        pieces -= np.repeat(starts[:-1], np.diff(rows))
+        put = object.__setattr__
+        put(self, "sentences", task.sentences)
+        put(self, "_order", order)
+        put(self, "_targets", np.searchsorted(sentence, np.arange(len(lengths) + 1)))
+        put(self, "_pieces", pieces)
+        put(self, "_starts", rows)
+        put(self, "_spans", tuple(found))
+
+    def _check(self) -> None:
+        task, lengths = self.task, self.lengths
+        if not len(task):
+            raise DataError(f"{task.name}: no targets; give at least one")
+        if task.sentence.min() < 0 or task.sentence.max() >= len(lengths):
+            raise DataError(
+                f"{task.name}: targets are of the sentences {task.sentence.min()} to {task.sentence.max()}, and there "
+                f"are {len(lengths)} with vectors; number them from 0 as the states do"
+            )
+        for spans in task.spans:
+            ends = lengths[task.sentence]
+            if (wrong := spans[:, 1] > ends).any():
+                target = int(np.argmax(wrong))
+                raise DataError(
+                    f"{task.name}: target {target} has the span {spans[target].tolist()}, and its sentence, number "
+                    f"{task.sentence[target]}, has vectors of {ends[target]} pieces; leave out targets that do not fit"
+                )
+
+    def pieces(self, sentences: Indices) -> tuple[Indices, Indices]:
+        """The covered pieces of some sentences, one sentence after the other, and how many each has."""
+        counts = self._starts[sentences + 1] - self._starts[sentences]
+        return self._pieces[ranges(self._starts[sentences], counts)], counts
+
+    def batch(self, sentences: Indices) -> EdgeBatch:
+        """The targets of some sentences over the rows that `pieces` gives for them."""
+        counts = self._targets[sentences + 1] - self._targets[sentences]
+        places = ranges(self._targets[sentences], counts)
+        row_counts = self._starts[sentences + 1] - self._starts[sentences]
+        first_row = np.repeat(np.cumsum(row_counts) - row_counts, counts)
+        n = int(row_counts.sum())
+        spans = []
+        for first, length in self._spans:
+            rows = ranges(first_row + first[places], length[places])
+            own = np.zeros(n, dtype=np.bool_)
+            own[rows] = True
+            ends = np.cumsum(length[places])
+            spans.append(
+                SpanRows(
+                    covered=None if own.all() else np.flatnonzero(own),
+                    rows=rows if own.all() else (np.cumsum(own) - 1)[rows],
+                    offsets=ends - length[places],
+                    span=np.repeat(np.arange(len(places)), length[places]),
+                )
+            )
+        targets = self._order[places]
+        return EdgeBatch(targets, n, tuple(spans), self.task.gold[targets])
+
+
+def ranges(starts: Indices, lengths: Indices) -> Indices:
+    """The numbers from each start on, so many as its length, one range after the other.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
