@@ -28,10 +28,11 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "models": {"errors"},
     "activations": {"errors", "models", "data"},
     "report": {"errors", "records"},
-    "runs": {"errors", "models"},
+    "runs": {"errors", "models", "records", "report"},
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
     "tasks": {"errors", "data", "models", "records", "runs", "kernels", "_core", "activations"},
     "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
+    "pretraining": {"errors", "data", "models", "records", "report", "runs", "tasks"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }
 # These put the parts together.
