@@ -95,9 +95,8 @@ def finding(losses: Sequence[float], floor: float) -> str:
     worst = max(losses)
     if beaten == len(losses):
         whose = "The model is" if len(losses) == 1 else f"All {len(losses)} seeds are"
-        return (
-            f"{whose} at least {floor - worst:.2f} nats a word below the floor: words are guessed from their context."
-        )
+        below = f"{floor - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
+        return f"{whose} {below} below the floor: words are guessed from their context."
     return (
         f"{beaten} of {len(losses)} seeds are below the floor of word frequencies; train for more steps, on more text, "
         "or with a higher learning rate."
