@@ -32,6 +32,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
     "tasks": {"errors", "data", "models", "records", "runs", "kernels", "_core", "activations"},
     "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
+    "ablating": {"errors", "models", "records", "report", "runs", "tasks", "tuning"},
     "pretraining": {"errors", "data", "models", "records", "report", "runs", "tasks"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }

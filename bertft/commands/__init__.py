@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import demo, pretrain, probe_structural, score, tune
+from bertft.commands import ablate, demo, pretrain, probe_structural, score, tune
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
+    "ablate": Command("what freezing or cutting off layers costs a task", ablate.declare, ablate.run),
     "pretrain": Command("pre-train a BERT from scratch, several seeds of it", pretrain.declare, pretrain.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }
