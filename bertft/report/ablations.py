@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 COLUMNS = ("task", "kind", "k", "seed", "metric", "value", "mean", "spread", "seconds")
 
 TITLES = {"freeze": "Freezing", "truncate": "Truncation"}
+HEADINGS = {"freeze": "Fine-tuning with frozen blocks", "truncate": "Fine-tuning of truncated models"}
 AXES = {"freeze": "Last frozen block (-1 = nothing frozen)", "truncate": "Blocks kept"}
 WHOLE = {"freeze": "dashed: nothing frozen", "truncate": "dashed: all blocks kept"}
 
@@ -140,7 +141,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any], kind: str) -> Figure:
         seeds = sorted({line.seeds for line in shown})
         over = f"band: ± one standard deviation over {' or '.join(map(str, seeds))} seeds"
         detail = WHOLE[kind] + (f"; {over}" if seeds[-1] > 1 else "; one seed")
-        set_title(axes, f"{TITLES[kind]} during fine-tuning", detail)
+        set_title(axes, HEADINGS[kind], detail)
         axes.set_xlabel(AXES[kind])
         metrics = list(dict.fromkeys(METRICS.get(line.metric, line.metric) for line in shown))
         label = ", ".join(metrics)
