@@ -8,6 +8,7 @@ killed is taken up where it was, and both only with the options they began with.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from bertft.records import Row
 from bertft.report.files import require_writable
 from bertft.runs import Clock, Source, integer, loaded, same_run, versions
 from bertft.tasks import named_task
-from bertft.tuning import tune
+from bertft.tuning import recipe_of, tune
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
@@ -109,6 +110,7 @@ def ablate(
     """
     clock, out = Clock(), Path(out)
     kind = named_task(task)
+    recipe = recipe_of(kind, preset, epochs, learning_rate, batch_size, max_length)
     if freeze is None and truncate is None:
         raise OptionError("there is nothing to sweep; give layers to freeze, numbers of blocks to truncate to, or both")
     if keep not in KEEP:
@@ -139,6 +141,7 @@ def ablate(
             "train": kind.read(os.fspath(train)).limited(limit, seed=0),
             "dev": kind.read(os.fspath(dev)).limited(dev_limit, seed=0),
         }
+        kind.check(records["train"])
     options = {
         "task": task,
         "checkpoint": {"name": checkpoint.name, "content_hash": checkpoint.content_hash},
@@ -146,11 +149,7 @@ def ablate(
             name: {"name": found.name, "content_hash": found.content_hash, "records": len(found.items)}
             for name, found in records.items()
         },
-        "preset": preset,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_length": max_length,
+        "recipe": dataclasses.asdict(recipe),
         "pooler": pooler,
     }
     same_run(out / task / OPTIONS, options, resume=True)
@@ -200,8 +199,7 @@ def ablate(
     ]
     whole = found[UNTOUCHED, seeds[0]]["run"]
     mine = {
-        "options": options | {"limit": limit, "dev_limit": dev_limit},
-        "recipe": whole["recipe"],
+        "options": options | {"preset": preset, "limit": limit, "dev_limit": dev_limit},
         "metric": kind.metric,
         "depth": depth,
         "seeds": seeds,

@@ -150,7 +150,7 @@ def test_the_whole_way_through_the_command_line(
     record = content["run"]["tasks"]["mnli"]
     assert record["depth"] == 2
     assert record["options"]["limit"] == 9
-    assert record["recipe"]["batch_size"] == 4
+    assert record["options"]["recipe"]["batch_size"] == 4
     assert record["kept"] == "the best model of each cell"
     assert "majority class" in record["floors"]
     kept = {path.parent.name for path in tmp_path.rglob("model.safetensors")}
@@ -162,7 +162,7 @@ def test_the_whole_way_through_the_command_line(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert "holds a run whose learning_rate is None, and now it is 0.5" in err
+    assert "holds a run whose recipe.learning_rate is 5e-05, and now it is 0.5" in err
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,8 @@ def test_the_whole_way_through_the_command_line(
         ({"freeze": 0, "seeds": ()}, "no seed was given"),
         ({"freeze": 0, "seeds": (-1,)}, "seed is -1"),
         ({"freeze": 0, "limit": 0}, "limit is 0"),
+        ({"freeze": 0, "epochs": 0}, "epochs is 0"),
+        ({"freeze": 0, "preset": "old"}, "unknown preset 'old'"),
         ({"freeze": 0, "pooler": "drop"}, "unknown treatment of the pooler"),
     ],
 )
@@ -190,8 +192,9 @@ def test_impossible_options(options: dict[str, Any], message: str, place: Path, 
 
 def test_bad_data_and_folders(place: Path, tmp_path: Path) -> None:
     model, train, dev = sources(place)
-    with pytest.raises(DataError, match="no such file"):
-        ablate("mnli", model, tmp_path / "none.jsonl", dev, tmp_path / "out", freeze=0, **SMALL)
+    (tmp_path / "one.jsonl").write_text(train.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="all 1 pairs are labelled 'entailment'"):
+        ablate("mnli", model, tmp_path / "one.jsonl", dev, tmp_path / "out", freeze=0, **SMALL)
     (tmp_path / "file").write_text("")
     with pytest.raises(BertftError, match="cannot write there"):
         ablate("mnli", model, train, dev, tmp_path / "file" / "out", freeze=0, **SMALL)
