@@ -89,7 +89,7 @@ def load_checkpoint(
     bertft.errors.CheckpointError: no/such/folder: no such folder; ...
     """
     torch_dtype = _known_dtype(dtype)
-    torch_device = _present_device(device)
+    torch_device = present_device(device)
     folder = _resolve(source, allow_pickle=allow_pickle)
     config = _checked_config(folder)
     weights = _checked_weights(folder, allow_pickle=allow_pickle)
@@ -582,7 +582,10 @@ def _known_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _present_device(name: str) -> torch.device:
+def present_device(name: str) -> torch.device:
+    """The device of a name, `auto` being a GPU where there is one; raises `OptionError` for one that is absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:

@@ -1,14 +1,18 @@
-"""What every run needs that reads checkpoints and writes numbers: names, checked options, versions, a clock."""
+"""What every run needs that reads checkpoints and writes numbers: names, checked options, versions, a clock.
+
+A run that can be taken up again also writes its options down before it begins, and is held to them when it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
 import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,8 +20,10 @@ from typing import Any
 
 import torch
 
-from bertft.errors import OptionError
+from bertft.errors import BertftError, OptionError
 from bertft.models import Checkpoint, load_checkpoint, randomised
+from bertft.records import plain
+from bertft.report.files import write_files
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
@@ -86,6 +92,51 @@ def integer(name: str, value: Any, *, least: int, also: str = "") -> int:
     if number is None or number < least:
         raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
     return number
+
+
+def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
+    """Write the options of a run that begins to a file, or hold those of one that is taken up to what stands there.
+
+    Raises `OptionError` naming the first option that differs, and `BertftError` where the file cannot be written or
+    read, or stands there and `resume` is not asked for.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     same_run(Path(folder, "run.json"), {"steps": 10}, resume=False)
+    ...     same_run(Path(folder, "run.json"), {"steps": 20}, resume=True)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    bertft.errors.OptionError: ...: holds a run whose steps is 10, and now it is 20; ...
+    """
+    if not path.exists():
+        content = json.dumps(plain(options), ensure_ascii=False, allow_nan=False, indent=2)
+        write_files(path.parent, {path.name: f"{content}\n".encode()})
+        return
+    if not resume:
+        raise BertftError(f"{path.parent}: holds a run already; resume it, or name another folder")
+    try:
+        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BertftError(f"{path}: cannot be read ({error}); name another folder") from error
+    # Written and read once, so that both sides went through JSON.
+    now = _flat(json.loads(json.dumps(plain(options), allow_nan=False)))
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            raise OptionError(
+                f"{path.parent}: holds a run whose {name} is {before.get(name)!r}, and now it is {now.get(name)!r}; "
+                "give the same options again, or name another folder"
+            )
+
+
+def _flat(options: Any, name: str = "") -> dict[str, Any]:
+    """The options within options under their own names, nested ones as `outer.inner`."""
+    if not isinstance(options, dict) or not options:
+        return {name: options}
+    return {
+        inner: value
+        for key, item in options.items()
+        for inner, value in _flat(item, f"{name}.{key}" if name else str(key)).items()
+    }
 
 
 def versions() -> dict[str, str]:

@@ -96,7 +96,7 @@ def tune(
     clock = Clock()
     out = Path(out)
     kind = named_task(task)
-    recipe = _recipe(kind, preset, epochs, learning_rate, batch_size, max_length)
+    recipe = recipe_of(kind, preset, epochs, learning_rate, batch_size, max_length)
     seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
     if not seeds:
         raise OptionError("no seed was given; give at least one")
@@ -187,7 +187,7 @@ def tune(
     return Tuned(rows, run)
 
 
-def _recipe(
+def recipe_of(
     task: Task[Any],
     preset: str,
     epochs: int | None,
@@ -195,7 +195,7 @@ def _recipe(
     batch_size: int | None,
     max_length: int | None,
 ) -> Recipe:
-    """The preset's recipe with what was asked for in its place."""
+    """The preset's recipe with what was asked for in its place; raises `OptionError` for what is out of range."""
     if preset not in task.recipes:
         raise OptionError(f"unknown preset {preset!r}; choose one of {', '.join(task.recipes)}")
     if learning_rate is not None and not 0 < learning_rate < 1:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import data_edge, demo, probe_edge, probe_structural, score, tune
+from bertft.commands import ablate, data_edge, demo, pretrain, probe_edge, probe_structural, score, tune
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -31,6 +31,8 @@ COMMANDS = {
     ),
     "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
     "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
+    "ablate": Command("what freezing or cutting off layers costs a task", ablate.declare, ablate.run),
+    "pretrain": Command("pre-train a BERT from scratch, several seeds of it", pretrain.declare, pretrain.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }
 

@@ -1,4 +1,4 @@
-"""Plain text: one sentence a line, blank lines skipped.
+"""Plain text: one sentence a line; blank lines are skipped, or part documents where these matter.
 
 Any UTF-8 file reads as plain text, so the mistakes that would score well-formed nonsense are refused here: a
 treebank, JSON, or the tab-separated MNLI under a name that hides what it is.
@@ -6,6 +6,7 @@ treebank, JSON, or the tab-separated MNLI under a name that hides what it is.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -25,23 +26,37 @@ def read_plain_text(file: TextFile) -> Iterator[Example]:
     for number, line in enumerate(file.lines, start=1):
         if not line.strip():
             continue
-        if first and (advice := _another_format(file, line)):
-            raise file.error(number, f"expected one sentence a line, got {advice}")
+        if first and (found := _another_format(file, line)):
+            raise file.error(number, f"expected one sentence a line, got {'; '.join(found)}")
         first = False
         yield Example(line.strip(), None, file.where(number))
 
 
-def _another_format(file: TextFile, line: str) -> str | None:
-    """What a first line gives away, with what to do about it; None for a sentence."""
+def read_documents(file: TextFile) -> list[tuple[str, ...]]:
+    """The sentences of each document, documents parted by blank lines; raises `DataError` for another known format.
+
+    >>> from pathlib import Path
+    >>> read_documents(TextFile(Path("rain.txt"), "It rains.\\nIt pours.\\n\\nThe sun shines.\\n", "0f"))
+    [('It rains.', 'It pours.'), ('The sun shines.',)]
+    """
+    lines = [line.strip() for line in file.lines]
+    number = next((number for number, line in enumerate(lines, start=1) if line), 1)
+    if found := _another_format(file, file.lines[number - 1]):
+        raise file.error(number, f"expected one sentence a line and a blank line between documents, got {found[0]}")
+    return [tuple(group) for filled, group in itertools.groupby(lines, key=bool) if filled]
+
+
+def _another_format(file: TextFile, line: str) -> tuple[str, str] | None:
+    """What a first line gives away, and what to do about it where one sentence a text is read; None for a sentence."""
     columns = line.split("\t")
     if line.startswith(("# sent_id", "# text =", "# newdoc")) or (len(columns) == 10 and columns[0].isdecimal()):
-        return "CoNLL-U; name the file .conllu"
+        return "CoNLL-U", "name the file .conllu"
     if {"sentence1", "sentence2"} <= set(columns):
-        return "a tab-separated table; use the .jsonl file of the same release, or write one sentence a line"
+        return "a tab-separated table", "use the .jsonl file of the same release, or write one sentence a line"
     if file.path.suffix.lower() in (".csv", ".tsv"):
-        return f"a table by its name ({file.path.suffix}); write the sentences one a line, as .txt"
+        return f"a table by its name ({file.path.suffix})", "write the sentences one a line, as .txt"
     if line.lstrip().startswith(("{", "[")) and (_is_json(line) or _is_json(file.text)):
-        return "JSON; name MNLI records .jsonl and SQuAD .json, or write one sentence a line"
+        return "JSON", "name MNLI records .jsonl and SQuAD .json, or write one sentence a line"
     return None
 
 

@@ -98,8 +98,6 @@ def half_widths(curve: Series) -> list[float]:
 
 def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     """Draw curves with bands into one panel and name them at their right end."""
-    from matplotlib.ticker import MaxNLocator
-
     lines = panel.lines
     layers = sorted({layer for curve in lines.values() for layer in curve.layers})
     for index, curve in enumerate(lines.values()):
@@ -110,43 +108,78 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
         if len(layers) == 1:
             bars = [halves, [end - value for end, value in zip(upper, curve.values, strict=True)]]
             axes.errorbar(curve.layers, curve.values, yerr=bars, color=colour, capsize=4, linestyle="none")
-        axes.plot(
-            curve.layers,
-            curve.values,
-            color=colour,
-            linewidth=1.9,
-            linestyle=DASHES[index // len(LINES) % len(DASHES)],
-            marker=MARKERS[index % len(MARKERS)],
-            markersize=5.5,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.7,
-            clip_on=False,
-            zorder=3,
-        )
+        dash = DASHES[index // len(LINES) % len(DASHES)]
+        draw_line(axes, curve.layers, curve.values, colour, dash, MARKERS[index % len(MARKERS)])
     axes.set_ylim(bottom, top + 0.02 * (top - bottom))
+    set_layer_axis(axes, layers)
+    known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
+    detail = (panel.detail if panel.one_corpus else "one line a corpus") + ("; band: 95 % interval" if known else "")
+    set_title(axes, fit(panel.heading, 50), detail)
+    name_lines(axes, lines)
+
+
+def name_lines(axes: Axes, lines: dict[str, Series]) -> None:
+    """Write each curve's name beside its last point, and of curves without one that they are undefined."""
+    ends = []
+    for index, (name, curve) in enumerate(lines.items()):
+        if curve.defined():
+            layer, value = curve.defined()[-1]
+            ends.append((value, layer, fit(name, 26), LINES[index % len(LINES)]))
+        else:
+            axes.plot([], [])
+            axes.annotate(
+                f"{fit(name, 26)}: undefined at {len(curve.layers)} layers", (0.02, 0.04), xycoords="axes fraction"
+            )
+    name_ends(axes, ends)
+
+
+def draw_line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, floor: bool = False
+) -> None:
+    """Draw one line; a floor is thinner and lies under the others."""
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=1.3 if floor else 1.9,
+        linestyle=dash,
+        marker=marker,
+        markersize=5.5,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.7,
+        clip_on=False,
+        zorder=2 if floor else 3,
+    )
+
+
+def set_layer_axis(axes: Axes, layers: Sequence[int]) -> None:
+    """Number the x axis by whole layers, given in ascending order, and take away what frames the panel."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, min_n_ticks=1))
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
-    known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
-    detail = (panel.detail if panel.one_corpus else "one line a corpus") + ("; band: 95 % interval" if known else "")
-    axes.set_title(fit(panel.heading, 50), loc="left", fontsize=12, fontweight="bold", pad=22)
+
+
+def set_title(axes: Axes, heading: str, detail: str) -> None:
+    """Write a heading above a panel, and below it in small what was measured."""
+    axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=22)
     axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
-    name_lines(axes, lines, bottom, top)
 
 
-def name_lines(axes: Axes, lines: dict[str, Series], bottom: float, top: float) -> None:
-    """Write each curve's name beside its last point, pushed apart where they would touch."""
-    ends = {name: curve.defined()[-1] for name, curve in lines.items() if curve.defined()}
-    wanted = sorted((value, name) for name, (_, value) in ends.items())
-    span = top - bottom
-    heights = spread([(value - bottom) / span for value, _ in wanted], gap=0.062)
-    for (_, name), height in zip(wanted, heights, strict=True):
-        index = list(lines).index(name)
-        colour = LINES[index % len(LINES)]
+def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names beside the last points of lines, pushed apart where they would touch: (y, x, name, colour) of each.
+
+    The limits of the y axis must be set before.
+    """
+    bottom, top = axes.get_ylim()
+    ends = sorted(ends)
+    heights = spread([(y - bottom) / (top - bottom) for y, *_ in ends], gap=0.062)
+    for (y, x, name, colour), height in zip(ends, heights, strict=True):
         axes.annotate(
-            fit(name, 26),
-            xy=ends[name],
+            name,
+            xy=(x, y),
             xytext=(1.03, height),
             textcoords="axes fraction",
             va="center",
@@ -161,12 +194,6 @@ def name_lines(axes: Axes, lines: dict[str, Series], bottom: float, top: float) 
                 "relpos": (0, 0.5),
             },
         )
-    for name, curve in lines.items():
-        if name not in ends:
-            axes.plot([], [])
-            axes.annotate(
-                f"{fit(name, 26)}: undefined at {len(curve.layers)} layers", (0.02, 0.04), xycoords="axes fraction"
-            )
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -17,7 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.figures import DASHES, INK, LINES, MARKERS, MUTED, PANEL, PAPER, STYLE, png, spread
+from bertft.report.figures import (
+    DASHES,
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    PANEL,
+    STYLE,
+    draw_line,
+    name_ends,
+    png,
+    set_layer_axis,
+    set_title,
+)
 from bertft.report.files import write_files
 from bertft.report.series import fit, short_names
 from bertft.report.terminal import say
@@ -179,9 +192,8 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
             axes.set_ylim(bottom, 1.0)
             draw_panel(axes, found, measure, names)
-            axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22)
             where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; floors dashed"
-            axes.annotate(fit(where, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
+            set_title(axes, title, where)
             axes.set_xlabel("Layer (0 = embeddings)")
         panels[0].set_ylabel("Spearman, mean over lengths 5 to 50")
     return drawing
@@ -199,8 +211,6 @@ def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
 
 def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[tuple[str, int | None], str]) -> None:
     """Draw the lines of one measure into one panel and name them at their right end."""
-    from matplotlib.ticker import MaxNLocator
-
     layers = sorted({layer for curve in found for layer, _ in curve.points(measure)}) or [0]
     ends: list[tuple[float, float, str, str]] = []
     for index, curve in enumerate(found):
@@ -215,38 +225,11 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
         if not points:
             continue
         marker = "" if curve.floor else MARKERS[index % len(MARKERS)]
-        axes.plot(
-            *zip(*points, strict=True),
-            color=colour,
-            linestyle=dash,
-            linewidth=1.3 if curve.floor else 1.9,
-            marker=marker,
-            markersize=5.5,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.7,
-            clip_on=False,
-            zorder=2 if curve.floor else 3,
-        )
-        ends.append((points[-1][1], points[-1][0], names[curve.model, curve.rank], colour))
-    axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, min_n_ticks=1))
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-    bottom, top = axes.get_ylim()
-    ends.sort()
-    heights = spread([(value - bottom) / (top - bottom) for value, *_ in ends], gap=0.062)
-    for (value, layer, name, colour), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            fit(name, 30),
-            xy=(layer, value),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9.5,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 2, "shrinkB": 5,
-                        "relpos": (0, 0.5)},
-        )  # fmt: skip
+        x, y = [layer for layer, _ in points], [value for _, value in points]
+        draw_line(axes, x, y, colour, dash, marker, floor=curve.floor)
+        ends.append((points[-1][1], points[-1][0], fit(names[curve.model, curve.rank], 30), colour))
+    set_layer_axis(axes, layers)
+    name_ends(axes, ends)
 
 
 def tree_figure(trees: Sequence[Any]) -> Figure:

@@ -26,7 +26,8 @@ class Recipe:
     bias_correction: whether Adam's moments are divided by the weight they have gathered.  decay_from: `start`, the
     linear decay runs over all steps, so that the rate peaks below `learning_rate`; `warmup`, it runs over the rest.
     head_rate: times the learning rate is that of the head, all outside the body.
-    max_length: the most tokens of an input.  extras: what one task alone knows.
+    max_length: the most tokens of an input.  steps, every: so many steps instead of epochs, and a judgement and a
+    checkpoint after every so many of them.  extras: what one task alone knows.
     """
 
     epochs: int
@@ -41,6 +42,8 @@ class Recipe:
     bias_correction: bool = True
     decay_from: str = "warmup"
     head_rate: float = 1.0
+    steps: int | None = None
+    every: int | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,26 +79,13 @@ class Features:
     notes: tuple[str, ...] = ()
 
 
-class Task(Protocol[R]):
-    """One task: `mnli`, `squad` and `dependency` hold one each, as `TASK`."""
+class Trainable(Protocol[R]):
+    """What `bertft.tasks.training` must know of a task: how records become rows, and how predictions are judged."""
 
     name: str
     metric: str
-    """Of those that `evaluate` gives, the one by which the best checkpoint is chosen: higher is better."""
-    recipes: Mapping[str, Recipe]
-    """By preset: `paper` and `today`."""
-
-    def read(self, source: str) -> Records[R]:
-        """The records of a local file in the published format, or of a data set through `datasets`.
-
-        Raises `DataError` naming file and line of a record that is malformed.
-        """
-
-    def check(self, train: Records[R]) -> None:
-        """Raise `DataError` where nothing can be learned from the training records."""
-
-    def build(self, checkpoint: Checkpoint, train: Records[R]) -> PreTrainedModel:
-        """A new model with the checkpoint's body, and a head drawn from torch's generator; see `models.with_head`."""
+    """Of those that `evaluate` gives, the one by which the best checkpoint is chosen: the highest, or the lowest where
+    the name ends in "loss"."""
 
     def encode(
         self,
@@ -116,6 +106,25 @@ class Task(Protocol[R]):
 
     def evaluate(self, predictions: Sequence[Prediction], features: Features, records: Records[R]) -> dict[str, float]:
         """The metrics of predictions, one a row, as shares of 1."""
+
+
+class Task(Trainable[R], Protocol[R]):
+    """One task of fine-tuning: `mnli`, `squad` and `dependency` hold one each, as `TASK`."""
+
+    recipes: Mapping[str, Recipe]
+    """By preset: `paper` and `today`."""
+
+    def read(self, source: str) -> Records[R]:
+        """The records of a local file in the published format, or of a data set through `datasets`.
+
+        Raises `DataError` naming file and line of a record that is malformed.
+        """
+
+    def check(self, train: Records[R]) -> None:
+        """Raise `DataError` where nothing can be learned from the training records."""
+
+    def build(self, checkpoint: Checkpoint, train: Records[R]) -> PreTrainedModel:
+        """A new model with the checkpoint's body, and a head drawn from torch's generator; see `models.with_head`."""
 
     def floors(self, train: Records[R], dev: Records[R], *, seed: int) -> dict[str, dict[str, float]]:
         """What a metric must beat: by name of the floor, the metrics on `dev` of guesses that no model made."""

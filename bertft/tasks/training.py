@@ -42,10 +42,11 @@ from bertft.errors import BertftError
 from bertft.models import quiet_transformers
 from bertft.records import Row, plain
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
-from bertft.tasks.task import Features, Prediction, Recipe, Records, Task
+from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable
 
 R = TypeVar("R")
 Progress = Callable[[int, int, str], None]
+Condense = Callable[[Any, Any], Any]
 
 SAVE_SECONDS = 600.0
 """How much work, in seconds, a kill may cost within an epoch."""
@@ -58,7 +59,7 @@ _STATE = "trainer_state.json"  # the last file the Trainer writes of a checkpoin
 class Trained:
     """A finished run: its two models, and one row an epoch with the training loss and the metrics on dev.
 
-    `best` is the model of the epoch with the highest metric, the first of equals; `seconds` counts the last stretch
+    `best` is the model of the epoch with the best metric, the first of equals; `seconds` counts the last stretch
     alone where the run was taken up again.
     """
 
@@ -73,7 +74,7 @@ class Trained:
 
 
 def train(
-    task: Task[R],
+    task: Trainable[R],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Records[R],
@@ -85,12 +86,14 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    condense: Condense | None = None,
 ) -> Trained:
     """Train a model on the device it is on, parameters that need no gradient left out, keep its best and last state.
 
     resume: take up what `folder` holds of the same run, or begin where it holds nothing; the caller answers for the
     options being the same, and gives the model as it was built. progress: called as progress(done, total, what).
-    Global random generators are set by the Trainer, and put back.
+    condense: called with the model's outputs for a batch of dev and its labels, gives what is kept of the outputs for
+    `task.evaluate`, where all of them would be too much. Global random generators are set by the Trainer, and put back.
 
     Raises `BertftError` where the folder cannot be written, or holds a run and `resume` is not asked for; what was
     complete before then stays.
@@ -121,7 +124,8 @@ def train(
                 (features["dev"], dev),
                 unfinished,
                 seed=seed,
-                callbacks=[_Watch(recipe.epochs, progress), *callbacks],
+                callbacks=[_Watch(recipe, progress), *callbacks],
+                condense=condense,
             )
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
@@ -146,7 +150,7 @@ def train(
 
 
 def evaluate(
-    task: Task[R],
+    task: Trainable[R],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Records[R],
@@ -167,7 +171,7 @@ def evaluate(
             (features, records),
             Path(folder),
             seed=0,
-            callbacks=[_Watch(0, progress)],
+            callbacks=[_Watch(recipe, progress)],
         )
         return _metrics(trainer.evaluate())
 
@@ -190,7 +194,7 @@ class _Trainer(Trainer):
 
     def __init__(
         self,
-        task: Task[R],
+        task: Trainable[R],
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         recipe: Recipe,
@@ -200,10 +204,13 @@ class _Trainer(Trainer):
         *,
         seed: int,
         callbacks: list[TrainerCallback],
+        condense: Condense | None = None,
     ) -> None:
+        when = "epoch" if recipe.steps is None else "steps"
         arguments = TrainingArguments(
             output_dir=str(folder.absolute()),
             num_train_epochs=recipe.epochs,
+            max_steps=recipe.steps or -1,
             per_device_train_batch_size=recipe.batch_size,
             per_device_eval_batch_size=2 * recipe.batch_size,
             learning_rate=recipe.learning_rate,
@@ -212,13 +219,15 @@ class _Trainer(Trainer):
             seed=seed,
             use_cpu=model.device.type == "cpu",
             dataloader_pin_memory=model.device.type != "cpu",
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            logging_strategy="epoch",
+            eval_strategy=when,
+            eval_steps=recipe.every,
+            save_strategy=when,
+            save_steps=recipe.every or 0,
+            logging_strategy=when,
+            logging_steps=recipe.every or 0,
             logging_nan_inf_filter=False,
             save_total_limit=2,  # of which one is the best so far
-            metric_for_best_model=task.metric,
-            greater_is_better=True,
+            metric_for_best_model=task.metric,  # lower is better where it ends in "loss": the Trainer's own rule
             eval_do_concat_batches=False,
             disable_tqdm=True,
             report_to="none",
@@ -235,6 +244,7 @@ class _Trainer(Trainer):
             processing_class=tokenizer,  # saved with each checkpoint
             optimizer_cls_and_kwargs=optimizer_of(recipe),
             callbacks=callbacks,
+            preprocess_logits_for_metrics=condense,
         )
         self.remove_callback(PrinterCallback)
 
@@ -272,10 +282,10 @@ class _Trainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Report steps as they pass, and have the state saved from time to time within an epoch."""
+    """Report steps as they pass, and have the state saved from time to time between judgements."""
 
-    def __init__(self, epochs: int, progress: Progress | None) -> None:
-        self.epochs, self.progress = epochs, progress
+    def __init__(self, recipe: Recipe, progress: Progress | None) -> None:
+        self.recipe, self.progress = recipe, progress
         self.saved = time.monotonic()
         self.predicted = 0
 
@@ -285,11 +295,15 @@ class _Watch(TrainerCallback):
         """Report; save where the last time is long past."""
         epoch = math.ceil(state.epoch or 0)
         if self.progress is not None:
-            self.progress(state.global_step, state.max_steps, f"epoch {epoch} of {self.epochs}")
-        # At the end of an epoch the Trainer saves anyway, in a folder of the same name.
-        if time.monotonic() - self.saved > SAVE_SECONDS and state.global_step % (state.max_steps // self.epochs):
+            what = "training" if self.recipe.steps else f"epoch {epoch} of {self.recipe.epochs}"
+            self.progress(state.global_step, state.max_steps, what)
+        every = self.recipe.every or state.max_steps // self.recipe.epochs
+        # There the Trainer saves anyway, in a folder of the same name.
+        if time.monotonic() - self.saved > SAVE_SECONDS and state.global_step % every:
             # Logged too, so that the loss of what lies before is on record.
             control.should_save = control.should_log = True
+        if self.recipe.steps and state.global_step == state.max_steps:
+            control.should_log = True
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -302,8 +316,8 @@ class _Watch(TrainerCallback):
         """Report."""
         self.predicted += 1
         if self.progress is not None:
-            epoch = round(state.epoch or 0)
-            what = f"dev after epoch {epoch} of {self.epochs}" if epoch else "dev before training"
+            after = f"step {state.global_step}" if self.recipe.steps else f"epoch {round(state.epoch or 0)}"
+            what = f"dev after {after}" if state.global_step else "dev before training"
             self.progress(self.predicted, len(settings["eval_dataloader"]), what)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
