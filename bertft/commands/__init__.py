@@ -10,7 +10,17 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import ablate, data_edge, demo, pretrain, probe_edge, probe_structural, score, tune
+from bertft.commands import (
+    ablate,
+    data_edge,
+    demo,
+    pretrain,
+    probe_edge,
+    probe_mdl,
+    probe_structural,
+    score,
+    tune,
+)
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -26,13 +36,14 @@ class Command(NamedTuple):
 COMMANDS = {
     "score": Command("score fine-tuned checkpoints against their base", score.declare, score.run),
     "tune": Command("fine-tune a checkpoint: MNLI, SQuAD or dependency parsing", tune.declare, tune.run),
+    "ablate": Command("what freezing or cutting off layers costs a task", ablate.declare, ablate.run),
+    "pretrain": Command("pre-train a BERT from scratch, several seeds of it", pretrain.declare, pretrain.run),
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
     "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
+    "probe mdl": Command("description length: in how few bits a probe tells labels", probe_mdl.declare, probe_mdl.run),
     "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
-    "ablate": Command("what freezing or cutting off layers costs a task", ablate.declare, ablate.run),
-    "pretrain": Command("pre-train a BERT from scratch, several seeds of it", pretrain.declare, pretrain.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }
 
