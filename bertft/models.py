@@ -2,7 +2,8 @@
 
 Everything that could give wrong numbers in silence is refused here, before a forward pass is paid for: weights that
 are missing and would be drawn at random, a tokenizer that transformers would invent, code or pickles that a stranger
-wrote. Files are checked by this module first and read by transformers second, so that the message names the file.
+wrote. Files are checked by `bertft.checkpoint_files` first and read by transformers second, so that the message names
+the file.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
+from bertft.checkpoint_files import (
+    check_tokenizer_files,
+    checked_config,
+    checked_weights,
+    first_line,
+    hash_files,
+    resolved,
+)
 from bertft.errors import CheckpointError, OptionError
 
 DTYPES = {
@@ -34,8 +40,6 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
 
 _LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
@@ -86,10 +90,10 @@ def load_checkpoint(
     """
     torch_dtype = _known_dtype(dtype)
     torch_device = _present_device(device)
-    folder = _resolve(source, allow_pickle=allow_pickle)
-    config = _checked_config(folder)
-    weights = _checked_weights(folder, allow_pickle=allow_pickle)
-    _check_tokenizer_files(folder)
+    folder = resolved(source, allow_pickle=allow_pickle)
+    config = checked_config(folder)
+    weights = checked_weights(folder, allow_pickle=allow_pickle)
+    check_tokenizer_files(folder)
     tokenizer = _load_tokenizer(folder)
     model = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
@@ -97,7 +101,7 @@ def load_checkpoint(
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
     name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
-    return Checkpoint(name, model, tokenizer, _hash_files([folder / "config.json", *weights]))
+    return Checkpoint(name, model, tokenizer, hash_files([folder / "config.json", *weights]))
 
 
 def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -243,122 +247,6 @@ def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iter
                 )
 
 
-def _resolve(source: str | Path, *, allow_pickle: bool) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that holds config.json")
-    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        raise CheckpointError(f"{source}: no such folder; give a folder that holds a model, or a hub name")
-    return _download(source, allow_pickle=allow_pickle)
-
-
-def _download(name: str, *, allow_pickle: bool) -> Path:
-    """The snapshot of a hub model in the local cache, fetched where it is not there yet; no code, no spare formats."""
-    wanted = ["*.json", *_TOKENIZER_FILES, "*.txt", "model.safetensors", "model-*.safetensors"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
-        if allow_pickle and not any(folder.glob("*.safetensors")):
-            snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"])
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{name}: not found locally, neither as a folder nor in the hub's cache, and the hub is not reachable; "
-            "give a local folder, or connect to the network"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name}: no such folder, and the hub does not give such a model ({_first_line(error)}); "
-            "check the name, log in where the model is private, or give a local folder"
-        ) from error
-    return folder
-
-
-def _checked_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder, "config.json")
-    if config is None:
-        nested = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        advice = f"; did you mean {folder / nested[-1]}?" if nested else ""
-        if (folder / "adapter_config.json").exists():
-            advice = "; it holds an adapter: merge it into its base (merge_and_unload) and save the whole model"
-        raise CheckpointError(f"{folder}: no config.json, so no model saved by transformers{advice}")
-    for name, settings in (
-        ("config.json", config),
-        ("tokenizer_config.json", _read_json(folder, "tokenizer_config.json")),
-    ):
-        if settings and settings.get("auto_map"):
-            raise CheckpointError(
-                f"{folder / name}: asks for remote code (auto_map), and bertft does not run code from checkpoints; "
-                "use a model whose class is part of transformers"
-            )
-    if config.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"{folder}: {config.get('model_type')} is an encoder-decoder; bertft reads encoders or decoders alone"
-        )
-    return config
-
-
-def _checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
-    """The weight files to read, each opened once to see that it is whole."""
-    if files := _weight_files(folder, "model", ".safetensors"):
-        for file in files:
-            _check_safetensors(file)
-        return files
-    files = _weight_files(folder, "pytorch_model", ".bin")
-    if files and allow_pickle:
-        return files
-    if files:
-        raise CheckpointError(
-            f"{files[0]}: a pickle, which can run code when read, and no model.safetensors beside it; "
-            "save the model again with save_pretrained, or allow pickles for this run (allow_pickle=True)"
-        )
-    raise CheckpointError(
-        f"{folder}: has a config.json but no weights (model.safetensors); give the folder that save_pretrained wrote "
-        "(weights kept as pickles are read, and fetched from the hub, only with allow_pickle=True)"
-    )
-
-
-def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """The one weight file, or the shards its index lists, in order of name; empty where there is neither."""
-    if (folder / f"{stem}{suffix}").exists():
-        return [folder / f"{stem}{suffix}"]
-    name = f"{stem}{suffix}.index.json"
-    index = _read_json(folder, name)
-    if index is None:
-        return []
-    try:
-        files = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / name}: has no weight_map of tensor and file names; save the model again"
-        ) from error
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f"{file}: missing, though {name} lists it; copy or download the model again")
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    with file.open("rb") as stream:
-        if stream.read(20).startswith(b"version https://git"):
-            raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            if not list(tensors.keys()):
-                raise CheckpointError(f"{file}: holds no tensors; save the model again")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
-
-
-def _check_tokenizer_files(folder: Path) -> None:
-    # Without files transformers makes a tokenizer that knows the special tokens alone, and every word is unknown to it.
-    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{folder}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}); "
-            "save it into the folder with tokenizer.save_pretrained"
-        )
-
-
 def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, torch.nn.Embedding)
@@ -371,28 +259,6 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
         )
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name}: not readable as JSON ({error}); copy or download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name}: expected a JSON object, got {str(content)[:40]!r}")
-    return content
-
-
-def _hash_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         with _quiet_transformers():
@@ -401,7 +267,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             )
     except Exception as error:  # transformers and tokenizers raise a zoo of types for files they cannot read
         raise CheckpointError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); "
+            f"{folder}: the tokenizer cannot be loaded ({first_line(error)}); "
             "save it again with tokenizer.save_pretrained"
         ) from error
     return tokenizer
@@ -423,7 +289,7 @@ def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, s
             )
     except Exception as error:  # as above: the message is what a person needs, and the cause stays attached
         # torch's own advice on a pickle it refuses is to load it with code and all.
-        reason = _first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
+        reason = first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
@@ -467,15 +333,10 @@ def _present_device(name: str) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise OptionError(f"device {name!r} is not available ({_first_line(error)}); try 'cpu'") from error
+        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"device {name!r} is not one bertft computes on; expected cpu, cuda or cuda:N")
     return device
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
