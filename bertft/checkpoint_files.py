@@ -35,10 +35,11 @@ def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
 def _download(name: str, *, allow_pickle: bool) -> Path:
     """The snapshot of a hub model in the local cache, fetched where it is not there yet; no code, no spare formats."""
     wanted = ["*.json", *TOKENIZER_FILES, "*.txt", "model.safetensors", "model-*.safetensors"]
+    wanted.append("adapter_model.safetensors")
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
         if allow_pickle and not any(folder.glob("*.safetensors")):
-            snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"])
+            snapshot_download(name, allow_patterns=["pytorch_model*.bin", "adapter_model.bin"], ignore_patterns=["*/*"])
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{name}: not found locally, neither as a folder nor in the hub's cache, and the hub is not reachable; "
@@ -58,8 +59,6 @@ def checked_config(folder: Path) -> dict[str, Any]:
     if config is None:
         nested = sorted(path.parent.name for path in folder.glob("*/config.json"))
         advice = f"; did you mean {folder / nested[-1]}?" if nested else ""
-        if (folder / "adapter_config.json").exists():
-            advice = "; it holds an adapter: merge it into its base (merge_and_unload) and save the whole model"
         raise CheckpointError(f"{folder}: no config.json, so no model saved by transformers{advice}")
     for name, settings in (
         ("config.json", config),
@@ -130,10 +129,15 @@ def check_safetensors(file: Path) -> None:
         raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's vocabulary."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
+
+
 def check_tokenizer_files(folder: Path) -> None:
     """Raise `CheckpointError` for a folder that holds no tokenizer."""
     # Without files transformers makes a tokenizer that knows the special tokens alone, and every word is unknown to it.
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
             "save it into the folder with tokenizer.save_pretrained"

@@ -24,11 +24,13 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
+from bertft.adapters import Adapter, find_adapter, merged
 from bertft.checkpoint_files import (
     check_tokenizer_files,
     checked_config,
     checked_weights,
     first_line,
+    has_tokenizer,
     hash_files,
     resolved,
 )
@@ -65,19 +67,31 @@ class Checkpoint:
 
     `name` is for display: the folder's name or the hub's. `content_hash` is the sha256 over the names, sizes and bytes
     of `config.json` and the weight files, so it tells a truncated config from a whole one, and does not depend on the
-    dtype or device asked for.
+    dtype or device asked for; that of an adapter covers its base too. `folder` is where the files were found, and
+    `base` is the checkpoint that an adapter was merged into.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     content_hash: str
+    folder: Path | None = None
+    base: Checkpoint | None = None
 
 
 def load_checkpoint(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    allow_pickle: bool = False,
+    present: Iterable[Checkpoint] = (),
 ) -> Checkpoint:
     """Load the body of a local folder or hub name: no task head, no gradients, evaluation mode.
+
+    An adapter, as `peft` saves it, is merged into a copy of the base that its config names, which takes the memory of
+    the adapted weights beside that of the base; its tokenizer is the adapter's own or else the base's. A base that is
+    among the checkpoints `present`, by its folder or by its content, is not read again.
 
     Weights are read from safetensors; `allow_pickle` admits `pytorch_model.bin` where there are none, read with
     torch's weights-only unpickler. Raises `CheckpointError` for a folder or name that holds no usable model, and
@@ -91,6 +105,14 @@ def load_checkpoint(
     torch_dtype = _known_dtype(dtype)
     torch_device = _present_device(device)
     folder = resolved(source, allow_pickle=allow_pickle)
+    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
+    if (adapter := find_adapter(folder, allow_pickle=allow_pickle)) is not None:
+        fitting = [found for found in present if (found.model.device, found.model.dtype) == (torch_device, torch_dtype)]
+        base = _base_of(adapter, fitting, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        tokenizer = _load_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
+        model = merged(adapter, base.model)
+        _check_embedding_covers(folder, model, tokenizer)
+        return Checkpoint(name, model, tokenizer, adapter.content_hash(base.content_hash), folder.resolve(), base)
     config = checked_config(folder)
     weights = checked_weights(folder, allow_pickle=allow_pickle)
     check_tokenizer_files(folder)
@@ -100,8 +122,7 @@ def load_checkpoint(
     # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
-    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
-    return Checkpoint(name, model, tokenizer, hash_files([folder / "config.json", *weights]))
+    return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), folder.resolve())
 
 
 def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -257,6 +278,38 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
             f"{folder}: the tokenizer gives {token!r} number {index}, but the model embeds {rows} tokens; "
             "the tokenizer belongs to another model, or the embeddings were not resized"
         )
+
+
+def _base_of(
+    adapter: Adapter, present: Iterable[Checkpoint], *, device: str, dtype: str, allow_pickle: bool
+) -> Checkpoint:
+    """The base that an adapter names, one of those present where it is the same."""
+    try:
+        folder = resolved(adapter.base, allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter.folder}: the base of this adapter was not found ({error}); "
+            "set base_model_name_or_path in its adapter_config.json to where the base lies"
+        ) from error
+    if find_adapter(folder, allow_pickle=allow_pickle) is not None:
+        raise CheckpointError(
+            f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that one into its own base "
+            "(merge_and_unload), save the whole model, and name it as base_model_name_or_path"
+        )
+    known = [*present, *(found.base for found in present if found.base is not None)]
+    for found in known:
+        if found.folder == folder.resolve():
+            return found
+    if known:
+        content_hash = _content_hash(folder, checked_weights(folder, allow_pickle=allow_pickle))
+        for found in known:
+            if found.content_hash == content_hash:
+                return found
+    return load_checkpoint(adapter.base, device=device, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def _content_hash(folder: Path, weights: list[Path]) -> str:
+    return hash_files([folder / "config.json", *weights])
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -23,18 +23,21 @@ Source = str | os.PathLike[str] | Checkpoint
 
 
 def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
-    """The checkpoints of the sources, under distinct names."""
+    """The checkpoints of the sources, under distinct names; a base that adapters share is read once."""
+    given = [source for source in sources if isinstance(source, Checkpoint)]
     if device == "auto":
-        given = [source.model.device for source in sources if isinstance(source, Checkpoint)]
-        device = str(given[0]) if given else "cuda" if torch.cuda.is_available() else "cpu"
-    found = [
-        source
-        if isinstance(source, Checkpoint)
-        else load_checkpoint(
-            source if isinstance(source, str) else Path(source), device=device, dtype=dtype, allow_pickle=allow_pickle
-        )
-        for source in sources
-    ]
+        device = str(given[0].model.device) if given else "cuda" if torch.cuda.is_available() else "cpu"
+    found: list[Checkpoint] = []
+    for source in sources:
+        if not isinstance(source, Checkpoint):
+            source = load_checkpoint(
+                source if isinstance(source, str) else Path(source),
+                device=device,
+                dtype=dtype,
+                allow_pickle=allow_pickle,
+                present=[*given, *found],
+            )
+        found.append(source)
     names = distinct_names([checkpoint.name for checkpoint in found], sources)
     return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
 
