@@ -1,4 +1,4 @@
-"""What every run needs that reads checkpoints and writes numbers: names, checked options, versions, a clock."""
+"""What every run needs that reads checkpoints and texts: names, checked options, versions, a clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import OptionError
 from bertft.models import Checkpoint, load_checkpoint
 
 Source = str | os.PathLike[str] | Checkpoint
+Text = str | tuple[str, str]
 
 
 def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
@@ -73,6 +75,41 @@ def integer(name: str, value: Any, *, least: int, also: str = "") -> int:
     if number is None or number < least:
         raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
     return number
+
+
+def corpora_of(texts: Any, *, single: bool) -> list[Corpus]:
+    """The corpora meant by `texts`, under distinct names."""
+    items = several("texts", texts, (str, os.PathLike, Corpus, tuple))
+    if isinstance(texts, str):
+        items = [Path(texts)]
+    elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):
+        if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
+            raise OptionError(
+                f"texts lists the names of files, {items[0]!r} first; give them as pathlib.Path to have them read"
+            )
+        items = [corpus_from_texts(items)]
+    found = [item if isinstance(item, Corpus) else read_corpus(Path(item), single=single) for item in items]
+    if single:
+        found = [dataclasses.replace(corpus, examples=tuple(map(_first_part, corpus.examples))) for corpus in found]
+    names = distinct_names([corpus.name for corpus in found], items)
+    return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
+
+
+def several(name: str, given: Any, kind: Any) -> list[Any]:
+    """One thing of a kind, or several, as a list; raises `OptionError` for anything else."""
+    items = [given] if isinstance(given, kind) else list(given) if isinstance(given, Iterable) else None
+    if items is None or not all(isinstance(item, kind) for item in items):
+        raise OptionError(f"{name} is {given!r}; give one, or a list of them")
+    return items
+
+
+def _first_part(example: Example) -> Example:
+    return dataclasses.replace(example, pair=None)
+
+
+def count(name: str, value: int | str | None, *, least: int) -> int | None:
+    """A whole number that is at least `least`, or None for "all"; raises `OptionError` for anything else."""
+    return None if value is None or value == "all" else integer(name, value, least=least, also=", or 'all'")
 
 
 def versions() -> dict[str, str]:

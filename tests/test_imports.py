@@ -30,7 +30,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "models": {"errors", "checkpoint_files", "adapters"},
     "activations": {"errors", "models", "data"},
     "report": {"errors", "records"},
-    "runs": {"errors", "models"},
+    "runs": {"errors", "models", "data"},
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft.errors import OptionError
 from bertft.records import Row
-from bertft.report.series import Z95, Panel, Series, fit, panels, title
+from bertft.report.series import Panel, Series, fit, panels, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,8 +92,8 @@ def limits(curves: Sequence[Series]) -> tuple[float, float]:
 
 
 def half_widths(curve: Series) -> list[float]:
-    """Return half the 95 % interval at each layer, 0 where the standard error is unknown."""
-    return [Z95 * stderr if math.isfinite(stderr) else 0.0 for stderr in curve.stderrs]
+    """Return half the width of the band at each layer, 0 where it is unknown."""
+    return [half if math.isfinite(half) else 0.0 for half in curve.half_widths()]
 
 
 def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
@@ -129,7 +129,10 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
     known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
+    several = max(curve.n_pairs for curve in lines.values())
     detail = (panel.detail if panel.one_corpus else "one line a corpus") + ("; band: 95 % interval" if known else "")
+    if several > 1:
+        detail += f"{', ' if known else '; band '}of the mean: σ over pairs"
     axes.set_title(fit(panel.heading, 50), loc="left", fontsize=12, fontweight="bold", pad=22)
     axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
     name_lines(axes, lines, bottom, top)
