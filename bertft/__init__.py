@@ -23,12 +23,14 @@ _HOME = {
     "explain": "similarity",
     "PairMoments": "pair_moments",
     "score": "scoring",
+    "RSACallback": "callbacks",
     "Scores": "records",
 }
 """Public name, the module it lives in."""
 
 __all__ = [
     "PairMoments",
+    "RSACallback",
     "Scores",
     "cca",
     "cka",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from bertft.callbacks import RSACallback
     from bertft.pair_moments import PairMoments
     from bertft.records import Scores
     from bertft.scoring import score

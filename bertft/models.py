@@ -203,6 +203,24 @@ def pad_id(checkpoint: Checkpoint) -> int:
     return int((checkpoint.tokenizer.pad_token_id or 0) if found is None else found)
 
 
+def find_body(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformer inside a model with a head, an adapter or a wrapper around it; a bare one is its own.
+
+    Raises `CheckpointError` where there is none, or several.
+
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=5)
+    >>> type(find_body(BertForMaskedLM(config))).__name__
+    'BertModel'
+    """
+    known = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    inner = [one for one in known if not any(isinstance(part, PreTrainedModel) for part in list(one.modules())[1:])]
+    if len(inner) != 1:
+        names = f" ({', '.join(type(one).__name__ for one in inner)})" if inner else ""
+        raise CheckpointError(f"{type(model).__name__}: expected one transformer inside, found {len(inner)}{names}")
+    return inner[0]
+
+
 def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The transformer blocks in order; raises `CheckpointError` where a model does not keep them in one list.
 

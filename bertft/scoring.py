@@ -37,7 +37,7 @@ from bertft.models import (
     parse_layers,
     shared_depth,
 )
-from bertft.pair_moments import PairMoments, Products
+from bertft.pair_moments import PairMoments
 from bertft.records import Row, Scores
 from bertft.runs import Clock, Source, Text, corpora_of, count, integer, loaded, several, versions
 
@@ -322,7 +322,7 @@ def _accumulate(
     moments: list[dict[int, PairMoments]] = []
     for shared in models.shared:
         needed = {layer: measures if layer > shared else of_one_space for layer in options.layers}
-        moments.append({layer: _accumulator(some, options.seed) for layer, some in needed.items() if some})
+        moments.append({layer: PairMoments.serving(some, seed=options.seed) for layer, some in needed.items() if some})
     steps = (2 if options.standardize else 1) * len(stimuli.plan)
     done = part[0] * steps
 
@@ -386,13 +386,6 @@ def _add(
         raise ArrayError(
             f"hidden layer {layer} of {side} at {example.where} ({example.text[:40]!r}): the vector {error.why}"
         ) from error
-
-
-def _accumulator(measures: Sequence[Measure], seed: int) -> PairMoments:
-    """An empty state of what the measures need and no more."""
-    maps = dict.fromkeys(row_map for measure in measures for row_map in measure.maps)
-    products: Products = "float64" if any(m.products == "float64" for m in measures) else "auto"
-    return PairMoments(maps, products=products, seed=seed)
 
 
 def _check_finite(
