@@ -487,7 +487,7 @@ def test_the_band_of_a_mean_is_its_spread() -> None:
     axes = figure(pairs()).axes[0]
     band = axes.collections[list(panel.lines).index("mean of 3 pairs")].get_paths()[0].vertices
     assert {round(float(y), 6) for x, y in band if x == 2} == {0.5, 0.7}
-    assert "of the mean: σ over pairs" in " ".join(text.get_text() for text in axes.texts)
+    assert "bands: 95 %, of the mean σ" in " ".join(text.get_text() for text in axes.texts)
 
 
 def test_the_page_explains_a_mean_over_pairs() -> None:

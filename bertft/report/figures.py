@@ -129,10 +129,11 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
     known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
-    several = max(curve.n_pairs for curve in lines.values())
-    detail = (panel.detail if panel.one_corpus else "one line a corpus") + ("; band: 95 % interval" if known else "")
-    if several > 1:
-        detail += f"{', ' if known else '; band '}of the mean: σ over pairs"
+    detail = panel.detail if panel.one_corpus else "one line a corpus"
+    if any(curve.n_pairs > 1 for curve in lines.values()):
+        detail += "; bands: 95 %, of the mean σ" if known else "; band: σ over pairs"
+    elif known:
+        detail += "; band: 95 % interval"
     axes.set_title(fit(panel.heading, 50), loc="left", fontsize=12, fontweight="bold", pad=22)
     axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
     name_lines(axes, lines, bottom, top)
