@@ -24,6 +24,7 @@ _HOME = {
     "PairMoments": "pair_moments",
     "score": "scoring",
     "RSACallback": "callbacks",
+    "tune": "tuning",
     "Scores": "records",
 }
 """Public name, the module it lives in."""
@@ -41,6 +42,7 @@ __all__ = [
     "rsa",
     "score",
     "svcca",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from bertft.records import Scores
     from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
+    from bertft.tuning import tune
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints: loading the body of one, and asking how far two of them are the same model.
+"""Checkpoints: loading the body of one, making it ready to train, and asking how far two of them are the same model.
 
 Everything that could give wrong numbers in silence is refused here, before a forward pass is paid for: weights that
 are missing and would be drawn at random, a tokenizer that transformers would invent, code or pickles that a stranger
@@ -43,6 +43,9 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+POOLERS = ("keep", "reset")
+"""What can be done with the pooler of a model that is cut down."""
+
 _LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 
@@ -50,7 +53,7 @@ _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 _HARMLESS_FIELDS = frozenset(
     {
         *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
-        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "biaffine"),
         *("output_hidden_states", "output_attentions", "return_dict", "use_cache", "gradient_checkpointing"),
         *("initializer_range", "bos_token_id", "eos_token_id", "num_hidden_layers", "n_layer", "n_layers"),
     }
@@ -67,14 +70,16 @@ class Checkpoint:
 
     `name` is for display: the folder's name or the hub's. `content_hash` is the sha256 over the names, sizes and bytes
     of `config.json` and the weight files, so it tells a truncated config from a whole one, and does not depend on the
-    dtype or device asked for; that of an adapter covers its base too. `folder` is where the files were found, and
-    `base` is the checkpoint that an adapter was merged into.
+    dtype or device asked for; that of an adapter covers its base too. `drawn` names the tensors that the files lack,
+    which can only be the pooler's. `folder` is where the files were found, and `base` is the checkpoint that an adapter
+    was merged into.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     content_hash: str
+    drawn: frozenset[str] = frozenset()
     folder: Path | None = None
     base: Checkpoint | None = None
 
@@ -112,17 +117,20 @@ def load_checkpoint(
         tokenizer = _load_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
         model = merged(adapter, base.model)
         _check_embedding_covers(folder, model, tokenizer)
-        return Checkpoint(name, model, tokenizer, adapter.content_hash(base.content_hash), folder.resolve(), base)
+        ours, theirs = model.get_parameter, base.model.get_parameter
+        still_drawn = frozenset(key for key in base.drawn if torch.equal(ours(key), theirs(key)))
+        content_hash = adapter.content_hash(base.content_hash)
+        return Checkpoint(name, model, tokenizer, content_hash, still_drawn, folder.resolve(), base)
     config = checked_config(folder)
     weights = checked_weights(folder, allow_pickle=allow_pickle)
     check_tokenizer_files(folder)
     tokenizer = _load_tokenizer(folder)
-    model = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
+    model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
     # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
-    return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), folder.resolve())
+    return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
 
 
 def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -137,10 +145,10 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
         raise OptionError(f"seed is {seed!r}; give a whole number that is at least 0")
     given = checkpoint.model
     # The CPU draws, in float32, so that a seed means the same weights on every device and in every dtype.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _quiet_transformers():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))
-    digest = hashlib.sha256(json.dumps(_computation(model), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(_computation(model, n_layers(model)), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().numpy().data)
@@ -221,6 +229,115 @@ def find_body(model: torch.nn.Module) -> PreTrainedModel:
     return inner[0]
 
 
+def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedModel:
+    """A new model with the checkpoint's body and a head drawn from torch's generator, all of it ready to train.
+
+    head: an auto class such as `AutoModelForSequenceClassification`.  settings: fields of the config, such as
+    `id2label`.  A pooler that the checkpoint's files lack is drawn with the head. The checkpoint stays as it is.
+    Raises `CheckpointError` where transformers has no such head for this body.
+
+    >>> from transformers import AutoModelForQuestionAnswering
+    >>> with_head(load_checkpoint("bert-base-cased"), AutoModelForQuestionAnswering)  # doctest: +SKIP
+    """
+    given = checkpoint.model
+    config = copy.deepcopy(given.config)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    try:
+        with torch.device("cpu"), quiet_transformers():
+            model = head.from_config(config, dtype=given.dtype)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name}: {head.__name__} has no head for a {config.model_type} ({first_line(error)}); "
+            "give an encoder of another family"
+        ) from error
+    body = find_body(model)
+    if type(body) is not type(given):
+        raise CheckpointError(
+            f"{checkpoint.name}: {type(model).__name__} is built on a {type(body).__name__}, and the checkpoint is a "
+            f"{type(given).__name__}; give an encoder of another family"
+        )
+    weights = {name: tensor for name, tensor in given.state_dict().items() if name not in checkpoint.drawn}
+    # Heads that have no use for a pooler are built without one.
+    body.load_state_dict({name: weights[name] for name in weights.keys() & body.state_dict().keys()}, strict=False)
+    model.name_or_path = given.name_or_path
+    assert isinstance(model, PreTrainedModel)
+    model.to(given.device)  # type: ignore[arg-type]
+    return model
+
+
+def freeze(model: PreTrainedModel, last: int) -> None:
+    """Keep the embeddings and blocks 0 to `last` as they are in training: no gradients, and no dropout either.
+
+    `last` = -1 freezes nothing. A task head, a pooler and a final norm stay free. Frozen modules return to evaluation
+    mode by themselves whenever they are run, since trainers put the whole model into training mode at every step.
+    Raises `OptionError` for a block the model has not, `CheckpointError` where its blocks cannot be told apart.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=5))
+    >>> freeze(model, 1)
+    >>> [block.attention.self.query.weight.requires_grad for block in model.encoder.layer]
+    [False, False, True]
+
+    Source: Merchant et al. 2020, section 5.2.
+    """
+    if last == -1:
+        return
+    body = find_body(model)
+    path, blocks = _find_stack(body)
+    if not 0 <= last < len(blocks):
+        raise OptionError(
+            f"cannot freeze up to block {last}: this model has blocks 0 to {len(blocks) - 1}; "
+            "give one of them, or -1 to freeze nothing"
+        )
+    for module in [*_before_blocks(body, path), *blocks[: last + 1]]:
+        # Of a module the attribute requires_grad means nothing; the method sets it for each parameter.
+        module.requires_grad_(False)
+        module.register_forward_pre_hook(_evaluate)
+
+
+def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> None:
+    """Cut the model down to its first `blocks` blocks, its config with it, so that it saves and loads as such.
+
+    A pooler was trained on the last block and now reads another one: `keep` leaves its weights, `reset` draws them
+    anew from torch's generator. Raises `OptionError` where there are not so many blocks, or no pooler to reset,
+    `CheckpointError` where its blocks cannot be told apart.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=5))
+    >>> truncate(model, 2)
+    >>> len(model.encoder.layer), model.config.num_hidden_layers
+    (2, 2)
+
+    Source: Merchant et al. 2020, section 5.2.
+    """
+    body = find_body(model)
+    stack = block_stack(body)
+    depth = len(stack)
+    if not 1 <= blocks <= depth:
+        raise OptionError(f"cannot keep {blocks} blocks: this model has {depth}; give a number from 1 to {depth}")
+    if pooler not in POOLERS:
+        raise OptionError(f"unknown treatment of the pooler {pooler!r}; choose one of {', '.join(POOLERS)}")
+    old = getattr(body, "pooler", None)
+    if pooler == "reset":
+        if old is None:
+            raise OptionError(f"{type(model).__name__} has no pooler to reset; leave it at keep")
+        with torch.device("cpu"):
+            new = type(old)(body.config)
+        new.apply(body._init_weights)
+        body.pooler = new.to(device=body.device, dtype=body.dtype)
+    del stack[blocks:]
+    # A model with a head and its body usually share one config object, but need not.
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    for config in {id(config): config for config in configs}.values():
+        text = config.get_text_config()
+        for name, value in vars(text).items():
+            if isinstance(value, list) and name.endswith("layer_types") and len(value) == depth:
+                setattr(text, name, value[:blocks])
+        if hasattr(text, "num_hidden_layers"):
+            text.num_hidden_layers = blocks
+
+
 def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The transformer blocks in order; raises `CheckpointError` where a model does not keep them in one list.
 
@@ -242,12 +359,14 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     >>> shared_depth(model, model)
     3
     """
-    if type(base) is not type(tuned) or _computation(base) != _computation(tuned):
+    if type(base) is not type(tuned):
+        return -1
+    last = min(n_layers(base), n_layers(tuned))
+    if _computation(base, last) != _computation(tuned, last):
         return -1
     base_parts, tuned_parts = _parts(base), _parts(tuned)
     if not _equal(base_parts.before, tuned_parts.before):
         return -1
-    last = min(n_layers(base), n_layers(tuned))
     depth = 0
     while depth < last and _equal(base_parts.block(depth), tuned_parts.block(depth)):
         depth += 1
@@ -332,7 +451,7 @@ def _content_hash(folder: Path, weights: list[Path]) -> str:
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -344,10 +463,13 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool) -> PreTrainedModel:
+def _load_body(
+    folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The body, and the names of the pooler's tensors where the weights lack them."""
     try:
         # A missing pooler is drawn at random: unused here, but it must not move the caller's generator.
-        with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             model, report = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -365,7 +487,8 @@ def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, s
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
         ) from error
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
+    drawn = frozenset(key for key in report["missing_keys"] if "pooler" in key.split("."))
+    missing = sorted(set(report["missing_keys"]) - drawn)
     if missing:
         raise CheckpointError(
             f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__}, {missing[0]} for one, which "
@@ -377,11 +500,11 @@ def _load_body(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, s
             "the two are of different models: save the model again with save_pretrained"
         )
     assert isinstance(model, PreTrainedModel)
-    return model
+    return model, drawn
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep its progress bars and its report on unused head weights off stderr, and put its settings back."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
@@ -455,10 +578,11 @@ def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
 
 
-def _computation(model: PreTrainedModel) -> dict[str, Any]:
-    """The config fields that could change what the body computes."""
+def _computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
+    """The config fields that could change what the first blocks of the body compute."""
     fields = {
-        name: value
+        # A list of this name tells of each block what kind it is.
+        name: value[:blocks] if name.endswith("layer_types") and isinstance(value, list) else value
         for name, value in model.config.to_dict().items()
         if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)
     }
@@ -482,6 +606,20 @@ def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
             "models that share weights between blocks or split them into parts keep no such list"
         )
     return nearest[0]
+
+
+def _before_blocks(body: PreTrainedModel, path: str) -> Iterator[torch.nn.Module]:
+    """What acts before the first block: all that stands beside the way down to the list of blocks at `path`."""
+    module: torch.nn.Module = body
+    for step in path.split("."):
+        for name, child in module.named_children():
+            if name not in {step, "pooler", *_FINAL_NORMS}:
+                yield child
+        module = module.get_submodule(step)
+
+
+def _evaluate(module: torch.nn.Module, _inputs: object) -> None:
+    module.train(False)
 
 
 def _body_setting(model: PreTrainedModel, name: str) -> Any:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "decoding.hpp"
 #include "ranks.hpp"
 #include "spearman.hpp"
 #include "trees.hpp"
@@ -112,6 +113,23 @@ py::array_t<double> row_spearman(const py::array& predicted, const py::array& go
     });
 }
 
+py::array_t<std::int32_t> arborescences(const py::array& scores, const py::array& lengths, std::size_t threads) {
+    constexpr const char* function = "arborescences";
+    check_dimensions(function, "scores", scores, 3);
+    const py::ssize_t batch = scores.shape(0), width = scores.shape(1);
+    check_shape(function, "scores", scores, py::make_tuple(batch, width, width + 1));
+    check_shape(function, "lengths", lengths, py::make_tuple(batch));
+    const auto* length_of = data_of<std::int64_t>(function, "lengths", lengths, "int64");
+    return with_floats(function, "scores", scores, [&](const auto* cells) {
+        py::array_t<std::int32_t> heads({batch, width});
+        std::int32_t* output = heads.mutable_data();
+        py::gil_scoped_release release;
+        bertft::arborescences(cells, static_cast<std::size_t>(batch), static_cast<std::size_t>(width), length_of,
+                              output, threads);
+        return heads;
+    });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -124,4 +142,6 @@ PYBIND11_MODULE(_core, module) {
     module.def("row_spearman", &row_spearman, py::arg("predicted"), py::arg("gold"), py::arg("lengths"),
                py::arg("threads") = 0,
                "Spearman's correlation of each row's first values, nan where one side is constant or holds a nan.");
+    module.def("arborescences", &arborescences, py::arg("scores"), py::arg("lengths"), py::arg("threads") = 0,
+               "Heads of the words of each sentence in its highest-scoring tree of one root, -1 beyond its end.");
 }

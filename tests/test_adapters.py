@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bertft import models as bertft_models
 from bertft.errors import CheckpointError
-from bertft.models import load_checkpoint, shared_depth
+from bertft.models import load_checkpoint, shared_depth, with_head
 from bertft.runs import loaded
 from bertft.scoring import score
+from bertft.tasks.adapters import with_lora
 
 peft = pytest.importorskip("peft", reason='adapters take peft: pip install "bertft[lora]"')
 
@@ -162,6 +163,22 @@ def test_every_kind_of_lora(tmp_path: Path, options: dict[str, Any]) -> None:
     torch.testing.assert_close(hidden(checkpoint.model), hidden(encoder(model)), rtol=1e-4, atol=1e-5)
     assert checkpoint.base is given
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.model.state_dict().items())
+
+
+def test_an_adapter_that_bertft_trains(tmp_path: Path) -> None:
+    """It names every module by its whole path, and saves the pooler, which the base of this one lacks."""
+    base = save_base(tmp_path / "base")
+    transformers.BertModel.from_pretrained(base, add_pooling_layer=False).save_pretrained(base)
+    outer = with_head(load_checkpoint(base), transformers.AutoModelForSequenceClassification)
+    outer.name_or_path = str(base)
+    model = trained(with_lora(outer, rank=4, first_block=1))
+    model.save_pretrained(tmp_path / "lora")
+    checkpoint = load_checkpoint(tmp_path / "lora")
+    torch.testing.assert_close(hidden(checkpoint.model), hidden(encoder(model)), rtol=1e-4, atol=1e-5)
+    assert checkpoint.base is not None
+    assert shared_depth(checkpoint.base.model, checkpoint.model) == 1
+    assert checkpoint.base.drawn == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert checkpoint.drawn == frozenset()
 
 
 def test_other_methods_of_weights(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "report": {"errors", "records"},
     "runs": {"errors", "models", "data"},
     "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
+    "tasks": {"errors", "data", "models", "records", "runs", "kernels", "_core", "activations"},
+    "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
 }
 # These put the parts together.

@@ -22,12 +22,15 @@ from bertft.models import (
     Checkpoint,
     block_stack,
     check_same_tokenizer,
+    freeze,
     hidden_size,
     load_checkpoint,
     n_layers,
     parse_layers,
     randomised,
     shared_depth,
+    truncate,
+    with_head,
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]
@@ -583,3 +586,150 @@ def test_a_random_model_of_another_shape_has_another_hash() -> None:
 def test_a_seed_that_is_none(seed: Any) -> None:
     with pytest.raises(OptionError, match="give a whole number"):
         randomised(Checkpoint("tiny", body(), tokenizer(), "0f"), seed)
+
+
+ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert")
+
+
+def classifier(family: str) -> PreTrainedModel:
+    """A model with a head, and with so much dropout that it shows."""
+    config = CONFIGS[family]()
+    for name in ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.5)
+    return build(config, head="ForSequenceClassification")
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_frozen_blocks_learn_nothing_and_drop_nothing(family: str) -> None:
+    model = classifier(family)
+    freeze(model, 1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.train()
+    tokens = torch.tensor([[2, 5, 6, 7, 9, 3]])
+    torch.manual_seed(0)
+    first, second = (model(tokens, labels=torch.tensor([1]), output_hidden_states=True) for _ in range(2))
+    shared = [torch.equal(*layers) for layers in zip(first.hidden_states, second.hidden_states, strict=True)]
+    assert shared == [True, True, True, False]
+    assert not first.hidden_states[2].requires_grad  # no gradient is computed below
+    first.loss.backward()
+    free = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    blocks = {name for name in before if any(f".{i}." in name for i in range(3))}
+    assert {name for name in free & blocks if ".2." not in name} == set()
+    assert {name for name in blocks if ".2." in name} <= free
+    assert not any("embeddings" in name for name in free)
+    assert any("classifier" in name for name in free)
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0, weight_decay=0.1).step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved
+    assert moved <= free
+
+
+def test_all_blocks_and_none_can_be_frozen() -> None:
+    model = classifier("bert")
+    freeze(model, -1)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    freeze(model, 2)
+    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert free == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("last", [-2, 3, 12])
+def test_a_block_that_cannot_be_frozen(last: int) -> None:
+    with pytest.raises(OptionError, match=f"up to block {last}: this model has blocks 0 to 2"):
+        freeze(body(), last)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_truncated_model_computes_what_its_first_blocks_did(tmp_path: Path, family: str) -> None:
+    model = classifier(family)
+    with torch.no_grad():
+        before = model(torch.tensor([[2, 5, 6, 7, 9, 3]]), output_hidden_states=True).hidden_states
+    truncate(model, 2)
+    assert len(block_stack(model.base_model)) == n_layers(model) == 2
+    folder = save(tmp_path / "cut", model)
+    loaded = load_checkpoint(folder).model
+    assert n_layers(loaded) == 2
+    after = hidden_layers(loaded)
+    assert len(after) == 3
+    # The last hidden layer has been through the final norm, where there is one.
+    last = 2 if family in FINAL_NORM else 3
+    assert all(torch.equal(*layers) for layers in zip(before[:last], after[:last], strict=True))
+    # Layer 2 is the last of one model and not of the other, so it is not taken to be the same.
+    assert shared_depth(load_checkpoint(save(tmp_path / "whole", classifier(family))).model, loaded) == 1
+
+
+def test_the_pooler_of_a_truncated_model_is_kept_or_drawn_anew() -> None:
+    model, kept, drawn, again = (body() for _ in range(4))
+    truncate(kept, 1)
+    assert torch.equal(kept.pooler.dense.weight, model.pooler.dense.weight)
+    for other in (drawn, again):
+        torch.manual_seed(3)
+        truncate(other, 1, pooler="reset")
+    assert not torch.equal(drawn.pooler.dense.weight, model.pooler.dense.weight)
+    assert torch.equal(drawn.pooler.dense.weight, again.pooler.dense.weight)
+    assert drawn.pooler.dense.weight.std().item() == pytest.approx(model.config.initializer_range, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks", "pooler", "said"),
+    [
+        ("bert", 0, "keep", "cannot keep 0 blocks: this model has 3; give a number from 1 to 3"),
+        ("bert", 4, "keep", "cannot keep 4 blocks"),
+        ("bert", 2, "drop", "unknown treatment of the pooler 'drop'; choose one of keep, reset"),
+        ("distilbert", 2, "reset", "DistilBertModel has no pooler to reset"),
+    ],
+)
+def test_a_model_that_cannot_be_cut_so(family: str, blocks: int, pooler: str, said: str) -> None:
+    model = body(family)
+    with pytest.raises(OptionError, match=said):
+        truncate(model, blocks, pooler=pooler)
+    assert len(block_stack(model)) == n_layers(model) == 3
+
+
+@pytest.mark.parametrize("change", [lambda model: freeze(model, 0), lambda model: truncate(model, 1)])
+def test_blocks_that_share_their_weights_are_told(change: Callable[[PreTrainedModel], None]) -> None:
+    config = transformers.AlbertConfig(**SHAPE, embedding_size=16)
+    with pytest.raises(CheckpointError, match="AlbertModel: expected one list of its 3 transformer blocks"):
+        change(transformers.AlbertModel(config))
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_head_is_put_on_a_body(tmp_path: Path, family: str) -> None:
+    checkpoint = load_checkpoint(save(tmp_path / family, body(family)))
+    labels = {0: "no", 1: "yes", 2: "who knows"}
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        made.append(with_head(checkpoint, transformers.AutoModelForSequenceClassification, id2label=labels))
+    for model in made:
+        assert model.config.id2label == labels
+        weights = {name: weight for name, weight in model.base_model.state_dict().items() if "pooler" not in name}
+        given = checkpoint.model.state_dict()
+        assert all(torch.equal(weight, given[name]) for name, weight in weights.items())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+    heads = [torch.cat([p.flatten() for n, p in m.named_parameters() if "classifier" in n]) for m in made]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
+
+
+def test_a_pooler_that_the_files_lack_is_drawn_with_the_head(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    weights = {name: w for name, w in load_file(folder / "model.safetensors").items() if "pooler" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    poolers = []
+    for outside in (5, 6):
+        torch.manual_seed(outside)  # of no account to the pooler of the body
+        checkpoint = load_checkpoint(folder)
+        torch.manual_seed(0)
+        model = with_head(checkpoint, transformers.AutoModelForSequenceClassification)
+        poolers.append(model.base_model.pooler.dense.weight)
+    assert checkpoint.drawn == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert torch.equal(*poolers)
+
+
+def test_a_body_without_such_a_head_is_told(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(save(tmp_path / "llama", body("llama")))
+    with pytest.raises(CheckpointError, match="AutoModelForMultipleChoice has no head for a llama"):
+        with_head(checkpoint, transformers.AutoModelForMultipleChoice)

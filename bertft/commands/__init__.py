@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import demo, probe_structural, score
+from bertft.commands import demo, probe_structural, score, tune
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "score": Command("score fine-tuned checkpoints against their base", score.declare, score.run),
+    "tune": Command("fine-tune a checkpoint: MNLI, SQuAD or dependency parsing", tune.declare, tune.run),
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),

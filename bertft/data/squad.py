@@ -1,14 +1,68 @@
-"""SQuAD v1.1 JSON (Rajpurkar et al. 2016): articles of paragraphs, each a passage with its questions."""
+"""SQuAD v1.1 JSON (Rajpurkar et al. 2016): articles of paragraphs, each a passage with its questions.
+
+`read_squad` gives texts alone, `read_questions` questions with their answers; both walk the document in one place.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from bertft.data.hub import is_file, read_hub
 from bertft.data.records import Example
-from bertft.data.text_file import TextFile
+from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text that stands in the passage from character `start` on."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a passage with the answers people gave, at least one; `where` names its place, for messages.
+
+    Raises `DataError`, naming the question, where it has no answer or one does not stand where it says.
+
+    >>> Question("q1", "What falls?", "It rains.", (Answer("rain", 4),), "rain.json")
+    Traceback (most recent call last):
+    ...
+    bertft.errors.DataError: rain.json: question q1: the answer 'rain' is not in its passage at character 4, where \
+'ains' stands; correct the answer or leave the question out
+    """
+
+    id: str
+    question: str
+    passage: str
+    answers: tuple[Answer, ...]
+    where: str
+
+    def __post_init__(self) -> None:
+        place = f"{self.where}: question {self.id}"
+        if not self.answers:
+            raise DataError(f"{place}: has no answer; SQuAD v1.1 has one for every question, so leave this one out")
+        for answer in self.answers:
+            found = self.passage[max(0, answer.start) : max(0, answer.start) + len(answer.text)]
+            if not answer.text.strip() or answer.start < 0 or found != answer.text:
+                raise DataError(
+                    f"{place}: the answer {answer.text[:40]!r} is not in its passage at character {answer.start}, "
+                    f"where {found[:40]!r} stands; correct the answer or leave the question out"
+                )
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of a source in its order."""
+
+    name: str
+    questions: tuple[Question, ...]
+    content_hash: str
 
 
 def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
@@ -20,6 +74,44 @@ def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
     >>> [(example.text, example.pair) for example in read_squad(file)]
     [('What falls?', 'It rains.')]
     """
+    for text, passage, question, place in _questions(file):
+        where = f"{file.path.name}: question {question.get('id', place)}"
+        yield Example(text, None if single else passage, where)
+
+
+def read_questions(source: str) -> Questions:
+    """The questions of a local file of SQuAD v1.1, or of a data set `NAME:SPLIT`.
+
+    Raises `DataError`, naming the place, for a record that is malformed, and the question whose answer is not in its
+    passage.
+
+    >>> read_questions("no/such/file.json")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    bertft.errors.DataError: no/such/file.json: no such file; give ...
+    """
+    if is_file(source):
+        file = read_text_file(source)
+        name, content_hash = file.path.name, file.content_hash
+        found = [
+            Question(
+                str(question.get("id", place)), text, passage, tuple(_answers(file, question, place)), file.path.name
+            )
+            for text, passage, question, place in _questions(file)
+        ]
+    else:
+        hub = read_hub(source)
+        name, content_hash = hub.name, hub.content_hash
+        found = [_hub_question(hub.name, place, row) for place, row in enumerate(hub.rows)]
+    if not found:
+        raise DataError(f"{source}: no question in it; give SQuAD v1.1 as one document of JSON")
+    for question in found:
+        Example(question.question, question.passage, f"{name}: question {question.id}")
+    return Questions(name, tuple(found), content_hash)
+
+
+def _questions(file: TextFile) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """The text and the passage of each question, its whole object, and its place in the document."""
     try:
         document = json.loads(file.text)
     except json.JSONDecodeError as error:
@@ -31,9 +123,32 @@ def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
         for paragraph, place in _items(file, article, article_place, "paragraphs"):
             passage = _string(file, paragraph, place, "context")
             for question, question_place in _items(file, paragraph, place, "qas"):
-                text = _string(file, question, question_place, "question")
-                where = f"{file.path.name}: question {question.get('id', question_place)}"
-                yield Example(text, None if single else passage, where)
+                yield _string(file, question, question_place, "question"), passage, question, question_place
+
+
+def _answers(file: TextFile, question: dict[str, Any], place: str) -> Iterator[Answer]:
+    for answer, answer_place in _items(file, question, place, "answers"):
+        start = answer.get("answer_start")
+        if not isinstance(start, int) or isinstance(start, bool):
+            raise _not_squad(file, answer_place, "a whole number answer_start", answer)
+        yield Answer(_string(file, answer, answer_place, "text"), start)
+
+
+def _hub_question(name: str, place: int, row: Mapping[str, Any]) -> Question:
+    """A question as `datasets` gives it: answers as one list of texts and one of starts."""
+    where = f"{name}[{place}]"
+    try:
+        answers = tuple(
+            Answer(text, start)
+            for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+        )
+        return Question(row["id"], row["question"], row["context"], answers, where)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{where}: expected the fields id, question, context and answers of SQuAD v1.1, got {dict(row)!r:.200}"
+        ) from error
 
 
 def _items(file: TextFile, parent: Any, place: str, field: str) -> Iterator[tuple[dict[str, Any], str]]:

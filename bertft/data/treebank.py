@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bertft.data.conllu import Row, Sentence, read_sentences
+from bertft.data.hub import is_file, read_hub
 from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
 
@@ -123,6 +125,50 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
         splits[split] = tuple(chain.from_iterable(_read_trees(text, keep_ranges=keep_ranges) for text in texts))
         digest.update("".join(text.content_hash for text in texts).encode())
     return Treebank(name, splits, digest.hexdigest())
+
+
+def read_split(source: str) -> Treebank:
+    """The trees that a source names, as a treebank of one split.
+
+    A source is a `.conllu` file; `FOLDER:SPLIT` of a folder that `read_treebank` takes; or `NAME:SPLIT` or
+    `NAME:CONFIG:SPLIT` of a data set that has the columns of Universal Dependencies on the hub, `tokens`, `head` and
+    `deprel`. Raises `DataError` as `read_treebank` does, and for a folder without a split.
+
+    >>> read_split("no/such/file.conllu")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    bertft.errors.DataError: no/such/file.conllu: no such file; give ...
+    """
+    folder, _, split = source.rpartition(":")
+    if Path(source).expanduser().is_dir():
+        splits = ", ".join(_split_files(Path(source).expanduser())[1])
+        raise DataError(f"{source}: a folder, which has the splits {splits}; name one, as {source}:train")
+    if is_file(source):
+        return read_treebank(source)
+    if folder and any(Path(folder).expanduser().glob("*.conllu")):
+        treebank = read_treebank(folder)
+        return Treebank(f"{treebank.name}:{split}", {split: treebank.split(split)}, treebank.content_hash)
+    hub = read_hub(source)
+    trees = tuple(_hub_tree(f"{hub.name}[{place}]", row) for place, row in enumerate(hub.rows))
+    return Treebank(hub.name, {"all": trees}, hub.content_hash)
+
+
+def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
+    columns: list[Any] = [row.get(name) for name in ("tokens", "head", "deprel")]
+    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
+        raise DataError(
+            f"{where}: expected lists of one length, tokens, head and deprel, got the columns {', '.join(row)}; "
+            "give a data set with the columns of Universal Dependencies, or a CoNLL-U file"
+        )
+    # Ranges and empty nodes have no head, and heads do not count them.
+    words = [word for word in zip(*columns, strict=True) if str(word[1]).isdecimal()]
+    forms, heads, relations = ([word[column] for word in words] for column in range(3))
+    tree = Tree(
+        where, where, tuple(forms), ("_",) * len(words), ("_",) * len(words), tuple(map(int, heads)), tuple(relations)
+    )
+    if problem := _root_problem(tree.heads):
+        raise DataError(f"{where}: {problem[1]}")
+    return tree
 
 
 def _split_files(folder: Path) -> tuple[str, dict[str, list[Path]]]:

@@ -31,6 +31,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tied_ranks": "reference",
         "row_spearman": "reference",
         "spanning_trees": "reference",
+        "arborescences": "reference",
         "distance_loss": "reference",
     },
     "numba": {
@@ -43,6 +44,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tied_ranks": "core_cpu",
         "row_spearman": "core_cpu",
         "spanning_trees": "core_cpu",
+        "arborescences": "core_cpu",
         "distance_loss": "blas_cpu",
     },
     "triton": {

@@ -1,4 +1,4 @@
-"""The irregular operations on the CPU, by the compiled core: tied ranks, rank correlations of rows, spanning trees."""
+"""The irregular operations on the CPU, by the compiled core: tied ranks, rank correlations of rows, trees."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
     from bertft import _core
 
     return _core.spanning_trees(distances, lengths, keep)
+
+
+def arborescences(scores: Array, lengths: Array) -> Array:
+    from bertft import _core
+
+    return _core.arborescences(scores, lengths)

@@ -137,6 +137,67 @@ def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
     return parents
 
 
+def arborescences(scores: Array, lengths: Array) -> Array:
+    """The heads of each sentence's highest-scoring tree of one root, (batch, n) int32, -1 beyond a length.
+
+    `scores` (batch, n, n + 1) holds at [sentence, i - 1, h] that of word i under head h, words counted from 1 and 0 the
+    root; -inf forbids an arc.  Edmonds's algorithm, once for each word as the only one that may hang from the root.
+    Of several best trees it is one.  Raises `ValueError` naming the sentence where a score is nan or inf, and where
+    every such tree takes a forbidden arc.
+    """
+    heads = np.full(scores.shape[:2], -1, dtype=np.int32)
+    for sentence, n in enumerate(lengths):
+        arcs = np.zeros((n + 1, n + 1))  # [dependent, head]
+        arcs[1:] = scores[sentence, :n, : n + 1]
+        np.fill_diagonal(arcs, -np.inf)
+        if np.isnan(arcs).any() or np.isposinf(arcs).any():
+            raise ValueError(f"arborescences: sentence {sentence} has a score that is nan or inf")
+        best, words = -np.inf, np.arange(1, n + 1)
+        for root in words:
+            allowed = arcs.copy()
+            allowed[words[words != root], 0] = -np.inf
+            found = np.array([0, *_edmonds(allowed)])
+            total = allowed[words, found[1:]].sum()
+            if total > best:
+                best, heads[sentence, :n] = total, found[1:]
+        if n and best == -np.inf:
+            raise ValueError(f"arborescences: sentence {sentence} has no tree of one root without a forbidden arc")
+    return heads
+
+
+def _edmonds(scores: Array) -> list[int]:
+    """The heads of nodes 1, 2, … in the best tree of any number of roots; `scores` is [dependent, head], 0 the root."""
+    nodes = range(1, len(scores))
+    heads = [0, *(int(scores[node].argmax()) for node in nodes)]
+    cycle = next(filter(None, (_cycle(heads, node) for node in nodes)), None)
+    if cycle is None:
+        return heads[1:]
+    # The cycle becomes one node, the last; what enters it takes the place of the arc within it.
+    kept = [node for node in range(len(scores)) if node not in cycle]
+    entering = np.array([scores[node] - scores[node, heads[node]] for node in cycle])
+    smaller = np.full((len(kept) + 1, len(kept) + 1), -np.inf)
+    smaller[:-1, :-1] = scores[np.ix_(kept, kept)]
+    smaller[:-1, -1] = scores[np.ix_(kept, cycle)].max(axis=1)
+    smaller[-1, :-1] = entering[:, kept].max(axis=0)
+    found = [0, *_edmonds(smaller)]
+    for place, node in enumerate(kept[1:], start=1):
+        into_kept = found[place]
+        heads[node] = kept[into_kept] if into_kept < len(kept) else cycle[int(scores[node, cycle].argmax())]
+    outside = kept[found[-1]]
+    heads[cycle[int(entering[:, outside].argmax())]] = outside
+    return heads[1:]
+
+
+def _cycle(heads: list[int], node: int) -> list[int] | None:
+    """The cycle on which a node lies, following heads from it, or None."""
+    path = [node]
+    while heads[path[-1]] not in (0, node):
+        if len(path) > len(heads):
+            return None  # it leads into a cycle of others
+        path.append(heads[path[-1]])
+    return path if heads[path[-1]] == node else None
+
+
 def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array, Array]:
     """The L1 loss of each sentence in each layer, (layers, batch), and its gradient with respect to `projected`.
 

@@ -1,0 +1,117 @@
+"""Natural language inference on MNLI: does the premise entail, contradict, or leave open the hypothesis?
+
+A softmax over the pooled [CLS], as Devlin et al. 2019 have it; pairs are cut longest first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bertft.data.mnli import LABELS, Pair, read_pairs
+from bertft.errors import DataError
+from bertft.models import Checkpoint, with_head
+from bertft.tasks.task import Features, Prediction, Recipe, Records
+
+RECIPES = {
+    "paper": Recipe(
+        epochs=3,
+        learning_rate=5e-5,
+        batch_size=32,
+        max_length=128,
+        bias_correction=False,
+        decay_from="start",
+    ),
+    "today": Recipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
+}
+
+
+class Mnli:
+    """The task `mnli`. Its labels stand in the order of `LABELS`, in every config it writes."""
+
+    name = "mnli"
+    metric = "accuracy"
+    recipes = RECIPES
+
+    def read(self, source: str) -> Records[Pair]:
+        """See `read_pairs`."""
+        found = read_pairs(source)
+        notes = (f"{found.unlabelled:,} pairs without a gold label were left out",) if found.unlabelled else ()
+        return Records(found.name, found.pairs, found.content_hash, notes)
+
+    def check(self, train: Records[Pair]) -> None:
+        """At least two labels must occur."""
+        found = {pair.label for pair in train.items}
+        if len(found) < 2:
+            got = f"all {len(train.items):,} pairs are labelled {found.pop()!r}" if found else "there is no pair"
+            raise DataError(f"{train.name}: {got}; training needs pairs of at least two of {', '.join(LABELS)}")
+
+    def build(self, checkpoint: Checkpoint, train: Records[Pair]) -> PreTrainedModel:
+        """The body with a classifier of three labels."""
+        return with_head(
+            checkpoint,
+            AutoModelForSequenceClassification,
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: number for number, label in enumerate(LABELS)},
+        )
+
+    def encode(
+        self,
+        records: Records[Pair],
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        *,
+        labels: Mapping[str, int],
+        training: bool,
+    ) -> Features:
+        """One row a pair; the longer part loses tokens first."""
+        pairs = records.items
+        encoded = tokenizer(
+            [pair.premise for pair in pairs],
+            [pair.hypothesis for pair in pairs],
+            truncation="longest_first",
+            max_length=recipe.max_length,
+            return_length=True,
+            return_overflowing_tokens=False,
+            verbose=False,
+        )
+        columns = [name for name in encoded if name in tokenizer.model_input_names]
+        rows = [
+            {**{name: encoded[name][place] for name in columns}, "labels": labels[pair.label]}
+            for place, pair in enumerate(pairs)
+        ]
+        # A pair that just fits is not told from one that was cut, so those that fill the length are encoded again.
+        full = [pair for pair, row in zip(pairs, rows, strict=True) if len(row["input_ids"]) == recipe.max_length]
+        whole = tokenizer([p.premise for p in full], [p.hypothesis for p in full], verbose=False) if full else {}
+        cut = sum(len(pieces) > recipe.max_length for pieces in whole.get("input_ids", ()))
+        notes = (f"{cut:,} of {len(pairs):,} pairs were cut to {recipe.max_length} tokens",) if cut else ()
+        return Features(rows, notes)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
+        """Pads to the longest of a batch."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def evaluate(
+        self, predictions: Sequence[Prediction], features: Features, records: Records[Pair]
+    ) -> dict[str, float]:
+        """The share of right answers."""
+        guessed = np.array([logits.argmax() for (logits, *_) in predictions])
+        gold = np.array([row["labels"] for row in features.rows])
+        return {"accuracy": float((guessed == gold).mean())}
+
+    def floors(self, train: Records[Pair], dev: Records[Pair], *, seed: int) -> dict[str, dict[str, float]]:
+        """The label that is most frequent in training, given to all."""
+        ((majority, _),) = Counter(pair.label for pair in train.items).most_common(1)
+        return {"majority class": {"accuracy": float(np.mean([pair.label == majority for pair in dev.items]))}}
+
+
+TASK = Mnli()
