@@ -23,6 +23,7 @@ _HOME = {
     "explain": "similarity",
     "PairMoments": "pair_moments",
     "score": "scoring",
+    "RSACallback": "callbacks",
     "tune": "tuning",
     "Scores": "records",
 }
@@ -30,6 +31,7 @@ _HOME = {
 
 __all__ = [
     "PairMoments",
+    "RSACallback",
     "Scores",
     "cca",
     "cka",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from bertft.callbacks import RSACallback
     from bertft.pair_moments import PairMoments
     from bertft.records import Scores
     from bertft.scoring import score

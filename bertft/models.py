@@ -2,7 +2,8 @@
 
 Everything that could give wrong numbers in silence is refused here, before a forward pass is paid for: weights that
 are missing and would be drawn at random, a tokenizer that transformers would invent, code or pickles that a stranger
-wrote. Files are checked by this module first and read by transformers second, so that the message names the file.
+wrote. Files are checked by `bertft.checkpoint_files` first and read by transformers second, so that the message names
+the file.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
+from bertft.adapters import Adapter, find_adapter, merged
+from bertft.checkpoint_files import (
+    check_tokenizer_files,
+    checked_config,
+    checked_weights,
+    first_line,
+    has_tokenizer,
+    hash_files,
+    resolved,
+)
 from bertft.errors import CheckpointError, OptionError
 
 DTYPES = {
@@ -37,8 +45,6 @@ DTYPES = {
 
 POOLERS = ("keep", "reset")
 """What can be done with the pooler of a model that is cut down."""
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
 
 _LONGEST = 2**31 - 1  # stands for "no limit", which transformers writes as 10^30
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
@@ -64,7 +70,9 @@ class Checkpoint:
 
     `name` is for display: the folder's name or the hub's. `content_hash` is the sha256 over the names, sizes and bytes
     of `config.json` and the weight files, so it tells a truncated config from a whole one, and does not depend on the
-    dtype or device asked for. `drawn` names the tensors that the files lack, which can only be the pooler's.
+    dtype or device asked for; that of an adapter covers its base too. `drawn` names the tensors that the files lack,
+    which can only be the pooler's. `folder` is where the files were found, and `base` is the checkpoint that an adapter
+    was merged into.
     """
 
     name: str
@@ -72,12 +80,23 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     content_hash: str
     drawn: frozenset[str] = frozenset()
+    folder: Path | None = None
+    base: Checkpoint | None = None
 
 
 def load_checkpoint(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    allow_pickle: bool = False,
+    present: Iterable[Checkpoint] = (),
 ) -> Checkpoint:
     """Load the body of a local folder or hub name: no task head, no gradients, evaluation mode.
+
+    An adapter, as `peft` saves it, is merged into a copy of the base that its config names, which takes the memory of
+    the adapted weights beside that of the base; its tokenizer is the adapter's own or else the base's. A base that is
+    among the checkpoints `present`, by its folder or by its content, is not read again.
 
     Weights are read from safetensors; `allow_pickle` admits `pytorch_model.bin` where there are none, read with
     torch's weights-only unpickler. Raises `CheckpointError` for a folder or name that holds no usable model, and
@@ -90,18 +109,28 @@ def load_checkpoint(
     """
     torch_dtype = _known_dtype(dtype)
     torch_device = present_device(device)
-    folder = _resolve(source, allow_pickle=allow_pickle)
-    config = _checked_config(folder)
-    weights = _checked_weights(folder, allow_pickle=allow_pickle)
-    _check_tokenizer_files(folder)
+    folder = resolved(source, allow_pickle=allow_pickle)
+    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
+    if (adapter := find_adapter(folder, allow_pickle=allow_pickle)) is not None:
+        fitting = [found for found in present if (found.model.device, found.model.dtype) == (torch_device, torch_dtype)]
+        base = _base_of(adapter, fitting, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        tokenizer = _load_tokenizer(folder) if has_tokenizer(folder) else base.tokenizer
+        model = merged(adapter, base.model)
+        _check_embedding_covers(folder, model, tokenizer)
+        ours, theirs = model.get_parameter, base.model.get_parameter
+        still_drawn = frozenset(key for key in base.drawn if torch.equal(ours(key), theirs(key)))
+        content_hash = adapter.content_hash(base.content_hash)
+        return Checkpoint(name, model, tokenizer, content_hash, still_drawn, folder.resolve(), base)
+    config = checked_config(folder)
+    weights = checked_weights(folder, allow_pickle=allow_pickle)
+    check_tokenizer_files(folder)
     tokenizer = _load_tokenizer(folder)
     model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
     # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
-    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
-    return Checkpoint(name, model, tokenizer, _hash_files([folder / "config.json", *weights]), drawn)
+    return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
 
 
 def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -182,6 +211,24 @@ def pad_id(checkpoint: Checkpoint) -> int:
     return int((checkpoint.tokenizer.pad_token_id or 0) if found is None else found)
 
 
+def find_body(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformer inside a model with a head, an adapter or a wrapper around it; a bare one is its own.
+
+    Raises `CheckpointError` where there is none, or several.
+
+    >>> from transformers import BertConfig, BertForMaskedLM
+    >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=5)
+    >>> type(find_body(BertForMaskedLM(config))).__name__
+    'BertModel'
+    """
+    known = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    inner = [one for one in known if not any(isinstance(part, PreTrainedModel) for part in list(one.modules())[1:])]
+    if len(inner) != 1:
+        names = f" ({', '.join(type(one).__name__ for one in inner)})" if inner else ""
+        raise CheckpointError(f"{type(model).__name__}: expected one transformer inside, found {len(inner)}{names}")
+    return inner[0]
+
+
 def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedModel:
     """A new model with the checkpoint's body and a head drawn from torch's generator, all of it ready to train.
 
@@ -201,10 +248,10 @@ def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedM
             model = head.from_config(config, dtype=given.dtype)
     except (ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{checkpoint.name}: {head.__name__} has no head for a {config.model_type} ({_first_line(error)}); "
+            f"{checkpoint.name}: {head.__name__} has no head for a {config.model_type} ({first_line(error)}); "
             "give an encoder of another family"
         ) from error
-    body = _body(model)
+    body = find_body(model)
     if type(body) is not type(given):
         raise CheckpointError(
             f"{checkpoint.name}: {type(model).__name__} is built on a {type(body).__name__}, and the checkpoint is a "
@@ -236,7 +283,7 @@ def freeze(model: PreTrainedModel, last: int) -> None:
     """
     if last == -1:
         return
-    body = _body(model)
+    body = find_body(model)
     path, blocks = _find_stack(body)
     if not 0 <= last < len(blocks):
         raise OptionError(
@@ -264,7 +311,7 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
 
     Source: Merchant et al. 2020, section 5.2.
     """
-    body = _body(model)
+    body = find_body(model)
     stack = block_stack(body)
     depth = len(stack)
     if not 1 <= blocks <= depth:
@@ -358,122 +405,6 @@ def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iter
                 )
 
 
-def _resolve(source: str | Path, *, allow_pickle: bool) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that holds config.json")
-    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        raise CheckpointError(f"{source}: no such folder; give a folder that holds a model, or a hub name")
-    return _download(source, allow_pickle=allow_pickle)
-
-
-def _download(name: str, *, allow_pickle: bool) -> Path:
-    """The snapshot of a hub model in the local cache, fetched where it is not there yet; no code, no spare formats."""
-    wanted = ["*.json", *_TOKENIZER_FILES, "*.txt", "model.safetensors", "model-*.safetensors"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
-        if allow_pickle and not any(folder.glob("*.safetensors")):
-            snapshot_download(name, allow_patterns=["pytorch_model*.bin"], ignore_patterns=["*/*"])
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{name}: not found locally, neither as a folder nor in the hub's cache, and the hub is not reachable; "
-            "give a local folder, or connect to the network"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name}: no such folder, and the hub does not give such a model ({_first_line(error)}); "
-            "check the name, log in where the model is private, or give a local folder"
-        ) from error
-    return folder
-
-
-def _checked_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder, "config.json")
-    if config is None:
-        nested = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        advice = f"; did you mean {folder / nested[-1]}?" if nested else ""
-        if (folder / "adapter_config.json").exists():
-            advice = "; it holds an adapter: merge it into its base (merge_and_unload) and save the whole model"
-        raise CheckpointError(f"{folder}: no config.json, so no model saved by transformers{advice}")
-    for name, settings in (
-        ("config.json", config),
-        ("tokenizer_config.json", _read_json(folder, "tokenizer_config.json")),
-    ):
-        if settings and settings.get("auto_map"):
-            raise CheckpointError(
-                f"{folder / name}: asks for remote code (auto_map), and bertft does not run code from checkpoints; "
-                "use a model whose class is part of transformers"
-            )
-    if config.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"{folder}: {config.get('model_type')} is an encoder-decoder; bertft reads encoders or decoders alone"
-        )
-    return config
-
-
-def _checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
-    """The weight files to read, each opened once to see that it is whole."""
-    if files := _weight_files(folder, "model", ".safetensors"):
-        for file in files:
-            _check_safetensors(file)
-        return files
-    files = _weight_files(folder, "pytorch_model", ".bin")
-    if files and allow_pickle:
-        return files
-    if files:
-        raise CheckpointError(
-            f"{files[0]}: a pickle, which can run code when read, and no model.safetensors beside it; "
-            "save the model again with save_pretrained, or allow pickles for this run (allow_pickle=True)"
-        )
-    raise CheckpointError(
-        f"{folder}: has a config.json but no weights (model.safetensors); give the folder that save_pretrained wrote "
-        "(weights kept as pickles are read, and fetched from the hub, only with allow_pickle=True)"
-    )
-
-
-def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """The one weight file, or the shards its index lists, in order of name; empty where there is neither."""
-    if (folder / f"{stem}{suffix}").exists():
-        return [folder / f"{stem}{suffix}"]
-    name = f"{stem}{suffix}.index.json"
-    index = _read_json(folder, name)
-    if index is None:
-        return []
-    try:
-        files = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / name}: has no weight_map of tensor and file names; save the model again"
-        ) from error
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f"{file}: missing, though {name} lists it; copy or download the model again")
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    with file.open("rb") as stream:
-        if stream.read(20).startswith(b"version https://git"):
-            raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            if not list(tensors.keys()):
-                raise CheckpointError(f"{file}: holds no tensors; save the model again")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
-
-
-def _check_tokenizer_files(folder: Path) -> None:
-    # Without files transformers makes a tokenizer that knows the special tokens alone, and every word is unknown to it.
-    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{folder}: no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}); "
-            "save it into the folder with tokenizer.save_pretrained"
-        )
-
-
 def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, torch.nn.Embedding)
@@ -486,26 +417,36 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
         )
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+def _base_of(
+    adapter: Adapter, present: Iterable[Checkpoint], *, device: str, dtype: str, allow_pickle: bool
+) -> Checkpoint:
+    """The base that an adapter names, one of those present where it is the same."""
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name}: not readable as JSON ({error}); copy or download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name}: expected a JSON object, got {str(content)[:40]!r}")
-    return content
+        folder = resolved(adapter.base, allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter.folder}: the base of this adapter was not found ({error}); "
+            "set base_model_name_or_path in its adapter_config.json to where the base lies"
+        ) from error
+    if find_adapter(folder, allow_pickle=allow_pickle) is not None:
+        raise CheckpointError(
+            f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that one into its own base "
+            "(merge_and_unload), save the whole model, and name it as base_model_name_or_path"
+        )
+    known = [*present, *(found.base for found in present if found.base is not None)]
+    for found in known:
+        if found.folder == folder.resolve():
+            return found
+    if known:
+        content_hash = _content_hash(folder, checked_weights(folder, allow_pickle=allow_pickle))
+        for found in known:
+            if found.content_hash == content_hash:
+                return found
+    return load_checkpoint(adapter.base, device=device, dtype=dtype, allow_pickle=allow_pickle)
 
 
-def _hash_files(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def _content_hash(folder: Path, weights: list[Path]) -> str:
+    return hash_files([folder / "config.json", *weights])
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -516,7 +457,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             )
     except Exception as error:  # transformers and tokenizers raise a zoo of types for files they cannot read
         raise CheckpointError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)}); "
+            f"{folder}: the tokenizer cannot be loaded ({first_line(error)}); "
             "save it again with tokenizer.save_pretrained"
         ) from error
     return tokenizer
@@ -541,7 +482,7 @@ def _load_body(
             )
     except Exception as error:  # as above: the message is what a person needs, and the cause stays attached
         # torch's own advice on a pickle it refuses is to load it with code and all.
-        reason = _first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
+        reason = first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
@@ -589,15 +530,10 @@ def present_device(name: str) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise OptionError(f"device {name!r} is not available ({_first_line(error)}); try 'cpu'") from error
+        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"device {name!r} is not one bertft computes on; expected cpu, cuda or cuda:N")
     return device
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -673,13 +609,6 @@ def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
             "models that share weights between blocks or split them into parts keep no such list"
         )
     return nearest[0]
-
-
-def _body(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder below a task head, or the model itself where it has none."""
-    body = model.base_model
-    assert isinstance(body, PreTrainedModel)
-    return body
 
 
 def _before_blocks(body: PreTrainedModel, path: str) -> Iterator[torch.nn.Module]:

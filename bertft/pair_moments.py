@@ -13,7 +13,7 @@ from bertft import kernels
 from bertft.arrays import RowSource, as_double, check_pair, host
 from bertft.errors import ArrayError, OptionError
 from bertft.kernels.types import Array, MomentSums, RowMap
-from bertft.measures import MEASURES
+from bertft.measures import MEASURES, Measure
 from bertft.measures.rsa import BILINEAR, COMPARISONS
 from bertft.statistics.moments import CENTER_ROWS, Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
@@ -82,6 +82,14 @@ class PairMoments:
         self._centers: dict[RowMap, tuple[Array, Array]] = {}
         self._reservoir = Reservoir(reservoir, seed)
         self._n = self._checksum = 0
+
+    @classmethod
+    def serving(cls, measures: Iterable[Measure], **options: Any) -> PairMoments:
+        """An empty state of what the measures need and no more; `options` are those of the class."""
+        wanted = tuple(measures)
+        products: Products = "float64" if any(m.products == "float64" for m in wanted) else "auto"
+        maps = dict.fromkeys(row_map for measure in wanted for row_map in measure.maps)
+        return cls(maps, products=products, **options)
 
     @property
     def n(self) -> int:

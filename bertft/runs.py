@@ -1,4 +1,4 @@
-"""What every run needs that reads checkpoints and writes numbers: names, checked options, versions, a clock.
+"""What every run needs that reads checkpoints and texts and writes numbers: names, checked options, versions, a clock.
 
 A run that can be taken up again also writes its options down before it begins, and is held to them when it is.
 """
@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import BertftError, OptionError
 from bertft.models import Checkpoint, load_checkpoint, randomised
 from bertft.records import plain
@@ -29,21 +30,25 @@ from bertft.report.files import write_files
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
 Source = str | os.PathLike[str] | Checkpoint
+Text = str | tuple[str, str]
 
 
 def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
-    """The checkpoints of the sources, under distinct names."""
+    """The checkpoints of the sources, under distinct names; a base that adapters share is read once."""
+    given = [source for source in sources if isinstance(source, Checkpoint)]
     if device == "auto":
-        given = [source.model.device for source in sources if isinstance(source, Checkpoint)]
-        device = str(given[0]) if given else "cuda" if torch.cuda.is_available() else "cpu"
-    found = [
-        source
-        if isinstance(source, Checkpoint)
-        else load_checkpoint(
-            source if isinstance(source, str) else Path(source), device=device, dtype=dtype, allow_pickle=allow_pickle
-        )
-        for source in sources
-    ]
+        device = str(given[0].model.device) if given else "cuda" if torch.cuda.is_available() else "cpu"
+    found: list[Checkpoint] = []
+    for source in sources:
+        if not isinstance(source, Checkpoint):
+            source = load_checkpoint(
+                source if isinstance(source, str) else Path(source),
+                device=device,
+                dtype=dtype,
+                allow_pickle=allow_pickle,
+                present=[*given, *found],
+            )
+        found.append(source)
     names = distinct_names([checkpoint.name for checkpoint in found], sources)
     return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
 
@@ -138,6 +143,41 @@ def _flat(options: Any, name: str = "") -> dict[str, Any]:
         for key, item in options.items()
         for inner, value in _flat(item, f"{name}.{key}" if name else str(key)).items()
     }
+
+
+def corpora_of(texts: Any, *, single: bool) -> list[Corpus]:
+    """The corpora meant by `texts`, under distinct names."""
+    items = several("texts", texts, (str, os.PathLike, Corpus, tuple))
+    if isinstance(texts, str):
+        items = [Path(texts)]
+    elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):
+        if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
+            raise OptionError(
+                f"texts lists the names of files, {items[0]!r} first; give them as pathlib.Path to have them read"
+            )
+        items = [corpus_from_texts(items)]
+    found = [item if isinstance(item, Corpus) else read_corpus(Path(item), single=single) for item in items]
+    if single:
+        found = [dataclasses.replace(corpus, examples=tuple(map(_first_part, corpus.examples))) for corpus in found]
+    names = distinct_names([corpus.name for corpus in found], items)
+    return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
+
+
+def several(name: str, given: Any, kind: Any) -> list[Any]:
+    """One thing of a kind, or several, as a list; raises `OptionError` for anything else."""
+    items = [given] if isinstance(given, kind) else list(given) if isinstance(given, Iterable) else None
+    if items is None or not all(isinstance(item, kind) for item in items):
+        raise OptionError(f"{name} is {given!r}; give one, or a list of them")
+    return items
+
+
+def _first_part(example: Example) -> Example:
+    return dataclasses.replace(example, pair=None)
+
+
+def count(name: str, value: int | str | None, *, least: int) -> int | None:
+    """A whole number that is at least `least`, or None for "all"; raises `OptionError` for anything else."""
+    return None if value is None or value == "all" else integer(name, value, least=least, also=", or 'all'")
 
 
 def versions() -> dict[str, str]:

@@ -7,12 +7,12 @@ tuned model and layer, from which all measures are read at the end, so memory do
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from bertft.activations.batches import BATCH_TOKENS, Batch
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, Tuned, stream
-from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
+from bertft.data import Corpus, Example
 from bertft.errors import ArrayError, CheckpointError, OptionError, RowError
 from bertft.measures import MEASURES, Measure, evaluate, resolve
 from bertft.models import (
@@ -37,18 +37,17 @@ from bertft.models import (
     parse_layers,
     shared_depth,
 )
-from bertft.pair_moments import PairMoments, Products
-from bertft.records import Scores
-from bertft.runs import Clock, Source, distinct_names, integer, loaded, versions
+from bertft.pair_moments import PairMoments
+from bertft.records import Row, Scores
+from bertft.runs import Clock, Source, Text, corpora_of, count, integer, loaded, several, versions
 
-Text = str | tuple[str, str]
 Progress = Callable[[int, int, str], None]
 
 _TOKENIZER_SAMPLE = 100  # texts of each corpus that the tokenizers must encode alike
 
 
 def score(
-    base: Source,
+    base: Source | Sequence[Source],
     tuned: Source | Sequence[Source],
     texts: str | os.PathLike[str] | Corpus | Sequence[os.PathLike[str] | Corpus] | Sequence[Text],
     *,
@@ -65,12 +64,17 @@ def score(
     max_length: int | None = None,
     single: bool = False,
     allow_pickle: bool = False,
+    floor: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
     """Compare the hidden states of each tuned checkpoint with the base's, layer by layer, on the same drawn tokens.
 
-    base, tuned: folders, hub names, or loaded `Checkpoint`s.  texts: a file, several files (as `Path`s), a list of
-        strings or (text, pair) tuples, or a `Corpus`; `single` reads the first text of each pair alone.
+    base, tuned: folders of models or of adapters, hub names, or loaded `Checkpoint`s. One base is compared with each
+        of the tuned; a list of bases, which may differ in the seed of their pre-training, is paired with the tuned one
+        by one, and further rows give the mean over the pairs and their standard deviation (`spread`, `n_pairs`).
+    floor: compare the bases of such a list with one another too: what pre-training anew changes by itself.
+    texts: a file, several files (as `Path`s), a list of strings or (text, pair) tuples, or a `Corpus`; `single` reads
+        the first text of each pair alone.
     tokens, sentences: of each corpus so many sentences are drawn, then so many of their tokens ("all" or None: every
         one); special tokens such as [CLS] take part only with `special_tokens`.
     layers: "all", a number, several, or a text such as "0,3-5,-1"; 0 is the embedding output.
@@ -92,41 +96,46 @@ def score(
     """
     clock = Clock()
     wanted = resolve((measures,) if isinstance(measures, str) else tuple(measures))
-    tokens, sentences = _count("tokens", tokens, least=3), _count("sentences", sentences, least=1)
+    tokens, sentences = count("tokens", tokens, least=3), count("sentences", sentences, least=1)
     seed = integer("seed", seed, least=0)
     batch_tokens = None if batch_tokens is None else integer("batch_tokens", batch_tokens, least=1)
     max_length = None if max_length is None else integer("max_length", max_length, least=1)
-    sources = [base, *_several("tuned", tuned, (str, os.PathLike, Checkpoint))]
-    if len(sources) < 2:
-        raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
+    sources, groups = _paired(base, tuned, floor=floor)
+    pairs = [pair for group in groups.values() for pair in group]
 
     with clock.phase("read"):
-        corpora = _corpora(texts, single=single)
+        corpora = corpora_of(texts, single=single)
     with clock.phase("load"):
-        models = _Models.compared(loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle), corpora)
+        checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        _check_comparable(checkpoints, corpora)
+        comparisons = [
+            _Models.compared(checkpoints[one], [checkpoints[other] for first, other in pairs if first == one])
+            for one in dict.fromkeys(one for one, _ in pairs)
+        ]
+    first = checkpoints[0]
     options = _Options(
         tokens=tokens,
         sentences=sentences,
         seed=seed,
-        layers=parse_layers(layers, n_layers(models.base.model)),
+        layers=parse_layers(layers, n_layers(first.model)),
         measures=tuple(measure.name for measure in wanted),
         special_tokens=special_tokens,
         standardize=standardize,
-        dtype=str(models.base.model.dtype).removeprefix("torch."),
-        device=str(models.device),
-        batch_tokens=batch_tokens or BATCH_TOKENS.get(models.device.type, BATCH_TOKENS["cpu"]),
-        max_length=min(max_length or length_limit(models.base), *map(length_limit, models.all)),
+        dtype=str(first.model.dtype).removeprefix("torch."),
+        device=str(first.model.device),
+        batch_tokens=batch_tokens or BATCH_TOKENS.get(first.model.device.type, BATCH_TOKENS["cpu"]),
+        max_length=min(max_length or length_limit(first), *map(length_limit, checkpoints)),
         single=single,
     )
 
     rows: list[dict[str, Any]] = []
-    notes = models.notes(options.layers)
+    notes = [note for models in comparisons for note in models.notes(options.layers)]
     padding = {}
     for corpus in corpora:
         with clock.phase("tokenise"):
             stimuli = Stimuli.drawn(
                 corpus,
-                models.base.tokenizer,
+                first.tokenizer,
                 tokens=options.tokens,
                 sentences=options.sentences,
                 seed=options.seed,
@@ -136,19 +145,28 @@ def score(
             )
         notes += stimuli.notes
         padding[corpus.name] = stimuli.padding
-        moments = _accumulate(stimuli, models, options, wanted, clock, progress)
-        with clock.phase("measures"):
-            found = _rows(stimuli, models, options, moments)
+        found = []
+        for number, models in enumerate(comparisons):
+            part = number, len(comparisons)
+            moments = _accumulate(stimuli, models, options, wanted, clock, progress, part)
+            with clock.phase("measures"):
+                found += _rows(stimuli, models, options, moments)
         if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in found):
             notes.append(
                 f"{corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
             )
-        rows += found
+        for what, group in groups.items():
+            names = [(checkpoints[one].name, checkpoints[other].name) for one, other in group]
+            own = [[row for row in found if (row["base"], row["tuned"]) == pair] for pair in names]
+            rows += itertools.chain.from_iterable(own)
+            if what and len(group) > 1:
+                bases = {one for one, _ in groups["pairs"]}
+                rows += _averaged(own, what, first.name if len(bases) == 1 else f"{len(bases)} bases")
     run = {
         "versions": versions(),
         "seed": seed,
         "options": dataclasses.asdict(options),
-        "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in models.all},
+        "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in checkpoints},
         "corpora": {corpus.name: corpus.content_hash for corpus in corpora},
         "padding": padding,
         "notes": notes,
@@ -184,39 +202,14 @@ class _Models:
     shared: tuple[int, ...]
 
     @classmethod
-    def compared(cls, checkpoints: Sequence[Checkpoint], corpora: Iterable[Corpus]) -> _Models:
-        """Raises `CheckpointError` for models that cannot be compared layer by layer on the same tokens."""
-        base, *tuned = checkpoints
-        sample = [example.text for corpus in corpora for example in corpus.examples[:_TOKENIZER_SAMPLE]]
-        for checkpoint in checkpoints:
-            if checkpoint.model.training:
-                raise CheckpointError(
-                    f"{checkpoint.name}: the model is in training mode, so dropout would change its hidden states at "
-                    "random; call model.eval() first"
-                )
-        for other in tuned:
-            if n_layers(other.model) != n_layers(base.model):
-                raise CheckpointError(
-                    f"{base.name} has {n_layers(base.model)} blocks and {other.name} has {n_layers(other.model)}; "
-                    "layers are compared one by one, so give models of the same depth"
-                )
-            for what in ("device", "dtype"):
-                ours, theirs = getattr(base.model, what), getattr(other.model, what)
-                if ours != theirs:
-                    raise CheckpointError(
-                        f"{base.name} has the {what} {ours} and {other.name} has {theirs}; "
-                        f"load both with the same {what}"
-                    )
-            check_same_tokenizer(base, other, sample)
-        return cls(base, tuple(tuned), tuple(shared_depth(base.model, other.model) for other in tuned))
+    def compared(cls, base: Checkpoint, tuned: Iterable[Checkpoint]) -> _Models:
+        """The models, with how far each of the tuned equals the base."""
+        tuned = tuple(tuned)
+        return cls(base, tuned, tuple(shared_depth(base.model, other.model) for other in tuned))
 
     @property
     def all(self) -> tuple[Checkpoint, ...]:
         return (self.base, *self.tuned)
-
-    @property
-    def device(self) -> torch.device:
-        return self.base.model.device
 
     def notes(self, layers: Sequence[int]) -> list[str]:
         """Which of the layers are equal, and so were not compared."""
@@ -239,6 +232,79 @@ class _Models:
         return notes
 
 
+def _paired(
+    base: Source | Sequence[Source], tuned: Source | Sequence[Source], *, floor: bool
+) -> tuple[list[Source], dict[str, list[tuple[int, int]]]]:
+    """All that is to be loaded, and the pairs of (base, tuned) among them, by what they are averaged as ("": not)."""
+    kind = (str, os.PathLike, Checkpoint)
+    bases, others = several("base", base, kind), several("tuned", tuned, kind)
+    if not others:
+        raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
+    if isinstance(base, kind):
+        if floor:
+            raise OptionError("one base has no floor; give a list of bases to compare with one another")
+        return [base, *others], {"": [(0, index) for index in range(1, len(others) + 1)]}
+    if len(bases) != len(others):
+        raise OptionError(
+            f"{len(bases)} bases and {len(others)} tuned checkpoints were given; a list of bases is paired with the "
+            "tuned one by one, so give as many (a base that is not in a list is compared with all of them)"
+        )
+    # A base that stands in several pairs is loaded, and run, once.
+    keys = [id(source) if isinstance(source, Checkpoint) else os.fspath(source) for source in bases]
+    distinct = dict(zip(keys, bases, strict=True))
+    places = [list(distinct).index(key) for key in keys]
+    groups = {"pairs": [(place, len(distinct) + index) for index, place in enumerate(places)]}
+    if floor:
+        if len(distinct) < 2:
+            raise OptionError("all pairs have the same base; a floor takes two bases to compare with one another")
+        groups["pairs of bases"] = list(itertools.combinations(range(len(distinct)), 2))
+    return [*distinct.values(), *others], groups
+
+
+def _averaged(pairs: Sequence[Sequence[Row]], what: str, bases: str) -> list[Row]:
+    """Rows of the mean over pairs, given the rows of each, with the standard deviation; undefined where one is."""
+    rows = []
+    for same in zip(*pairs, strict=True):
+        values = np.array([row["value"] for row in same])
+        rows.append(
+            {
+                **same[0],
+                "base": bases,
+                "tuned": f"mean of {len(pairs)} {what}",
+                "value": float(values.mean()),
+                "stderr": math.nan,
+                "spread": float(values.std(ddof=1)),
+                "n_pairs": len(pairs),
+            }
+        )
+    return rows
+
+
+def _check_comparable(checkpoints: Sequence[Checkpoint], corpora: Iterable[Corpus]) -> None:
+    """Raise `CheckpointError` for models that cannot be compared layer by layer on the same tokens."""
+    base, *others = checkpoints
+    sample = [example.text for corpus in corpora for example in corpus.examples[:_TOKENIZER_SAMPLE]]
+    for checkpoint in checkpoints:
+        if checkpoint.model.training:
+            raise CheckpointError(
+                f"{checkpoint.name}: the model is in training mode, so dropout would change its hidden states at "
+                "random; call model.eval() first"
+            )
+    for other in others:
+        if n_layers(other.model) != n_layers(base.model):
+            raise CheckpointError(
+                f"{base.name} has {n_layers(base.model)} blocks and {other.name} has {n_layers(other.model)}; "
+                "layers are compared one by one, so give models of the same depth"
+            )
+        for what in ("device", "dtype"):
+            ours, theirs = getattr(base.model, what), getattr(other.model, what)
+            if ours != theirs:
+                raise CheckpointError(
+                    f"{base.name} has the {what} {ours} and {other.name} has {theirs}; load both with the same {what}"
+                )
+        check_same_tokenizer(base, other, sample)
+
+
 def _accumulate(
     stimuli: Stimuli,
     models: _Models,
@@ -246,20 +312,24 @@ def _accumulate(
     measures: Sequence[Measure],
     clock: Clock,
     progress: Progress | None,
+    part: tuple[int, int],
 ) -> list[dict[int, PairMoments]]:
-    """Run the models and return, for each tuned one, the moments of every layer from which a measure is to be read."""
+    """Run the models and return, for each tuned one, the moments of every layer from which a measure is to be read.
+
+    `part` is which comparison this is, and of how many, for the progress to be told.
+    """
     of_one_space = [measure for measure in measures if measure.equal_spaces is None]
     moments: list[dict[int, PairMoments]] = []
     for shared in models.shared:
         needed = {layer: measures if layer > shared else of_one_space for layer in options.layers}
-        moments.append({layer: _accumulator(some, options.seed) for layer, some in needed.items() if some})
-    passes = 2 if options.standardize else 1
-    done = 0
+        moments.append({layer: PairMoments.serving(some, seed=options.seed) for layer, some in needed.items() if some})
+    steps = (2 if options.standardize else 1) * len(stimuli.plan)
+    done = part[0] * steps
 
     def chunks() -> Iterator[Chunk]:
         """One run over all batches, timed, with progress told and every value checked."""
         compared = [Tuned(other.model, shared) for other, shared in zip(models.tuned, models.shared, strict=True)]
-        batches = told(stimuli.batches(pad_id(models.base), models.device))
+        batches = told(stimuli.batches(pad_id(models.base), models.base.model.device))
         base_layers = options.layers if of_one_space else ()
         running = stream(models.base.model, compared, options.layers, batches, base_layers=base_layers)
         while True:
@@ -279,7 +349,7 @@ def _accumulate(
             yield batch
             done += 1  # the batch has been used when the next one is asked for
             if progress is not None:
-                progress(done, passes * len(stimuli.plan), stimuli.corpus.name)
+                progress(done, part[1] * steps, stimuli.corpus.name)
 
     base_scale: defaultdict[int, Standardizer] = defaultdict(Standardizer)
     tuned_scales: list[defaultdict[int, Standardizer]] = [defaultdict(Standardizer) for _ in models.tuned]
@@ -316,13 +386,6 @@ def _add(
         raise ArrayError(
             f"hidden layer {layer} of {side} at {example.where} ({example.text[:40]!r}): the vector {error.why}"
         ) from error
-
-
-def _accumulator(measures: Sequence[Measure], seed: int) -> PairMoments:
-    """An empty state of what the measures need and no more."""
-    maps = dict.fromkeys(row_map for measure in measures for row_map in measure.maps)
-    products: Products = "float64" if any(m.products == "float64" for m in measures) else "auto"
-    return PairMoments(maps, products=products, seed=seed)
 
 
 def _check_finite(
@@ -369,37 +432,3 @@ def _rows(
                     }
                 )
     return rows
-
-
-def _corpora(texts: Any, *, single: bool) -> list[Corpus]:
-    """The corpora meant by `texts`, under distinct names."""
-    items = _several("texts", texts, (str, os.PathLike, Corpus, tuple))
-    if isinstance(texts, str):
-        items = [Path(texts)]
-    elif not items or not all(isinstance(item, os.PathLike | Corpus) for item in items):
-        if items and all(isinstance(item, str) and os.path.isfile(item) for item in items):
-            raise OptionError(
-                f"texts lists the names of files, {items[0]!r} first; give them as pathlib.Path to have them read"
-            )
-        items = [corpus_from_texts(items)]
-    found = [item if isinstance(item, Corpus) else read_corpus(Path(item), single=single) for item in items]
-    if single:
-        found = [dataclasses.replace(corpus, examples=tuple(map(_first_part, corpus.examples))) for corpus in found]
-    names = distinct_names([corpus.name for corpus in found], items)
-    return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
-
-
-def _several(name: str, given: Any, kind: Any) -> list[Any]:
-    """One thing of a kind, or several, as a list; raises `OptionError` for anything else."""
-    items = [given] if isinstance(given, kind) else list(given) if isinstance(given, Iterable) else None
-    if items is None or not all(isinstance(item, kind) for item in items):
-        raise OptionError(f"{name} is {given!r}; give one, or a list of them")
-    return items
-
-
-def _first_part(example: Example) -> Example:
-    return dataclasses.replace(example, pair=None)
-
-
-def _count(name: str, value: int | str | None, *, least: int) -> int | None:
-    return None if value is None or value == "all" else integer(name, value, least=least, also=", or 'all'")

@@ -99,6 +99,7 @@ def test_defaults_reach_score(fake: FakeScore) -> None:
         "max_length": None,
         "single": False,
         "allow_pickle": False,
+        "floor": False,
         "progress": None,
     }
 
@@ -116,12 +117,23 @@ def test_options_reach_score(fake: FakeScore) -> None:
     assert (options["batch_tokens"], options["max_length"]) == (64, 128)
 
 
+def test_pairs_reach_score(fake: FakeScore) -> None:
+    cli.main(["score", "--pair", "b1", "t1", "--pair", "b2", "t2", "--floor", "--text", "x.txt"])
+    ((arguments, options),) = fake.calls
+    assert arguments == (["b1", "b2"], ["t1", "t2"], [Path("x.txt")])
+    assert options["floor"]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         ("", "the following arguments are required: COMMAND"),
         ("scrub", "invalid choice: 'scrub' (choose from"),
-        ("score base", "the following arguments are required: TUNED, --text"),
+        ("score base", "the following arguments are required: --text"),
+        ("score base --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),
+        ("score --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),
+        ("score a b --pair c d --text x", "both were given: give BASE TUNED or pairs of them with --pair"),
+        ("score --pair c --text x", "argument --pair: expected 2 arguments"),
         ("score base mnli", "the following arguments are required: --text"),
         ("score a b --text x --tokens 0", "'0' is neither a whole number above 0 nor `all`"),
         ("score a b --text x --sentences many", "'many' is neither a whole number above 0 nor `all`"),

@@ -333,7 +333,7 @@ def outgrow_the_embedding(folder: Path) -> None:
     [
         (remove_config, r"model: no config\.json"),
         (leave_a_run_folder, r"no config\.json.*did you mean .*checkpoint-500"),
-        (leave_an_adapter, "adapter: merge it"),
+        (leave_an_adapter, "holds an adapter and a whole model"),
         (break_config, r"config\.json: not readable as JSON"),
         (list_config, r"config\.json: expected a JSON object"),
         (ask_for_code, r"config\.json: asks for remote code .*does not run code"),

@@ -445,3 +445,64 @@ def test_the_page_warns_of_few_sentences_and_of_undefined_scores() -> None:
     calm = " ".join(Reader(page(rows(), {})).texts)
     assert "Only" not in calm
     assert "An undefined score means" not in calm
+
+
+# Means over pairs
+
+
+def pairs(count: int = 3, corpora: int = 1) -> list[dict[str, Any]]:
+    """Rows of pairs of checkpoints, each with a base of its own, and of their mean."""
+    found = []
+    for corpus in range(corpora):
+        name = f"text-{corpus}.txt"
+        for i in range(count):
+            own = rows((1.0, 0.9, 0.5 + 0.1 * i), f"mnli-{i}", name)
+            found += [row | {"base": f"base-{i}"} for row in own]
+        mean = rows((1.0, 0.9, 0.6), f"mean of {count} pairs", name, stderr=NAN)
+        spreads = (0.0, 0.00001, 0.1)
+        found += [
+            row | {"base": f"{count} bases", "spread": spread, "n_pairs": count}
+            for row, spread in zip(mean, spreads, strict=True)
+        ]
+    return found
+
+
+def test_a_mean_over_pairs_is_shown_with_its_spread() -> None:
+    text = printed(pairs(), width=200)
+    assert "RSA of pairs" in text
+    assert "mnli-1 with base-1" in text
+    assert "mean of 3 pairs" in text
+    assert re.search(r"^ *0 .* 1 exactly +█+ *$", text, re.MULTILINE)
+    assert "0.9000 σ <1e-4" in text
+    assert "0.6000 σ 0.1000" in text
+    assert "σ = standard deviation over the pairs" in text
+    assert "Layer 0 keeps RSA at or above 0.99; the largest drop is between layers 1 and 2 (0.90 → 0.60)." in text
+    assert "σ" not in printed(crowd(2))
+
+
+def test_the_band_of_a_mean_is_its_spread() -> None:
+    (panel,) = panels(pairs())
+    mean = panel.lines["mean of 3 pairs"]
+    assert mean.half_widths() == (0.0, 0.00001, 0.1)
+    axes = figure(pairs()).axes[0]
+    band = axes.collections[list(panel.lines).index("mean of 3 pairs")].get_paths()[0].vertices
+    assert {round(float(y), 6) for x, y in band if x == 2} == {0.5, 0.7}
+    assert "bands: 95 %, of the mean σ" in " ".join(text.get_text() for text in axes.texts)
+
+
+def test_the_page_explains_a_mean_over_pairs() -> None:
+    html = page(pairs(), RUN)
+    assert "What fine-tuning changed in base-0, base-1, base-2" in html
+    assert '0.6000 <span class="pm">σ 0.1000</span>' in html
+    assert "1 exactly</td>" in html
+    assert "is the standard deviation over the pairs of models" in html
+    assert "standard deviation over the pairs of models" not in page(crowd(2), RUN)
+
+
+def test_pairs_on_several_texts_have_a_panel_each() -> None:
+    shown = panels(pairs(2, corpora=2))
+    assert [panel.heading for panel in shown] == [
+        "RSA of mnli-0 with base-0",
+        "RSA of mnli-1 with base-1",
+        "RSA of mean of 2 pairs",
+    ]

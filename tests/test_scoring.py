@@ -25,7 +25,7 @@ from bertft.models import Checkpoint, load_checkpoint
 from bertft.pair_moments import PairMoments
 from bertft.records import Scores
 from bertft.runs import distinct_names
-from bertft.scoring import score
+from bertft.scoring import _averaged, score
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]
@@ -451,3 +451,95 @@ def test_a_vector_without_a_cosine_names_layer_model_and_sentence(folders: dict[
     """Equal sentences of equal tokens standardise to nothing at layer 0, where position alone tells them apart."""
     with pytest.raises(ArrayError, match=r"hidden layer \d of the (base|tuned model) at .*'sun'.* is all zeros"):
         score(folders["base"], folders["tuned"], ["sun"] * 5, standardize=True, layers=1)
+
+
+# ------------------------------------------------------------------------------------------------------ several bases
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three bases of other random weights, and of each a copy whose blocks from 1 on were changed."""
+    root = tmp_path_factory.mktemp("seeds")
+    bases = [made_model(seed) for seed in range(3)]
+    return {f"base-{i}": saved(base, root / f"base-{i}") for i, base in enumerate(bases)} | {
+        f"tuned-{i}": saved(changed(base, range(1, DEPTH), 0.2 + 0.1 * i), root / f"tuned-{i}")
+        for i, base in enumerate(bases)
+    }
+
+
+def test_pairs_are_scored_each_and_averaged(seeds: dict[str, Path]) -> None:
+    bases, tuned = ([seeds[f"{kind}-{i}"] for i in range(3)] for kind in ("base", "tuned"))
+    told: list[tuple[int, int, str]] = []
+    scores = score(bases, tuned, TEXTS, tokens=300, measures=("rsa", "cka"), progress=lambda *step: told.append(step))
+    each = [score(*pair, TEXTS, tokens=300, measures=("rsa", "cka")) for pair in zip(bases, tuned, strict=True)]
+    count = 2 * (DEPTH + 1)
+    for number, alone in enumerate(each):
+        assert scores.rows[number * count : (number + 1) * count] == alone.rows
+    means = scores.rows[3 * count :]
+    assert len(means) == count
+    for index, row in enumerate(means):
+        values = [alone.rows[index]["value"] for alone in each]
+        assert (row["base"], row["tuned"], row["n_pairs"]) == ("3 bases", "mean of 3 pairs", 3)
+        assert (row["layer"], row["measure"]) == (each[0].rows[index]["layer"], each[0].rows[index]["measure"])
+        assert row["value"] == pytest.approx(np.mean(values), abs=1e-12)
+        assert row["spread"] == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+        assert math.isnan(row["stderr"])
+    assert [(row["value"], row["spread"]) for row in means if row["layer"] <= 1] == [(1.0, 0.0)] * 4
+    assert all(row["spread"] > 0 for row in means if row["layer"] > 1)
+    assert list(scores.run["checkpoints"]) == [f"{kind}-{i}" for kind in ("base", "tuned") for i in range(3)]
+    assert [done for done, _, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_pairs_of_one_base_load_and_run_it_once(folders: dict[str, Path]) -> None:
+    base = load_checkpoint(folders["base"])
+    runs = [0]
+    base.model.register_forward_pre_hook(lambda *_: runs.__setitem__(0, runs[0] + 1))
+    tuned = [folders["tuned"], folders["frozen"]]
+    alone = score(base, tuned, TEXTS, tokens=300, layers=-1)
+    batches, runs[0] = runs[0], 0
+    scores = score([base, base], tuned, TEXTS, tokens=300, layers=-1)
+    assert runs[0] == batches > 0
+    assert scores.rows[:2] == alone.rows
+    assert [row["tuned"] for row in scores.rows] == ["tuned", "frozen", "mean of 2 pairs"]
+    assert {row["base"] for row in scores.rows} == {"base"}
+    by_name = score([folders["base"]] * 2, tuned, TEXTS, tokens=300, layers=-1)
+    assert values(by_name) == values(scores)
+    assert list(by_name.run["checkpoints"]) == ["base", "tuned", "frozen"]
+
+
+def test_the_floor_compares_bases_with_one_another(seeds: dict[str, Path]) -> None:
+    bases, tuned = ([seeds[f"{kind}-{i}"] for i in range(3)] for kind in ("base", "tuned"))
+    scores = score(bases, tuned, TEXTS, tokens=300, layers=-1, floor=True)
+    floor = scores.rows[4:]
+    assert [(row["base"], row["tuned"]) for row in floor] == [
+        ("base-0", "base-1"), ("base-0", "base-2"), ("base-1", "base-2"), ("3 bases", "mean of 3 pairs of bases"),
+    ]  # fmt: skip
+    assert floor[1]["value"] == values(score(bases[0], bases[2], TEXTS, tokens=300, layers=-1))[0]
+    assert floor[3]["value"] == pytest.approx(np.mean([row["value"] for row in floor[:3]]))
+
+
+def test_one_pair_has_no_mean(folders: dict[str, Path]) -> None:
+    alone = score(folders["base"], folders["tuned"], TEXTS, tokens=100)
+    assert score([folders["base"]], [folders["tuned"]], TEXTS, tokens=100).rows == alone.rows
+
+
+def test_an_undefined_value_makes_the_mean_undefined() -> None:
+    row = {"base": "a", "tuned": "b", "layer": 0, "measure": "rsa", "stderr": 0.1}
+    (mean,) = _averaged([[row | {"value": 0.5}], [row | {"value": math.nan}]], "pairs", "a")
+    assert math.isnan(mean["value"])
+    assert math.isnan(mean["spread"])
+
+
+@pytest.mark.parametrize(
+    ("bases", "tuned", "floor", "message"),
+    [
+        (["base", "frozen"], ["tuned"], False, "2 bases and 1 tuned checkpoints were given.* as many"),
+        ([], [], False, "no tuned checkpoint was given"),
+        (["base", "base"], ["tuned", "frozen"], True, "all pairs have the same base"),
+        ("base", ["tuned"], True, "one base has no floor; give a list of bases"),
+    ],
+)
+def test_pairs_that_are_none(folders: dict[str, Path], bases: Any, tuned: list[str], floor: bool, message: str) -> None:
+    given = folders[bases] if isinstance(bases, str) else [folders[name] for name in bases]
+    with pytest.raises(OptionError, match=message):
+        score(given, [folders[name] for name in tuned], TEXTS, floor=floor)

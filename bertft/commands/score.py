@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bertft.commands.options import add_computing, add_output, count, names
 from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.errors import OptionError
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -17,9 +18,18 @@ def declare(command: argparse.ArgumentParser) -> None:
     sentence a line), CoNLL-U, MNLI JSON lines or SQuAD JSON. Example:
 
       bertft score bert-base-uncased runs/mnli --text wiki.txt --out scores
+
+    Several bases, such as seeds of one pre-training, are given as pairs, and the mean
+    over the pairs is given with its standard deviation:
+
+      bertft score --pair base-1 mnli-1 --pair base-2 mnli-2 --text wiki.txt
     """
-    command.add_argument("base", metavar="BASE", help="the model before fine-tuning")
-    command.add_argument("tuned", metavar="TUNED", nargs="+", help="one or more fine-tuned checkpoints of it")
+    command.add_argument("base", metavar="BASE", nargs="?", help="the model before fine-tuning")
+    command.add_argument("tuned", metavar="TUNED", nargs="*", help="one or more fine-tuned checkpoints of it")
+    command.add_argument(
+        "--pair", metavar=("BASE", "TUNED"), nargs=2, action="append", help="a base and its own TUNED; repeatable"
+    )
+    command.add_argument("--floor", action="store_true", help="compare the bases of the pairs with one another too")
     add = command.add_argument_group("what to read").add_argument
     add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored by itself")
     add("--tokens", metavar="N", type=count, default=5000, help="tokens to draw, or `all` (default: 5000)")
@@ -42,8 +52,19 @@ def declare(command: argparse.ArgumentParser) -> None:
     add_output(command, "scores.json, scores.csv, rsa.png and report.html")
 
 
+def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
+    """Return the base and what is compared with it, or a list of bases of which each has its own."""
+    if options.pair and options.base is None:
+        return [base for base, _ in options.pair], [tuned for _, tuned in options.pair]
+    if options.pair or not options.tuned:
+        given = "both were given" if options.pair else "TUNED is missing"
+        raise OptionError(f"{given}: give BASE TUNED or pairs of them with --pair; see `bertft score --help`")
+    return options.base, options.tuned
+
+
 def run(options: argparse.Namespace) -> int:
     """Score, print, and write where asked."""
+    base, tuned = compared(options)
     from bertft.records import json_bytes
     from bertft.report import write
     from bertft.report.files import require_writable
@@ -56,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
 
     with progress_bar(sys.stderr) as progress:
         scores = score(
-            options.base,
-            options.tuned,
+            base,
+            tuned,
             [Path(file) for file in options.text],
             tokens=options.tokens,
             sentences=options.sentences,
@@ -72,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             single=options.single,
             allow_pickle=options.allow_pickle,
+            floor=options.floor,
             progress=progress,
         )
     written = write(scores.rows, scores.run, options.out) if options.out is not None else []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertft.errors import OptionError
 from bertft.records import Row
-from bertft.report.series import Z95, Panel, Series, fit, panels, title
+from bertft.report.series import Panel, Series, fit, panels, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,8 +92,8 @@ def limits(curves: Sequence[Series]) -> tuple[float, float]:
 
 
 def half_widths(curve: Series) -> list[float]:
-    """Return half the 95 % interval at each layer, 0 where the standard error is unknown."""
-    return [Z95 * stderr if math.isfinite(stderr) else 0.0 for stderr in curve.stderrs]
+    """Return half the width of the band at each layer, 0 where it is unknown."""
+    return [half if math.isfinite(half) else 0.0 for half in curve.half_widths()]
 
 
 def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
@@ -113,7 +113,11 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     axes.set_ylim(bottom, top + 0.02 * (top - bottom))
     set_layer_axis(axes, layers)
     known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
-    detail = (panel.detail if panel.one_corpus else "one line a corpus") + ("; band: 95 % interval" if known else "")
+    detail = panel.detail if panel.one_corpus else "one line a corpus"
+    if any(curve.n_pairs > 1 for curve in lines.values()):
+        detail += "; bands: 95 %, of the mean σ" if known else "; band: σ over pairs"
+    elif known:
+        detail += "; band: 95 % interval"
     set_title(axes, fit(panel.heading, 50), detail)
     name_lines(axes, lines)
 

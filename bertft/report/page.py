@@ -16,7 +16,7 @@ from typing import Any
 
 from bertft.records import Row, plain
 from bertft.report.figures import figure, svg
-from bertft.report.series import Panel, Series, estimate, findings, headline, panels, series, short_names, size, title
+from bertft.report.series import Panel, Series, base_names, findings, headline, panels, series, short_names, size, title
 
 FEW_SENTENCES = 100
 """Below this many sentences a normal 95 % interval is likely too narrow."""
@@ -70,6 +70,10 @@ from the same source. It does not cover another fine-tuning run with another see
 more. Layer 0 is the output of the embeddings; “1 exactly” means that both models compute the same numbers there.</p>
 <p>Trust a score less when</p>"""
 
+SPREAD = """
+<p><strong>σ</strong> beside a mean is the standard deviation over the pairs of models that it is taken of: how far the
+number moves with other seeds of what differs between the pairs, pre-training, fine-tuning or both.</p>"""
+
 DOUBTS = (
     "it rests on few sentences, or on text unlike what the model will meet: text like the training data moves more;",
     "it comes from one fine-tuning run: repeat with other seeds before comparing two tasks;",
@@ -84,8 +88,8 @@ def page(rows: Sequence[Row], run: Mapping[str, Any]) -> str:
     """Return the report of the rows and their run record as one self-contained HTML document."""
     curves = series(rows)
     measures = list(dict.fromkeys(curve.measure for curve in curves))
-    base = ", ".join(short_names(row["base"] for row in rows).values())
-    tuned = list(short_names(curve.tuned for curve in curves).values())
+    base = ", ".join(base_names(curves).values())
+    tuned = list(short_names(curve.tuned for curve in curves if curve.n_pairs == 1).values())
     heading = f"What fine-tuning changed in {base}"
     body = "\n".join(
         (
@@ -146,7 +150,7 @@ def picture(rows: Sequence[Row], measure: str) -> str:
 def table(panel: Panel) -> str:
     """Return the table of a panel: a row a layer, a column a curve."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in panel.lines)
-    known = [dict(zip(c.layers, zip(c.values, c.stderrs, strict=True), strict=True)) for c in panel.lines.values()]
+    known = [dict(zip(c.layers, zip(c.values, c.estimates(), strict=True), strict=True)) for c in panel.lines.values()]
     lines = []
     for layer in sorted({layer for numbers in known for layer in numbers}):
         cells = "".join(cell(*numbers[layer]) if layer in numbers else "<td></td>" for numbers in known)
@@ -158,11 +162,13 @@ def table(panel: Panel) -> str:
     )
 
 
-def cell(value: float, stderr: float) -> str:
-    """Return a table cell with a number, its ± and a bar behind them that is full at 1."""
-    number, _, half = estimate(value, stderr).partition(" ± ")
+def cell(value: float, estimate: str) -> str:
+    """Return a table cell with a number, its ± or σ and a bar behind them that is full at 1."""
+    number, _, half = estimate.partition(" ")
+    if number in ("undefined", "1"):
+        number, half = estimate, ""
     share = 100 * min(max(value, 0.0), 1.0) if math.isfinite(value) else 0
-    half = f' <span class="pm">± {escape(half)}</span>' if half else ""
+    half = f' <span class="pm">{escape(half)}</span>' if half else ""
     return f'<td style="--share:{share:.1f}%">{number}{half}</td>'
 
 
@@ -176,7 +182,10 @@ def reading(curves: Sequence[Series], measures: Sequence[str], run: Mapping[str,
     if any(not math.isfinite(value) for curve in curves for value in curve.values):
         cautions.append("An undefined score means that every pair of tokens was equally alike in one of the models.")
     here = f'<div class="caution"><strong>In this run</strong><ul>{items(cautions)}</ul></div>' if cautions else ""
-    return f"<h2>How to read this</h2>\n{explained}\n{INTERVAL}\n<ul>{items(DOUBTS)}</ul>\n{here}"
+    interval = INTERVAL
+    if any(curve.n_pairs > 1 for curve in curves):
+        interval = SPREAD + interval
+    return f"<h2>How to read this</h2>\n{explained}\n{interval}\n<ul>{items(DOUBTS)}</ul>\n{here}"
 
 
 def items(texts: Sequence[str]) -> str:

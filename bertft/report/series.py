@@ -26,16 +26,32 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: the values of a measure by ascending layer, with their standard errors (nan where unknown)."""
+    """One curve: the values of a measure by ascending layer, with their standard errors (nan where unknown).
+
+    A mean over several pairs of models has, instead of standard errors, standard deviations over the pairs: `spreads`.
+    """
 
     measure: str
     corpus: str
+    base: str
     tuned: str
     layers: tuple[int, ...]
     values: tuple[float, ...]
     stderrs: tuple[float, ...]
     n_tokens: int
     n_sentences: int
+    spreads: tuple[float, ...] = ()
+    n_pairs: int = 1
+
+    def half_widths(self) -> tuple[float, ...]:
+        """Return half the width of the band at each layer: of the 95 % interval, or of the spread; nan if unknown."""
+        return self.spreads if self.n_pairs > 1 else tuple(Z95 * stderr for stderr in self.stderrs)
+
+    def estimates(self) -> tuple[str, ...]:
+        """Return what stands in a table at each layer."""
+        if self.n_pairs > 1:
+            return tuple(averaged(*pair) for pair in zip(self.values, self.spreads, strict=True))
+        return tuple(estimate(*pair) for pair in zip(self.values, self.stderrs, strict=True))
 
     def defined(self) -> list[tuple[int, float]]:
         """Return the (layer, value) pairs whose value is a number."""
@@ -44,9 +60,9 @@ class Series:
 
 def series(rows: Iterable[Row]) -> list[Series]:
     """Return the curves of the rows, in order of first appearance."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["measure"], row["corpus"], row["tuned"]), []).append(row)
+        groups.setdefault((row["measure"], row["corpus"], row["base"], row["tuned"]), []).append(row)
     curves = []
     for key, group in groups.items():
         group = sorted(group, key=lambda row: int(row["layer"]))
@@ -58,6 +74,8 @@ def series(rows: Iterable[Row]) -> list[Series]:
                 stderrs=tuple(as_float(row["stderr"]) for row in group),
                 n_tokens=int(group[0]["n_tokens"]),
                 n_sentences=int(group[0]["n_sentences"]),
+                spreads=tuple(as_float(row["spread"]) for row in group if row.get("n_pairs", 1) > 1),
+                n_pairs=int(group[0].get("n_pairs", 1)),
             )
         )
     return curves
@@ -84,24 +102,39 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     These are the shapes of the paper's figures 2 and 5.
     """
     curves = series(rows)
-    base = ", ".join(short_names(row["base"] for row in rows).values())
-    tuned = short_names(curve.tuned for curve in curves)
+    bases = base_names(curves)
+    tuned = labels(curves)
     corpora = short_names(curve.corpus for curve in curves)
     shown = []
     for measure in dict.fromkeys(curve.measure for curve in curves):
         name = title(measure)
-        against = f" with {base}" if compares(measure) else ""
+        against = f" with {', '.join(bases.values())}" if compares(measure) and len(bases) == 1 else ""
         mine = [curve for curve in curves if curve.measure == measure]
         if len(corpora) == 1:
             detail = f"{mine[0].corpus}: {size(mine[0])}"
-            shown.append(Panel(measure, name + against, detail, {tuned[curve.tuned]: curve for curve in mine}))
+            heading = f"{name} of pairs" if len(bases) > 1 else name + against
+            shown.append(Panel(measure, heading, detail, {tuned[curve]: curve for curve in mine}))
             continue
-        for checkpoint, label in tuned.items():
-            lines = {corpora[curve.corpus]: curve for curve in mine if curve.tuned == checkpoint}
+        for label in dict.fromkeys(tuned[curve] for curve in mine):
+            lines = {corpora[curve.corpus]: curve for curve in mine if tuned[curve] == label}
             detail = "; ".join(f"{corpus}: {size(curve)}" for corpus, curve in lines.items())
             whose = f" of {label}" if compares(measure) else f": {label}"
             shown.append(Panel(measure, name + whose + against, detail, lines))
     return shown
+
+
+def base_names(curves: Iterable[Series]) -> dict[str, str]:
+    """Return short names of the bases; "3 bases", over which a mean is taken, is none."""
+    return short_names(dict.fromkeys(curve.base for curve in curves if curve.n_pairs == 1))
+
+
+def labels(curves: Sequence[Series]) -> dict[Series, str]:
+    """Return for each curve the name of the tuned checkpoint, with that of its base where there are several."""
+    bases, tuned = base_names(curves), short_names(dict.fromkeys(curve.tuned for curve in curves))
+    return {
+        curve: tuned[curve.tuned] + (f" with {bases[curve.base]}" if len(bases) > 1 and curve.n_pairs == 1 else "")
+        for curve in curves
+    }
 
 
 def as_float(value: float | None) -> float:
@@ -167,6 +200,17 @@ def estimate(value: float, stderr: float) -> str:
         return f"{value:.4f}"
     # A width that rounds to nothing is not nothing.
     return f"{value:.4f} ± <1e-4" if 0 < Z95 * stderr < 0.00005 else f"{value:.4f} ± {Z95 * stderr:.4f}"
+
+
+def averaged(mean: float, spread: float) -> str:
+    """Return a mean over pairs and the standard deviation over them as they stand in a table.
+
+    >>> averaged(0.81234, 0.0042)
+    '0.8123 σ 0.0042'
+    """
+    if not math.isfinite(mean) or (mean == 1 and spread == 0):
+        return estimate(mean, 0)
+    return f"{mean:.4f} σ <1e-4" if 0 < spread < 0.00005 else f"{mean:.4f} σ {spread:.4f}"
 
 
 def size(curve: Series) -> str:
@@ -249,20 +293,21 @@ def finding(curve: Series) -> str:
 
 
 def main_curves(rows: Sequence[Row]) -> list[Series]:
-    """Return the curves of RSA where it was computed, of the first measure that compares otherwise."""
+    """Return the curves of RSA where it was computed, of the first measure that compares otherwise; means if any."""
     curves = [curve for curve in series(rows) if compares(curve.measure)]
     measures = [curve.measure for curve in curves]
-    main = "rsa" if "rsa" in measures else next(iter(measures), "")
-    return [curve for curve in curves if curve.measure == main]
+    main = [curve for curve in curves if curve.measure == ("rsa" if "rsa" in measures else measures[0])]
+    # Of pairs the mean tells more than each.
+    return [curve for curve in main if curve.n_pairs > 1] or main
 
 
 def subjects(curves: Sequence[Series]) -> dict[Series, str]:
     """Return for each curve the words that tell it from the others: `for mnli`, `on wiki.txt`, or both."""
-    tuned = short_names(dict.fromkeys(curve.tuned for curve in curves))
+    tuned = labels(curves)
     corpora = short_names(dict.fromkeys(curve.corpus for curve in curves))
     words = {}
     for curve in curves:
-        checkpoint = [f"for {tuned[curve.tuned]}"] if len(tuned) > 1 or len(corpora) == 1 else []
+        checkpoint = [f"for {tuned[curve]}"] if len(set(tuned.values())) > 1 or len(corpora) == 1 else []
         corpus = [f"on {corpora[curve.corpus]}"] if len(corpora) > 1 else []
         words[curve] = " ".join(checkpoint + corpus)
     return words

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertft.records import Row
-from bertft.report.series import Series, estimate, fit, headline, panels
+from bertft.report.series import Series, fit, headline, panels
 
 CELL = ("0.0000 ± 0.0000", "0.0000 +/- 0.0000")
 GAP = 3
@@ -25,7 +25,8 @@ SHORTEST_BAR = 5
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print the tables of the rows, the main finding and the notes of the run."""
-    for panel in panels(rows):
+    shown = panels(rows)
+    for panel in shown:
         console.print()
         say(console, panel.heading, "bold")
         say(console, panel.detail, "dim")
@@ -37,6 +38,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         "1 = as in the base model, lower = changed more; ± is half a 95 % interval (1.96 standard errors).",
         "dim",
     )
+    if any(curve.n_pairs > 1 for panel in shown for curve in panel.lines.values()):
+        say(console, "σ = standard deviation over the pairs of which a mean is taken.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     say(console, headline(rows))
@@ -60,17 +63,16 @@ def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
         for column, (name, curve) in enumerate(part):
             name = fit(name, number + 1 + bar)
             table.add_column(Text(plain_marks(name) if ascii_only else name), no_wrap=True)
-            for layer, value, stderr in zip(curve.layers, curve.values, curve.stderrs, strict=True):
-                cells[layer][column] = cell(value, stderr, bar, ascii_only)
+            for layer, value, text in zip(curve.layers, curve.values, curve.estimates(), strict=True):
+                cells[layer][column] = cell(value, text, bar, ascii_only)
         for layer in sorted(cells):
             table.add_row(str(layer), *cells[layer])
         built.append(table)
     return built
 
 
-def cell(value: float, stderr: float, width: int, ascii_only: bool) -> Text:
-    """Return a number with its ± and, where there is room, a bar that is full at 1."""
-    number = estimate(value, stderr)
+def cell(value: float, number: str, width: int, ascii_only: bool) -> Text:
+    """Return a number as it is written and, where there is room, a bar that is full at 1."""
     text = Text((plain_marks(number) if ascii_only else number).ljust(len(CELL[ascii_only])))
     if width:
         text.append(" ")
@@ -93,4 +95,4 @@ def say(console: Console, text: str, style: str = "") -> None:
 
 def plain_marks(text: str) -> str:
     """Return a text with the marks this package prints spelled in ASCII."""
-    return text.translate({ord("±"): "+/-", ord("–"): "-", ord("→"): "->", ord("…"): "..."})
+    return text.translate({ord("±"): "+/-", ord("–"): "-", ord("→"): "->", ord("…"): "...", ord("σ"): "sd"})
