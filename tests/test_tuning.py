@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from bertft import cli
+from bertft import RSACallback, cli
 from bertft.errors import BertftError
 from bertft.models import load_checkpoint, n_layers, shared_depth
 from bertft.report.tuning import spread
@@ -282,3 +282,16 @@ def test_the_library_refuses_what_the_command_line_cannot_ask(place: Path, tmp_p
 
 def test_the_spread_of_some_seeds() -> None:
     assert spread([0.5, 0.7]) == "0.6000 ± 0.1414"
+
+
+def test_a_callback_that_logs_stands_in_the_record(place: Path, tmp_path: Path) -> None:
+    data = place / "mnli.jsonl"
+    watch = RSACallback(["it rains always", "the sun shines", "what pours not"], tokens="all")
+    found = tune("mnli", place / "model", data, data, tmp_path / "run", freeze=0, epochs=2, callbacks=[watch])
+    by_layer = {
+        layer: [row["value"] for row in found.rows if row["measure"] == f"rsa/layer_{layer}"]
+        for layer in range(BLOCKS + 1)
+    }
+    assert by_layer[0] == by_layer[1] == [1.0, 1.0]  # frozen
+    assert len(by_layer[2]) == 2
+    assert all(value < 1 for value in by_layer[2])

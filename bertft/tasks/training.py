@@ -124,9 +124,14 @@ def train(
                 (features["dev"], dev),
                 unfinished,
                 seed=seed,
-                callbacks=[_Watch(recipe, progress), *callbacks],
+                callbacks=[_Watch(recipe, progress)],
                 condense=condense,
             )
+            for callback in callbacks:
+                if hasattr(callback, "attach"):  # one that logs, such as RSACallback, has to know the Trainer
+                    callback.attach(trainer)
+                else:
+                    trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         last = state.global_step
@@ -351,7 +356,7 @@ def _metrics(logged: dict[str, float]) -> dict[str, float]:
 
 
 def _history(state: TrainerState) -> tuple[Row, ...]:
-    """One row an epoch: its number, its last step, the mean loss of its steps, the metrics after it."""
+    """One row an epoch: its number, its last step, the mean loss of its steps, the metrics and callbacks' after it."""
     rows: list[Row] = []
     losses: list[tuple[float, float]] = []
     before = 0.0
@@ -366,6 +371,9 @@ def _history(state: TrainerState) -> tuple[Row, ...]:
             row = {"epoch": math.ceil(entry["epoch"]), "step": entry["step"], "train_loss": mean}
             rows.append({**row, **_metrics(entry)})
             losses = []
+        elif rows and entry["step"] == rows[-1]["step"] and "train_runtime" not in entry:
+            # What a callback logged after the evaluation.
+            rows[-1] |= {name: value for name, value in entry.items() if name not in ("epoch", "step")}
     return tuple(rows)
 
 
