@@ -61,6 +61,7 @@ def probe_edges(
     draw_seed: int = 0,
     seeds: Sequence[int] = (0,),
     preset: str = "paper",
+    controls: bool | None = None,
     epochs: int | None = None,
     results: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -78,7 +79,8 @@ def probe_edges(
     inputs: `mix`, `top`, `lexical`, `cat`, `layer:K`, or `layers` for each of them; by default those of the preset.
     baselines: also the embeddings of the first model and, of each shape, `random_seeds` models of random weights.
     sentences: at most so many training sentences a task, drawn under `draw_seed`, which orders them too.
-    seeds: of the probes; each is a probe of its own.  preset: `paper`, or `today`, which trains control tasks as well.
+    seeds: of the probes; each is a probe of its own.  preset: `paper` or `today`.
+    controls: whether control tasks are trained as well; by default those of preset `today` are.
     epochs: at most so many.  results: a folder that keeps what is done of a model and a group of tasks, and from which
         it is taken where nothing has changed.
     cache, cache_dtype, batch_tokens: see `piece_vectors`.
@@ -110,7 +112,7 @@ def probe_edges(
         checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
     wanted = inputs or INPUTS[preset]
     read = {checkpoint.name: _inputs(wanted, n_layers(checkpoint.model)) for checkpoint in checkpoints}
-    plan = _Plan(recipes, seeds, draw_seed, control=preset == "today")
+    plan = _Plan(recipes, seeds, draw_seed, preset == "today" if controls is None else controls)
     kept = None if results is None else _Results(Path(results))
 
     found: list[_Found] = []
@@ -163,6 +165,7 @@ def probe_edges(
             "draw_seed": draw_seed,
             "seeds": seeds,
             "preset": preset,
+            "controls": plan.control,
             "recipes": {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()},
             "cache_dtype": cache_dtype,
             "dtype": dtype,
