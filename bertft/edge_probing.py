@@ -37,6 +37,9 @@ TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
 INPUTS = {"paper": ("mix",), "today": ("mix", "layers")}
 """What a preset probes where it is not said."""
 
+KEPT = {"notes", "counts", "labels", "mixes", "training"}
+"""What is kept of a model and a group of tasks."""
+
 FORMAT = 1
 """Part of the name of every kept result: raised when results of an older bertft must not be used."""
 
@@ -140,12 +143,12 @@ def probe_edges(
                 )
             key = plan.key(checkpoint, states, group, (*chosen, *alone))
             results_of_group = kept.find(key) if kept else None
-            if results_of_group is not None and kept is not None:
+            if kept and results_of_group:
                 say(f"{checkpoint.name}: {group.name} taken from {kept.path(key)}; delete it to train again")
             else:
                 with clock.phase("probes"):
                     results_of_group = plan.run(checkpoint, states, group, (*chosen, *alone), progress)
-                if kept is not None:
+                if kept:
                     kept.keep(key, results_of_group)
             if not floor:
                 notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
@@ -273,9 +276,10 @@ class _Results:
     def find(self, key: str) -> dict[str, Any] | None:
         """What was kept, None where there is nothing that can be read."""
         try:
-            return dict(json.loads(self.path(key).read_text(encoding="utf-8")))
+            found = json.loads(self.path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return found if isinstance(found, dict) and found.keys() >= KEPT else None
 
     def keep(self, key: str, results: dict[str, Any]) -> None:
         temporary = self.path(f".{key}.{os.getpid()}")

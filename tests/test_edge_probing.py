@@ -172,8 +172,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert cli.main(arguments) == 0
     assert len(calls) == 3
     # Anything that changes the numbers trains anew, and a damaged file does.
-    for path in (tmp_path / "out" / "results").iterdir():
-        path.write_text("{")
+    for path, content in zip((tmp_path / "out" / "results").iterdir(), ("{", "{}"), strict=True):
+        path.write_text(content)
     assert cli.main([*arguments, "--seeds", "1"]) == 0
     assert cli.main(arguments) == 0
     assert len(calls) == 7
@@ -214,6 +214,9 @@ def test_what_is_easy_is_learned_and_controls_are_trained_today(place: Path) -> 
     assert selectivity["value"] == pytest.approx(f1["value"] - control["value"])
     assert {row["n_sentences"] for row in (f1, control)} == {len(set(sentences(30, 2)))}
     assert found.run["mixes"] == []
+    text = shown(found.rows, preset="today", mixes=found.run["mixes"])
+    assert "By layer, test: F1 of model" in text
+    assert f"{100 * selectivity['value']:.1f}" in text
 
 
 def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
