@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes.description_length import PORTIONS, OnlineCode, online_codes, plan_online, uniform_bits
+from bertft.probes.description_length import PORTIONS, OnlineCode, Stage, online_codes, plan_online, uniform_bits
 from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe, train_perceptrons
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
 
@@ -84,9 +84,9 @@ class DrawnLabels:
         return torch.from_numpy(self.vectors[np.ix_(list(inputs), rows)]), torch.from_numpy(self.labels[rows])
 
 
-def fair(train: NDArray[np.int64], held_out: NDArray[np.int64], seed: int) -> Any:
+def fair(stages: Sequence[Stage], seed: int) -> list[float]:
     """Codes every sentence with one bit."""
-    return lambda sentences: len(sentences) * math.log(2)
+    return [len(stage.block) * math.log(2) for stage in stages]
 
 
 def test_the_released_example_in_bits_and_in_its_own_units() -> None:
@@ -182,9 +182,9 @@ def test_a_development_set_is_left_out_or_sent_first() -> None:
     targets = np.full(30, 2)
     seen = []
 
-    def fit(train: NDArray[np.int64], held_out: NDArray[np.int64], seed: int) -> Any:
-        seen.append((len(train), held_out.tolist(), seed))
-        return lambda sentences: 0.0
+    def fit(stages: Sequence[Stage], seed: int) -> list[float]:
+        seen.extend((len(stage.train), stage.held_out.tolist(), seed) for stage in stages)
+        return [0.0] * len(stages)
 
     dev = np.array([3, 4])
     (left_out,) = online_codes(targets, 3.0, fit, dev=dev, portions=(50, 100), seed=7)
@@ -198,16 +198,13 @@ def test_a_development_set_is_left_out_or_sent_first() -> None:
 
 
 def test_probes_trained_together_have_a_code_each() -> None:
-    told: list[tuple[int, int]] = []
     codes = online_codes(
         np.ones(8, dtype=np.int64),
         2.0,
-        lambda train, held_out, seed: lambda sentences: [len(sentences), 2.0 * len(sentences)],
+        lambda stages, seed: [[len(stage.block), 2.0 * len(stage.block)] for stage in stages],
         portions=(25, 50, 100),
-        progress=lambda *at: told.append(at),
     )
     assert [code.nats for code in codes] == [(2.0, 4.0), (4.0, 8.0)]
-    assert told == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_a_code_of_nothing_compresses_without_end() -> None:
@@ -225,7 +222,7 @@ def test_a_code_of_nothing_compresses_without_end() -> None:
 )
 def test_what_is_no_code_length_is_refused(nats: float, said: str) -> None:
     with pytest.raises(ArrayError, match=said):
-        online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: lambda _: [1.0, nats], portions=(50, 100))
+        online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [[1.0, nats]], portions=(50, 100))
 
 
 @pytest.mark.parametrize(
@@ -335,9 +332,13 @@ def test_labels_that_nothing_tells_take_the_uniform_code_or_more() -> None:
 
 def test_a_seed_gives_the_same_code_again() -> None:
     vectors = DrawnLabels(60, (0, 5))
-    fit = PerceptronFit(vectors, PerceptronRecipe(hidden=10, epochs=3))
+    told: list[tuple[int, int]] = []
+    fit = PerceptronFit(vectors, PerceptronRecipe(hidden=10, epochs=3), progress=lambda *at: told.append(at))
     first, again = (online_codes(vectors.targets, 2.0, fit, seed=4) for _ in range(2))
     assert first == again
+    stages = len(first[0].nats)
+    assert told[0] == (0, 3 * stages)
+    assert told[-1] == (3 * stages, 3 * stages)
     assert first != online_codes(vectors.targets, 2.0, fit, seed=5)
 
 

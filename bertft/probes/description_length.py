@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,20 +37,6 @@ INSIDE_SHARE = 0.1
 RELEASED_KBIT = 1024
 """What the released code divides by."""
 
-Progress = Callable[[int, int], None]
-
-
-class Coder(Protocol):
-    """What trained probes need for the labels of some sentences: nats, one number or, (probes,), one a probe."""
-
-    def __call__(self, sentences: NDArray[np.int64]) -> ArrayLike: ...
-
-
-class Fit(Protocol):
-    """Trains probes from fresh weights on some sentences, stopping early by those held out, if there are any."""
-
-    def __call__(self, train: NDArray[np.int64], held_out: NDArray[np.int64], seed: int) -> Coder: ...
-
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -59,6 +45,15 @@ class Stage:
     block: NDArray[np.int64]
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
+
+
+class Fit(Protocol):
+    """Trains probes and codes with them: the nats of every stage's block, (stages,) or (stages, probes).
+
+    Those of a stage begin with fresh weights and see its `train` and `held_out` alone.
+    """
+
+    def __call__(self, stages: Sequence[Stage], seed: int) -> ArrayLike: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,21 +222,18 @@ def online_codes(
     count_dev: bool = False,
     portions: Sequence[float] = PORTIONS,
     seed: int = 1234,
-    progress: Progress | None = None,
 ) -> list[OnlineCode]:
     """The online code of each probe that `fit` trains, side by side on the same blocks.
 
     targets, sentences, dev, portions: see `plan_online`.  uniform_bits_per_target: see `uniform_bits`.
-    fit: called for each block after the first with the sentences to train on and those held out, and a seed of its
-        own; what it returns codes the block.
+    fit: called once with all stages, so that it may train their probes together.
     count_dev: whether the development set is part of what is sent, first and by the uniform code; where the sentences
         held out are inside, their bits are in the code in any case.
-    progress: called as progress(done, total), in blocks.
 
     Raises `ArrayError` where a probe gives a label no probability, for no code holds it, or less than no bits.
 
-    >>> def fair(train, held_out, seed):
-    ...     return lambda sentences: len(sentences) * math.log(2)
+    >>> def fair(stages, seed):
+    ...     return [len(stage.block) * math.log(2) for stage in stages]
     >>> code, = online_codes(np.ones(100, dtype=np.int64), uniform_bits(4, several=False), fair)
     >>> round(code.codelength_bits), code.uniform_bits
     (102, 200.0)
@@ -250,26 +242,19 @@ def online_codes(
     """
     counts = np.asarray(targets, dtype=np.int64)
     plan = plan_online(counts, sentences, dev=dev, portions=portions, seed=seed)
-    nats: list[NDArray[np.float64]] = []
-    for number, stage in enumerate(plan.stages):
-        if progress is not None:
-            progress(number, len(plan.stages))
-        code = fit(stage.train, stage.held_out, seed + number)
-        nats.append(_checked(code(stage.block), stage, plan.percent[number + 1]))
-    if progress is not None:
-        progress(len(plan.stages), len(plan.stages))
-    sizes = tuple(int(counts[block].sum()) for block in plan.blocks)
-    dev_targets = 0 if dev is None or not count_dev else int(counts[dev].sum())
+    nats = np.asarray(fit(plan.stages, seed), dtype=np.float64)
+    nats = nats[:, None] if nats.ndim == 1 else nats
+    _check(nats, plan)
     return [
         OnlineCode(
             percent=plan.percent,
-            targets=sizes,
-            nats=tuple(float(of_block[probe]) for of_block in nats),
+            targets=tuple(int(counts[block].sum()) for block in plan.blocks),
+            nats=tuple(of_probe),
             uniform_bits_per_target=uniform_bits_per_target,
-            dev_targets=dev_targets,
+            dev_targets=0 if dev is None or not count_dev else int(counts[dev].sum()),
             notes=plan.notes,
         )
-        for probe in range(len(nats[0]))
+        for of_probe in nats.T.tolist()
     ]
 
 
@@ -278,14 +263,18 @@ def ratio(above: float, below: float) -> float:
     return above / below if below else math.inf
 
 
-def _checked(nats: ArrayLike, stage: Stage, percent: float) -> NDArray[np.float64]:
-    """The nats of a block, (probes,)."""
-    values = np.atleast_1d(np.asarray(nats, dtype=np.float64))
-    if not (np.isfinite(values) & (values >= 0)).all():
-        probe = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
-        what = "a label of probability zero has no code" if values[probe] == math.inf else "which is no code length"
-        raise ArrayError(
-            f"probe {probe} needs {values[probe]} nats for the block that ends at {percent:g} %, after training on "
-            f"{len(stage.train)} sentences: {what}; a softmax or sigmoid of finite scores gives every label some"
-        )
-    return values
+def _check(nats: NDArray[np.float64], plan: Plan) -> None:
+    """Raise `ArrayError` where nats (stages, probes) are no code lengths."""
+    if nats.ndim != 2 or len(nats) != len(plan.stages):
+        raise ArrayError(f"got nats of shape {nats.shape}; (stages, probes) was wanted, of {len(plan.stages)} stages")
+    wrong = ~(np.isfinite(nats) & (nats >= 0))
+    if not wrong.any():
+        return
+    number, probe = np.argwhere(wrong)[0].tolist()
+    value = nats[number, probe]
+    what = "a label of probability zero has no code" if value == math.inf else "which is no code length"
+    raise ArrayError(
+        f"probe {probe} needs {value} nats for the block that ends at {plan.percent[number + 1]:g} %, after training "
+        f"on {len(plan.stages[number].train)} sentences: {what}; a softmax or sigmoid of finite scores gives every "
+        "label some"
+    )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, OptionError
+from bertft.probes.description_length import Stage
 from bertft.probes.edge_model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
 
@@ -63,17 +64,28 @@ class PerceptronFit:
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
     progress: Progress | None = None
-    """Called as progress(done, total), in epochs of one training."""
+    """Called as progress(done, total), in epochs of all stages; the total is the most they may take."""
 
-    def __call__(
-        self, train: NDArray[np.int64], held_out: NDArray[np.int64], seed: int
-    ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-        """Train from fresh weights; raises as `train_perceptrons` does."""
-        found = train_perceptrons(
-            self.vectors, train, held_out, recipe=self.recipe, seed=seed, device=self.device, dtype=self.dtype,
-            progress=self.progress,
-        )  # fmt: skip
-        return lambda sentences: nats(found, self.vectors, sentences)
+    def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
+        """Train from fresh weights at every stage, one after the other; raises as `train_perceptrons` does."""
+        found = np.empty((len(stages), self.vectors.inputs))
+        for number, stage in enumerate(stages):
+            parameters = train_perceptrons(
+                self.vectors,
+                stage.train,
+                stage.held_out,
+                recipe=self.recipe,
+                seed=seed + number,
+                device=self.device,
+                dtype=self.dtype,
+                progress=self._of_stage(number, len(stages)),
+            )
+            found[number] = nats(parameters, self.vectors, stage.block)
+        return found
+
+    def _of_stage(self, number: int, stages: int) -> Progress | None:
+        told = self.progress
+        return None if told is None else lambda done, total: told(number * total + done, stages * total)
 
 
 def train_perceptrons(
