@@ -1,0 +1,196 @@
+"""Description length of edge-probing tasks: their sentences as units to code, and the probes that code them.
+
+`EdgeFit` codes with the probes of Tenney et al., those of all inputs and all stages trained together.  `SpanMeans`
+gives the means of the vectors of each span's pieces, two spans side by side, to the perceptrons of Voita and Titov and
+to the variational code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertft.errors import OptionError
+from bertft.probes.description_length import Stage, uniform_bits
+from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
+from bertft.probes.edge_model import Loss
+from bertft.probes.edge_task import Indices, ranges
+
+LEAST_STEPS = 20
+"""Steps between two validations where an epoch has fewer: the first stages have a sentence or two."""
+
+VALIDATIONS = 20
+"""The most of a stage."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class CodedTask:
+    """The sentences of a task as units to code, those to code first, then those of the development set.
+
+    A sentence that stands in both is a unit of each, with the targets it has there.
+    """
+
+    train: EdgeTask
+    dev: EdgeTask | None = None
+
+    @cached_property
+    def sentences(self) -> Indices:
+        """The number of each unit's sentence in the states, (units,)."""
+        return np.concatenate([part.sentences for part in self._parts])
+
+    @cached_property
+    def targets(self) -> Indices:
+        """How many targets each unit has, (units,)."""
+        return np.concatenate([np.unique(part.sentence, return_counts=True)[1] for part in self._parts])
+
+    @property
+    def train_units(self) -> Indices:
+        """Those to code."""
+        return np.arange(len(self.train.sentences))
+
+    @property
+    def dev_units(self) -> Indices | None:
+        """Those of the development set."""
+        return None if self.dev is None else np.arange(len(self.train.sentences), len(self.sentences))
+
+    @cached_property
+    def loss(self) -> Loss:
+        """`softmax` where every target has exactly one label, `sigmoid` otherwise."""
+        return "softmax" if all((part.gold.sum(axis=1) == 1).all() for part in self._parts) else "sigmoid"
+
+    @property
+    def uniform_bits_per_target(self) -> float:
+        """By the uniform code: log2 K of one label of K, K of several."""
+        return uniform_bits(len(self.train.labels), several=self.loss == "sigmoid")
+
+    def at(self, units: Indices) -> EdgeTask:
+        """The targets of some units, which are all to be coded or all of the development set."""
+        first = len(self.train.sentences)
+        if self.dev is not None and len(units) and units[0] >= first:
+            return self.dev.at(self.sentences[units])
+        return self.train.at(self.sentences[units])
+
+    @property
+    def _parts(self) -> list[EdgeTask]:
+        return [part for part in (self.train, self.dev) if part is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeFit:
+    """Codes with edge probes, one for each input: a `Fit` of `bertft.probes.description_length`.
+
+    The loss is that of the task, and so is the score of a validation.  Learning rate, sizes, dropout and patience are
+    the recipe's; a stage is validated after every epoch, or `LEAST_STEPS` steps where an epoch has fewer, at most
+    `VALIDATIONS` times.
+    """
+
+    task: CodedTask
+    states: PieceStates
+    inputs: tuple[str, ...]
+    recipe: Recipe
+    device: str | torch.device = "cpu"
+    progress: Progress | None = None
+    """Called as progress(done, total), in steps of all probes; the total is the most they may take."""
+
+    def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
+        """Train the probes of all stages together; raises as `train_edge_probes` does."""
+        held_out: dict[int, EdgeTask] = {}
+        jobs = []
+        for number, stage in enumerate(stages):
+            train = self.task.at(stage.train)
+            dev = held_out.setdefault(id(stage.held_out), self.task.at(stage.held_out))
+            recipe = self._recipe(len(stage.train))
+            jobs += [EdgeJob(train, dev, source, seed + number, recipe) for source in self.inputs]
+        probes = train_edge_probes(jobs, self.states, order_seed=seed, device=self.device, progress=self.progress)
+        found = np.empty((len(stages), len(self.inputs)))
+        for number, stage in enumerate(stages):
+            own = probes[number * len(self.inputs) : (number + 1) * len(self.inputs)]
+            found[number] = target_nats(own, self.task.at(stage.block), self.states, device=self.device).sum(axis=1)
+        return found
+
+    def _recipe(self, sentences: int) -> Recipe:
+        every = max(LEAST_STEPS, math.ceil(sentences / self.recipe.batch))
+        return replace(
+            self.recipe,
+            loss=self.task.loss,
+            select="loss",
+            max_epochs=None,
+            validations_per_epoch=None,
+            validate_every=every,
+            max_steps=VALIDATIONS * every,
+            dev_sentences=None,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SpanMeans:
+    """The mean vector of each span's pieces, of several layers: the `LabelledVectors` of a task.
+
+    They are made of the states batch by batch; memory is that of one batch.  Raises `OptionError` for an input that is
+    not one layer.
+    """
+
+    task: CodedTask
+    states: PieceStates
+    names: tuple[str, ...]
+    """Inputs: `layer:K`, `top` or `lexical`."""
+
+    def __post_init__(self) -> None:
+        for source in self._sources:
+            if source.kind != "layer":
+                raise OptionError(
+                    f"input {source.name!r} is made of several layers by an edge probe; a perceptron reads one: give "
+                    "layer:K, top or lexical"
+                )
+
+    @property
+    def inputs(self) -> int:
+        """One for each layer."""
+        return len(self.names)
+
+    @property
+    def width(self) -> int:
+        """That of the states, for each span."""
+        return self.states.width * len(self.task.train.spans)
+
+    @property
+    def n_labels(self) -> int:
+        """Of the task."""
+        return len(self.task.train.labels)
+
+    @property
+    def loss(self) -> Loss:
+        """Of the task."""
+        return self.task.loss
+
+    @property
+    def targets(self) -> Indices:
+        """Of each unit."""
+        return self.task.targets
+
+    def batch(self, sentences: Indices, inputs: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `LabelledVectors` has it; sentences are units of the task."""
+        own = self.task.at(sentences)
+        layers = [self._sources[place].layers[0] for place in inputs]
+        padded = torch.from_numpy(self.states.padded(own.sentences, layers))
+        pieces = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
+        first = np.searchsorted(own.sentences, own.sentence) * padded.shape[2]
+        means = []
+        for spans in own.spans:
+            lengths = spans[:, 1] - spans[:, 0]
+            rows = pieces[torch.from_numpy(ranges(first + spans[:, 0], lengths))]
+            means.append(torch.segment_reduce(rows, "mean", lengths=torch.from_numpy(lengths), unsafe=True))
+        return torch.cat(means, dim=2).transpose(0, 1), torch.from_numpy(own.gold)
+
+    @cached_property
+    def _sources(self) -> list[Input]:
+        return [Input.parse(name, self.states.layers) for name in self.names]
