@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from bertft.activations.cache import CachedPieces, piece_vectors
 from bertft.data.edge import EdgeCorpus
 from bertft.edge_tasks import TaskGroup, group_tasks
-from bertft.errors import BertftError, OptionError
+from bertft.errors import OptionError
 from bertft.models import Checkpoint, n_layers
 from bertft.probes.edge import EdgeJob, EdgeProbe, EdgeTask, Input, Recipe, predict_edges, recipe_of, train_edge_probes
 from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row, plain
-from bertft.runs import Clock, Progress, Say, Source, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, KeptResults, Progress, Say, Source, integer, loaded, named, versions, with_random
 
 TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
 """The tasks of the paper."""
@@ -114,9 +114,9 @@ def probe_edges(
     with clock.phase("load"):
         checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
     wanted = inputs or INPUTS[preset]
-    read = {checkpoint.name: _inputs(wanted, n_layers(checkpoint.model)) for checkpoint in checkpoints}
+    read = {checkpoint.name: input_names(wanted, n_layers(checkpoint.model)) for checkpoint in checkpoints}
     plan = _Plan(recipes, seeds, draw_seed, preset == "today" if controls is None else controls)
-    kept = None if results is None else _Results(Path(results))
+    kept = None if results is None else KeptResults(Path(results), KEPT)
 
     found: list[_Found] = []
     notes: list[str] = []
@@ -134,7 +134,7 @@ def probe_edges(
                 states = piece_vectors(
                     checkpoint,
                     group.sentences,
-                    layers=_layers((*chosen, *alone), n_layers(checkpoint.model)),
+                    layers=layers_read((*chosen, *alone), n_layers(checkpoint.model)),
                     dtype=cache_dtype,
                     cache=None if cache is None else Path(cache),
                     batch_tokens=batch_tokens,
@@ -265,34 +265,6 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Results:
-    """Results kept in a folder, a file for each model and group of tasks."""
-
-    folder: Path
-
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
-
-    def find(self, key: str) -> dict[str, Any] | None:
-        """What was kept, None where there is nothing that can be read."""
-        try:
-            found = json.loads(self.path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) and found.keys() >= KEPT else None
-
-    def keep(self, key: str, results: dict[str, Any]) -> None:
-        temporary = self.path(f".{key}.{os.getpid()}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(results), encoding="utf-8")
-            temporary.replace(self.path(key))
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise BertftError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
-
-
-@dataclass(frozen=True)
 class _Found:
     """The results of a model and a group of tasks, under the model's name; `alone` are inputs that are floors."""
 
@@ -378,7 +350,7 @@ def _recipe(preset: str, task: str, epochs: int | None) -> Recipe:
     return recipe if epochs is None else dataclasses.replace(recipe, max_epochs=integer("epochs", epochs, least=1))
 
 
-def _inputs(wanted: Sequence[str], depth: int) -> tuple[str, ...]:
+def input_names(wanted: Sequence[str], depth: int) -> tuple[str, ...]:
     """The inputs for a model of so many blocks, `layers` spelled out."""
     names = [
         name
@@ -394,7 +366,7 @@ def _lexical(inputs: Sequence[str]) -> tuple[str, ...]:
     return () if "lexical" in inputs else ("lexical",)
 
 
-def _layers(inputs: Sequence[str], depth: int) -> list[int]:
+def layers_read(inputs: Sequence[str], depth: int) -> list[int]:
     """The layers that some inputs read."""
     return sorted({layer for name in inputs for layer in Input.parse(name, range(depth + 1)).layers})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
 import os
 import platform
@@ -10,13 +11,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bertft.errors import OptionError
+from bertft.errors import BertftError, OptionError
 from bertft.models import Checkpoint, load_checkpoint, randomised
 
 Progress = Callable[[int, int, str], None]
@@ -113,3 +115,35 @@ class Clock:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class KeptResults:
+    """Results kept in a folder, a file for each part of a run, so that a run that was stopped goes on there."""
+
+    folder: Path
+    wanted: frozenset[str]
+    """What a result must hold to be one."""
+
+    def path(self, key: str) -> Path:
+        """The file of a part; its key is a hash of all that decides it."""
+        return self.folder / f"{key}.json"
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """What was kept, None where there is nothing that can be read."""
+        try:
+            found = json.loads(self.path(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.keys() >= self.wanted else None
+
+    def keep(self, key: str, results: dict[str, Any]) -> None:
+        """Write results, whole or not at all; raises `BertftError` where that cannot be."""
+        temporary = self.path(f".{key}.{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(results), encoding="utf-8")
+            temporary.replace(self.path(key))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise BertftError(f"{self.folder}: cannot write there: {error.strerror or error}") from error

@@ -33,6 +33,9 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
     "edge_tasks": {"errors", "data", "probes", "activations"},
     "edge_probing": {"errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks"},
+    "description_length": {
+        *("errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks", "edge_probing")
+    },
 }
 # These put the parts together.
 EVERYTHING = {"__init__", "__main__", "cli", "commands", "callbacks", "demo"}

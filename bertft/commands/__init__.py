@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bertft.commands import data_edge, demo, probe_edge, probe_structural, score
+from bertft.commands import data_edge, demo, probe_edge, probe_mdl, probe_structural, score
 
 __all__ = ["COMMANDS", "GROUPS", "Command"]
 
@@ -29,6 +29,7 @@ COMMANDS = {
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
     "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
+    "probe mdl": Command("description length: in how few bits a probe tells labels", probe_mdl.declare, probe_mdl.run),
     "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
 }

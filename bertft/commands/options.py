@@ -16,6 +16,18 @@ def add_computing(command: argparse.ArgumentParser) -> None:
     add("--allow-pickle", action="store_true", help="load pickled weights: only from people you trust")
 
 
+def add_edge_data(command: argparse.ArgumentParser) -> None:
+    """Declare which edge-probing tasks are read, and where from."""
+    add = command.add_argument_group("what to read").add_argument
+    add("--task", metavar="TASK", nargs="+", help="tasks (default: pos dep const ner srl coref spr rel)")
+    add("--data", metavar="DIR", type=Path, help="folder that holds a folder for each task")
+    add("--treebank", metavar="DIR", type=Path, help="folder of a treebank in CoNLL-U, for pos and dep")
+    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
+    add("--sentences", metavar="N", type=count, help="training sentences of each task, or `all` (default: all)")
+    add("--draw-seed", metavar="N", type=int, default=0, help="seed of their draw and order (default: 0)")
+    add("--cache", metavar="DIR", type=Path, help="where vectors of pieces are kept (default: ~/.cache/bertft)")
+
+
 def add_output(command: argparse.ArgumentParser, files: str) -> None:
     """Declare where results go; `files` names what --out writes."""
     add = command.add_argument_group("what to give back").add_argument

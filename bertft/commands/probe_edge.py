@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from bertft.commands.options import add_computing, add_output, count, positive
+from bertft.commands.options import add_computing, add_edge_data, add_output, positive
 from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
 
 
@@ -21,14 +20,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         --baselines --sentences 2000 --preset today --out edge-probes
     """
     command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
-    add = command.add_argument_group("what to read").add_argument
-    add("--task", metavar="TASK", nargs="+", help="tasks (default: pos dep const ner srl coref spr rel)")
-    add("--data", metavar="DIR", type=Path, help="folder that holds a folder for each task")
-    add("--treebank", metavar="DIR", type=Path, help="folder of a treebank in CoNLL-U, for pos and dep")
-    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
-    add("--sentences", metavar="N", type=count, help="training sentences of each task, or `all` (default: all)")
-    add("--draw-seed", metavar="N", type=int, default=0, help="seed of their draw and order (default: 0)")
-    add("--cache", metavar="DIR", type=Path, help="where vectors of pieces are kept (default: ~/.cache/bertft)")
+    add_edge_data(command)
     add = command.add_argument_group("what to train").add_argument
     add(
         "--input",

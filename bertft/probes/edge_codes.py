@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -143,14 +143,10 @@ class SpanMeans:
     states: PieceStates
     names: tuple[str, ...]
     """Inputs: `layer:K`, `top` or `lexical`."""
+    _layers: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for source in self._sources:
-            if source.kind != "layer":
-                raise OptionError(
-                    f"input {source.name!r} is made of several layers by an edge probe; a perceptron reads one: give "
-                    "layer:K, top or lexical"
-                )
+        object.__setattr__(self, "_layers", [layer_of(name, self.states.layers) for name in self.names])
 
     @property
     def inputs(self) -> int:
@@ -180,7 +176,7 @@ class SpanMeans:
     def batch(self, sentences: Indices, inputs: Sequence[int]) -> tuple[Tensor, Tensor]:
         """As `LabelledVectors` has it; sentences are units of the task."""
         own = self.task.at(sentences)
-        layers = [self._sources[place].layers[0] for place in inputs]
+        layers = [self._layers[place] for place in inputs]
         padded = torch.from_numpy(self.states.padded(own.sentences, layers))
         pieces = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
         first = np.searchsorted(own.sentences, own.sentence) * padded.shape[2]
@@ -191,6 +187,19 @@ class SpanMeans:
             means.append(torch.segment_reduce(rows, "mean", lengths=torch.from_numpy(lengths), unsafe=True))
         return torch.cat(means, dim=2).transpose(0, 1), torch.from_numpy(own.gold)
 
-    @cached_property
-    def _sources(self) -> list[Input]:
-        return [Input.parse(name, self.states.layers) for name in self.names]
+
+def layer_of(name: str, layers: Sequence[int]) -> int:
+    """The one layer that an input of a perceptron reads.
+
+    Raises `OptionError` for an unknown input, and for one of several layers.
+
+    >>> layer_of("top", range(7))
+    6
+    """
+    source = Input.parse(name, layers)
+    if source.kind != "layer":
+        raise OptionError(
+            f"input {name!r} is made of several layers by an edge probe, and a perceptron reads one; give layer:K, top "
+            "or lexical"
+        )
+    return source.layers[0]

@@ -376,11 +376,11 @@ def models_before(columns: Sequence[Probed], place: int) -> int:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel by layer; `center` marks a place on the axis of layers, nan for none."""
+    """A line of a panel by layer, or by portion; `center` marks a place on that axis, nan for none."""
 
     name: str
     floor: bool
-    layers: Sequence[int]
+    layers: Sequence[float]
     values: Sequence[float]
     center: float = math.nan
 
@@ -429,6 +429,7 @@ def panels(
     detail: str,
     label: str,
     bottom: float | None,
+    along: str = "Layer (0 = embeddings)",
 ) -> Figure:
     """Return a panel a task, four in a row, lines named below; where `bottom` is given all share an axis from there."""
     import matplotlib.style
@@ -449,7 +450,7 @@ def panels(
         for axes in grid[:, 0]:
             axes.set_ylabel(label)
         for axes in grid.flat[max(0, len(tasks) - across) : len(tasks)]:
-            axes.set_xlabel("Layer (0 = embeddings)")
+            axes.set_xlabel(along)
             axes.tick_params(labelbottom=True)
         drawing.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
         drawing.text(0.01, 1 - 0.36 / drawing.get_figheight(), detail, color=MUTED, fontsize=9, va="top")
