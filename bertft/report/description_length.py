@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.edge import Line, empty_table, panels
+from bertft.report.edge import NAME, Line, empty_table, panels
 from bertft.report.edge import task_name as edge_task_name
 from bertft.report.figures import png
 from bertft.report.files import write_files
@@ -27,12 +27,12 @@ COLUMNS = ("model", "floor", "task", "control", "input", "code", "measure", "val
 SHOWN = {
     "codelength_bits": "bits",
     "weight_bits": "of weights",
-    "bits_per_target": "bits/target",
+    "bits_per_target": "per target",
     "compression": "compression",
-    "released_kbits": '"kbits"',
-    "released_compression": '"compression"',
+    "released_kbits": 'released "kbits"',
+    "released_compression": "released compression",
 }
-"""Measures in the order of the table; those in quotes mix bits and nats."""
+"""Measures in the order of the table, under what they are called there."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,18 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
             highest = best(of_model)
             for each in of_model:
                 cells = [cell(measure, each.values[measure], each is highest) for measure in measures]
-                name = fit(names[model], 30) if each is of_model[0] else ""
+                name = fit(names[model], NAME) if each is of_model[0] else ""
                 style = "dim" if each.floor else ""
                 table.add_row(Text(name, style), Text(each.input, style), *cells, end_section=each is of_model[-1])
         console.print(table)
     console.print()
     say(console, "compression: uniform code over this code; 1 = nothing learned; * the best input of a model.", "dim")
     if "released_kbits" in found[0].values:
-        say(console, "In quotes what the released code prints: bits plus nats over 1024.", "dim")
+        say(
+            console,
+            "released: what the released code prints, bits plus nats over 1024, and compression by that.",
+            "dim",
+        )
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     for line in findings(found, names):
@@ -168,7 +172,7 @@ def layer_lines(found: Sequence[Described]) -> dict[str, list[Line]]:
 def layer_figure(found: Sequence[Described]) -> Figure:
     """Return compression by layer, a panel a task."""
     shown = layer_lines(found)
-    detail = "length of the uniform code over that of this code; floors dashed"
+    detail = "length of the uniform code over that of this code; floors dashed; every panel has an axis of its own"
     return panels(list(shown), lambda task: iter(shown[task]), "Compression by layer", detail, "Compression", None)
 
 
