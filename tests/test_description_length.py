@@ -225,6 +225,11 @@ def test_what_is_no_code_length_is_refused(nats: float, said: str) -> None:
         online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [[1.0, nats]], portions=(50, 100))
 
 
+def test_a_number_for_every_stage_is_wanted() -> None:
+    with pytest.raises(ArrayError, match=r"got nats of shape \(3, 1\); \(stages, probes\) was wanted, of 1 stages"):
+        online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [1.0, 2.0, 3.0], portions=(50, 100))
+
+
 @pytest.mark.parametrize(
     ("error", "change", "said"),
     [
