@@ -136,7 +136,7 @@ def describe(
         for checkpoint in checkpoints:
             for name in read[checkpoint.name]:
                 layer_of(name, range(n_layers(checkpoint.model) + 1))
-    kept = None if results is None else KeptResults(Path(results), frozenset({"codes"}))
+    kept = None if results is None else KeptResults(Path(results), {"codes"})
 
     found: list[Row] = []
     notes: list[str] = []

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -122,7 +122,7 @@ class KeptResults:
     """Results kept in a folder, a file for each part of a run, so that a run that was stopped goes on there."""
 
     folder: Path
-    wanted: frozenset[str]
+    wanted: Set[str]
     """What a result must hold to be one."""
 
     def path(self, key: str) -> Path:
