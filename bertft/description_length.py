@@ -66,6 +66,7 @@ def describe(
     seed: int = 1234,
     hidden: int = 1000,
     epochs: int | None = None,
+    learning_rate: float = 1e-3,
     thresholds: Sequence[float] | None = None,
     compat: str | None = None,
     results: str | os.PathLike[str] | None = None,
@@ -88,9 +89,9 @@ def describe(
         weights of each shape.  sentences: at most so many to code, drawn under `draw_seed`.
     held_out: what probes stop by: `dev`, at most `dev_sentences` of the development set, not in the code; the same
         sent first by the uniform code, `dev-counted`; or `inside`, a tenth of what was sent.
-    seed: of the order of sentences, and of the probes.  hidden, epochs: of perceptrons; by default 1,000 in each of
-        two layers, and 40 epochs, 200 of the variational code.  thresholds: of log alpha, one for each of the three
-        layers, by which to count the inputs of the variational probe that are needed.
+    seed: of the order of sentences, and of the probes.  hidden, epochs, learning_rate: of perceptrons; by default
+        1,000 in each of two layers, and 40 epochs, 200 of the variational code.  thresholds: of log alpha, one for
+        each of the three layers, by which to count the inputs of the variational probe that are needed.
     compat: `released` adds what the released code, which mixes bits and nats, would print.
     results: a folder that keeps what is done of a model and a task, and from which it is taken where nothing changed.
     cache, cache_dtype, batch_tokens: see `piece_vectors`.
@@ -117,6 +118,7 @@ def describe(
         seed=integer("seed", seed, least=0),
         hidden=integer("hidden", hidden, least=1),
         epochs=None if epochs is None else integer("epochs", epochs, least=1),
+        learning_rate=learning_rate,
         thresholds=None if thresholds is None else tuple(thresholds),
     )
     if compat is not None:
@@ -219,6 +221,7 @@ class _Plan:
     seed: int
     hidden: int
     epochs: int | None
+    learning_rate: float
     thresholds: tuple[float, ...] | None
 
     def recipe(self, task: str) -> dict[str, Any]:
@@ -292,11 +295,11 @@ class _Plan:
         return {"codes": json.loads(json.dumps([dataclasses.asdict(found) for found in codes]))}
 
     def _perceptron(self) -> PerceptronRecipe:
-        recipe = PerceptronRecipe(hidden=self.hidden)
+        recipe = PerceptronRecipe(hidden=self.hidden, learning_rate=self.learning_rate)
         return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
     def _variational(self) -> VariationalRecipe:
-        recipe = VariationalRecipe(hidden=self.hidden, thresholds=self.thresholds)
+        recipe = VariationalRecipe(hidden=self.hidden, learning_rate=self.learning_rate, thresholds=self.thresholds)
         return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
 
