@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from bertft.activations.cache import CachedPieces, piece_vectors
 from bertft.data.edge import EdgeCorpus
 from bertft.edge_probing import input_names, layers_read
-from bertft.edge_tasks import group_tasks
+from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
 from bertft.models import Checkpoint, n_layers
 from bertft.probes.description_length import PORTIONS, Fit, OnlineCode, online_codes
@@ -66,6 +66,7 @@ def describe(
     seed: int = 1234,
     hidden: int = 1000,
     epochs: int | None = None,
+    learning_rate: float = 1e-3,
     thresholds: Sequence[float] | None = None,
     compat: str | None = None,
     results: str | os.PathLike[str] | None = None,
@@ -88,9 +89,9 @@ def describe(
         weights of each shape.  sentences: at most so many to code, drawn under `draw_seed`.
     held_out: what probes stop by: `dev`, at most `dev_sentences` of the development set, not in the code; the same
         sent first by the uniform code, `dev-counted`; or `inside`, a tenth of what was sent.
-    seed: of the order of sentences, and of the probes.  hidden, epochs: of perceptrons; by default 1,000 in each of
-        two layers, and 40 epochs, 200 of the variational code.  thresholds: of log alpha, one for each of the three
-        layers, by which to count the inputs of the variational probe that are needed.
+    seed: of the order of sentences, and of the probes.  hidden, epochs, learning_rate: of perceptrons; by default
+        1,000 in each of two layers, and 40 epochs, 200 of the variational code.  thresholds: of log alpha, one for
+        each of the three layers, by which to count the inputs of the variational probe that are needed.
     compat: `released` adds what the released code, which mixes bits and nats, would print.
     results: a folder that keeps what is done of a model and a task, and from which it is taken where nothing changed.
     cache, cache_dtype, batch_tokens: see `piece_vectors`.
@@ -117,6 +118,7 @@ def describe(
         seed=integer("seed", seed, least=0),
         hidden=integer("hidden", hidden, least=1),
         epochs=None if epochs is None else integer("epochs", epochs, least=1),
+        learning_rate=learning_rate,
         thresholds=None if thresholds is None else tuple(thresholds),
     )
     if compat is not None:
@@ -136,7 +138,7 @@ def describe(
         for checkpoint in checkpoints:
             for name in read[checkpoint.name]:
                 layer_of(name, range(n_layers(checkpoint.model) + 1))
-    kept = None if results is None else KeptResults(Path(results))
+    kept = None if results is None else KeptResults(Path(results), {"codes"})
 
     found: list[Row] = []
     notes: list[str] = []
@@ -158,28 +160,26 @@ def describe(
                     progress=progress,
                     say=say,
                 )
-            for is_control in (False, True) if control else (False,):
-                tasks, dropped = (group.control() if is_control else group).over_pieces(states.ranges)
+            if not floor:
+                notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
+            for task, is_control, coded, dropped in plan.tasks(group, states, control=control):
                 if not floor and not is_control:
-                    notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
                     notes += [f"{checkpoint.name}: {note}" for note in dropped]
-                for task, splits in tasks.items():
-                    coded = plan.coded(splits)
-                    key = plan.key(checkpoint, states, group.content_hash, task, is_control, chosen)
-                    codes = kept.find(key) if kept else None
-                    if codes is not None and kept is not None:
-                        say(f"{checkpoint.name}: {task} taken from {kept.path(key)}; delete it to code again")
-                    else:
-                        what = f"{task}{' (control)' if is_control else ''} by {checkpoint.name}"
-                        with clock.phase("codes"):
-                            codes = plan.run(coded, states, chosen, checkpoint, progress, what)
-                        if kept is not None:
-                            kept.keep(key, codes)
-                    what_row = {"model": checkpoint.name, "floor": floor, "task": task, "control": is_control}
-                    found += [
-                        {**what_row, "input": source, "code": plan.code, "found": own}
-                        for source, own in zip(chosen, codes["codes"], strict=True)
-                    ]
+                what = {"model": checkpoint.name, "floor": floor, "task": task, "control": is_control}
+                key = plan.key(checkpoint, states, group.content_hash, task, is_control, chosen)
+                codes = kept.find(key) if kept else None
+                if codes is not None and kept is not None:
+                    say(f"{checkpoint.name}: {task} taken from {kept.path(key)}; delete it to code again")
+                else:
+                    title = f"{task}{' (control)' if is_control else ''} by {checkpoint.name}"
+                    with clock.phase("codes"):
+                        codes = plan.run(coded, states, chosen, checkpoint, named(progress, title))
+                    if kept is not None:
+                        kept.keep(key, codes)
+                found += [
+                    {**what, "input": source, "code": plan.code, "found": own}
+                    for source, own in zip(chosen, codes["codes"], strict=True)
+                ]
     online = [dict(row, found=_online(row["found"])) for row in found if plan.code == "online"]
     notes += [f"{row['task']}: {note}" for row in online for note in row["found"].notes]
     rows = [measured for row in online for measured in _online_rows(row, compat)]
@@ -221,6 +221,7 @@ class _Plan:
     seed: int
     hidden: int
     epochs: int | None
+    learning_rate: float
     thresholds: tuple[float, ...] | None
 
     def recipe(self, task: str) -> dict[str, Any]:
@@ -239,7 +240,16 @@ class _Plan:
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
-    def coded(self, splits: dict[str, EdgeTask]) -> CodedTask:
+    def tasks(
+        self, group: TaskGroup, states: CachedPieces, *, control: bool
+    ) -> Iterator[tuple[str, bool, CodedTask, list[str]]]:
+        """The tasks of a group and, with `control`, their control tasks: name, which of both, notes with the first."""
+        for is_control in (False, True) if control else (False,):
+            tasks, notes = (group.control() if is_control else group).over_pieces(states.ranges)
+            for number, (name, splits) in enumerate(tasks.items()):
+                yield name, is_control, self._coded(splits), [] if number else notes
+
+    def _coded(self, splits: dict[str, EdgeTask]) -> CodedTask:
         """The training set with, where probes stop by it, so much of the development set."""
         if self.code == "variational" or self.held_out == "inside":
             return CodedTask(splits["train"])
@@ -255,11 +265,10 @@ class _Plan:
         states: CachedPieces,
         inputs: tuple[str, ...],
         checkpoint: Checkpoint,
-        progress: Progress | None,
-        what: str,
+        told: Callable[[int, int], None] | None,
     ) -> dict[str, Any]:
         """Code the labels by probes on each input."""
-        device, told = checkpoint.model.device, named(progress, what)
+        device = checkpoint.model.device
         codes: Sequence[OnlineCode | VariationalCode]
         if self.code == "variational":
             means = SpanMeans(task, states, inputs)
@@ -286,11 +295,11 @@ class _Plan:
         return {"codes": json.loads(json.dumps([dataclasses.asdict(found) for found in codes]))}
 
     def _perceptron(self) -> PerceptronRecipe:
-        recipe = PerceptronRecipe(hidden=self.hidden)
+        recipe = PerceptronRecipe(hidden=self.hidden, learning_rate=self.learning_rate)
         return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
     def _variational(self) -> VariationalRecipe:
-        recipe = VariationalRecipe(hidden=self.hidden, thresholds=self.thresholds)
+        recipe = VariationalRecipe(hidden=self.hidden, learning_rate=self.learning_rate, thresholds=self.thresholds)
         return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
 

@@ -37,6 +37,9 @@ TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
 INPUTS = {"paper": ("mix",), "today": ("mix", "layers")}
 """What a preset probes where it is not said."""
 
+KEPT = {"notes", "counts", "labels", "mixes", "training"}
+"""What is kept of a model and a group of tasks."""
+
 FORMAT = 1
 """Part of the name of every kept result: raised when results of an older bertft must not be used."""
 
@@ -61,6 +64,7 @@ def probe_edges(
     draw_seed: int = 0,
     seeds: Sequence[int] = (0,),
     preset: str = "paper",
+    controls: bool | None = None,
     epochs: int | None = None,
     results: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -78,7 +82,8 @@ def probe_edges(
     inputs: `mix`, `top`, `lexical`, `cat`, `layer:K`, or `layers` for each of them; by default those of the preset.
     baselines: also the embeddings of the first model and, of each shape, `random_seeds` models of random weights.
     sentences: at most so many training sentences a task, drawn under `draw_seed`, which orders them too.
-    seeds: of the probes; each is a probe of its own.  preset: `paper`, or `today`, which trains control tasks as well.
+    seeds: of the probes; each is a probe of its own.  preset: `paper` or `today`.
+    controls: whether control tasks are trained as well; by default those of preset `today` are.
     epochs: at most so many.  results: a folder that keeps what is done of a model and a group of tasks, and from which
         it is taken where nothing has changed.
     cache, cache_dtype, batch_tokens: see `piece_vectors`.
@@ -110,8 +115,8 @@ def probe_edges(
         checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
     wanted = inputs or INPUTS[preset]
     read = {checkpoint.name: input_names(wanted, n_layers(checkpoint.model)) for checkpoint in checkpoints}
-    plan = _Plan(recipes, seeds, draw_seed, control=preset == "today")
-    kept = None if results is None else KeptResults(Path(results))
+    plan = _Plan(recipes, seeds, draw_seed, preset == "today" if controls is None else controls)
+    kept = None if results is None else KeptResults(Path(results), KEPT)
 
     found: list[_Found] = []
     notes: list[str] = []
@@ -138,12 +143,12 @@ def probe_edges(
                 )
             key = plan.key(checkpoint, states, group, (*chosen, *alone))
             results_of_group = kept.find(key) if kept else None
-            if results_of_group is not None and kept is not None:
+            if kept and results_of_group:
                 say(f"{checkpoint.name}: {group.name} taken from {kept.path(key)}; delete it to train again")
             else:
                 with clock.phase("probes"):
                     results_of_group = plan.run(checkpoint, states, group, (*chosen, *alone), progress)
-                if kept is not None:
+                if kept:
                     kept.keep(key, results_of_group)
             if not floor:
                 notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
@@ -163,6 +168,7 @@ def probe_edges(
             "draw_seed": draw_seed,
             "seeds": seeds,
             "preset": preset,
+            "controls": plan.control,
             "recipes": {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()},
             "cache_dtype": cache_dtype,
             "dtype": dtype,

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -212,6 +212,8 @@ class KeptResults:
     """Results kept in a folder, a file for each part of a run, so that a run that was stopped goes on there."""
 
     folder: Path
+    wanted: Set[str]
+    """What a result must hold to be one."""
 
     def path(self, key: str) -> Path:
         """The file of a part; its key is a hash of all that decides it."""
@@ -220,9 +222,10 @@ class KeptResults:
     def find(self, key: str) -> dict[str, Any] | None:
         """What was kept, None where there is nothing that can be read."""
         try:
-            return dict(json.loads(self.path(key).read_text(encoding="utf-8")))
+            found = json.loads(self.path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return found if isinstance(found, dict) and found.keys() >= self.wanted else None
 
     def keep(self, key: str, results: dict[str, Any]) -> None:
         """Write results, whole or not at all; raises `BertftError` where that cannot be."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft.errors import ArrayError, DataError, OptionError
+from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
 from bertft.probes.description_length import PORTIONS, OnlineCode, Stage, online_codes, plan_online, uniform_bits
 from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe, train_perceptrons
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
@@ -225,6 +225,11 @@ def test_what_is_no_code_length_is_refused(nats: float, said: str) -> None:
         online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [[1.0, nats]], portions=(50, 100))
 
 
+def test_a_number_for_every_stage_is_wanted() -> None:
+    with pytest.raises(ArrayError, match=r"got nats of shape \(3, 1\); \(stages, probes\) was wanted, of 1 stages"):
+        online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [1.0, 2.0, 3.0], portions=(50, 100))
+
+
 @pytest.mark.parametrize(
     ("error", "change", "said"),
     [
@@ -415,7 +420,7 @@ def test_variational_probes_side_by_side_are_those_trained_alone() -> None:
             return self.of.batch(sentences, [1])
 
     vectors = DrawnLabels(30, (0, 4), 5, 3, inputs=3, loss="sigmoid")
-    recipe = VariationalRecipe(hidden=4, epochs=4)
+    recipe = VariationalRecipe(hidden=4, epochs=4, learning_rate=2.0)
     together = variational_codes(vectors, 3.0, recipe=recipe, dtype=torch.float64)
     (alone,) = variational_codes(OneInput(vectors), 3.0, recipe=recipe, dtype=torch.float64)
     assert together[1].weight_nats == pytest.approx(alone.weight_nats, rel=1e-9)
@@ -434,4 +439,11 @@ def test_the_variational_code_refuses_what_it_cannot_train() -> None:
         variational_codes(vectors, 2.0, np.arange(0))
     vectors.vectors[0, 0] = np.nan
     with pytest.raises(ArrayError, match=r"the loss is \[nan\] in epoch 1"):
-        variational_codes(vectors, 2.0, recipe=VariationalRecipe(hidden=3, epochs=2))
+        variational_codes(vectors, 2.0, recipe=VariationalRecipe(hidden=3, epochs=2, learning_rate=5.0))
+    with pytest.raises(OptionError, match="the learning rate is 0"):
+        variational_codes(vectors, 2.0, recipe=VariationalRecipe(learning_rate=0))
+
+
+def test_too_few_steps_for_the_weights_are_told() -> None:
+    with pytest.warns(PrecisionWarning, match=r"6 steps at a learning rate of 0\.001 are too few"):
+        variational_codes(DrawnLabels(60, 1), 2.0, recipe=VariationalRecipe(hidden=3, epochs=2))

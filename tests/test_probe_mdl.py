@@ -149,7 +149,9 @@ def test_what_is_held_out_decides_what_is_counted(place: Path, held_out: str) ->
 def test_the_variational_code_and_its_size(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--code", "variational", "--hidden", "4", "--epochs", "2", "--thresholds", "0", "0", "0"]
     assert cli.main(command(place, *options, "--input", "layer:0", "top", "--json")) == 0
-    content = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "bertft: warning: 6 steps at a learning rate of 0.001 are too few" in err
+    content = json.loads(out)
     one = {"task": "spr", "input": "top"}
     parts = [value(content["rows"], **one, measure=name) for name in ("weight_bits", "label_bits")]
     assert value(content["rows"], **one, measure="codelength_bits") == pytest.approx(sum(parts))
@@ -202,6 +204,7 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
         (["--task", "ner"], "task ner: no folder"),
         (["--seed=-1"], "seed is -1"),
         (["--sentences", "2", "--held-out", "inside"], "2 sentences have targets"),
+        (["--probe", "perceptron", "--learning-rate", "0"], "the learning rate is 0"),
         (["--compat", "jiant"], "invalid choice: 'jiant'"),
         (["--out", "{file}"], "cannot write there"),
     ],

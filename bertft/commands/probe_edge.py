@@ -32,6 +32,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--baselines", action="store_true", help="also probe embeddings alone, and random weights")
     add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights (default: 1)")
     add("--preset", default="paper", help="conventions: paper or today (default: paper)")
+    add(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        help="train control tasks as well, of random labels (default: with the preset today)",
+    )
     add("--epochs", metavar="N", type=positive, help="most epochs (default: the preset's)")
     add("--seeds", metavar="N", type=int, nargs="+", default=(0,), help="seeds, a probe each (default: 0)")
     add_computing(command)
@@ -59,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
             draw_seed=options.draw_seed,
             seeds=options.seeds,
             preset=options.preset,
+            controls=options.controls,
             epochs=options.epochs,
             results=None if options.out is None else options.out / "results",
             cache=options.cache,

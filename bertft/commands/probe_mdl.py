@@ -40,6 +40,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--random-seeds", metavar="N", type=int, default=0, help="models of random weights (default: 0)")
     add("--hidden", metavar="N", type=positive, default=1000, help="width of perceptrons (default: 1000)")
     add("--epochs", metavar="N", type=positive, help="epochs of perceptrons (default: 40; variational: 200)")
+    add("--learning-rate", metavar="X", type=float, default=1e-3, help="of perceptrons (default: 0.001)")
     add(
         "--thresholds",
         metavar="X",
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             hidden=options.hidden,
             epochs=options.epochs,
+            learning_rate=options.learning_rate,
             thresholds=options.thresholds,
             compat=options.compat,
             results=None if options.out is None else options.out / "results",

@@ -23,7 +23,7 @@ from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, ta
 from bertft.probes.edge_model import Loss
 from bertft.probes.edge_task import Indices, ranges
 
-LEAST_STEPS = 20
+LEAST_STEPS = 5
 """Steps between two validations where an epoch has fewer: the first stages have a sentence or two."""
 
 VALIDATIONS = 20

@@ -239,6 +239,8 @@ def _drawn(
 
 def _check(recipe: PerceptronRecipe, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> None:
     """Raise `OptionError` for what cannot be trained."""
+    if not recipe.learning_rate > 0:
+        raise OptionError(f"the learning rate is {recipe.learning_rate:g}; it must be above 0")
     if recipe.hidden < 1 or recipe.hidden_layers < 0 or recipe.epochs < 1 or recipe.batch < 1:
         raise OptionError(
             f"{recipe.hidden_layers} hidden layers of {recipe.hidden}, {recipe.epochs} epochs, batches of "

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bertft.errors import ArrayError, DataError, OptionError
+from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
 from bertft.probes.description_length import RELEASED_KBIT, ratio
 from bertft.probes.edge_model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
@@ -276,7 +277,8 @@ def variational_codes(
     sentences: those to code, by default all that have targets.  progress: called as progress(done, total), in epochs.
 
     Raises `OptionError` for a recipe out of range, `DataError` where there are no targets, `ArrayError` where a loss
-    is not finite.
+    is not finite.  Warns, with a `PrecisionWarning`, where there are too few steps for what the weights cost to come
+    down: a step of Adam moves a log-variance by about the learning rate, and they have to rise from -9.
 
     >>> codes = variational_codes(vectors, uniform_bits(45, several=False))  # doctest: +SKIP
     >>> [round(code.compression, 2) for code in codes]  # doctest: +SKIP
@@ -291,6 +293,15 @@ def variational_codes(
     targets = int(vectors.targets[chosen].sum())
     if not targets:
         raise DataError("no sentence has targets; give at least one that has")
+    steps = how.epochs * math.ceil(len(chosen) / how.batch)
+    if steps * how.learning_rate < -FIRST_LOG_VARIANCE:
+        warnings.warn(
+            f"{steps:,} steps at a learning rate of {how.learning_rate:g} are too few for the weights of the "
+            f"variational code, whose log-variances begin at {FIRST_LOG_VARIANCE:g}: what they cost is too much; give "
+            "more epochs, or a higher rate",
+            PrecisionWarning,
+            stacklevel=2,
+        )
     model = BayesianPerceptron(vectors.inputs, vectors.width, vectors.n_labels, how, _seeded(seed), dtype=dtype)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
@@ -341,6 +352,8 @@ def variational_codes(
 
 def _check(recipe: VariationalRecipe) -> None:
     """Raise `OptionError` for a recipe that cannot be followed."""
+    if not recipe.learning_rate > 0:
+        raise OptionError(f"the learning rate is {recipe.learning_rate:g}; it must be above 0")
     if recipe.hidden < 1 or recipe.hidden_layers < 0 or recipe.epochs < 1 or recipe.batch < 1:
         raise OptionError(
             f"{recipe.hidden_layers} hidden layers of {recipe.hidden}, {recipe.epochs} epochs, batches of "

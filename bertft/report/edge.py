@@ -99,9 +99,9 @@ class Scores:
 
     @property
     def inputs(self) -> list[str]:
-        """The inputs for which there is a table: those of models, single layers apart."""
-        found = dict.fromkeys(probed.input for probed in self.probed if not probed.floor)
-        return [name for name in found if not name.startswith("layer:")]
+        """The inputs for which there is a table: those of models, single layers apart; of these alone, the first."""
+        found = list(dict.fromkeys(probed.input for probed in self.probed if not probed.floor))
+        return [name for name in found if not name.startswith("layer:")] or found[:1]
 
     @property
     def base(self) -> str:
@@ -335,8 +335,8 @@ def figure(rows: Sequence[Row]) -> Figure:
 
     scores = Scores(rows)
     names = scores.names
-    source = scores.inputs[0] if scores.inputs else scores.probed[0].input
-    columns = scores.columns(source) if scores.inputs else [p for p in scores.probed if p.input == source]
+    source = scores.inputs[0]
+    columns = scores.columns(source)
     tasks = [task for task, scoring in scores.tasks if scoring == "all"]
     with matplotlib.style.context(["default", STYLE, {"axes.grid.axis": "x"}]):
         drawing = Figure(figsize=(8.2, 1.6 + len(tasks) * (0.22 + 0.13 * len(columns))), layout="constrained")
