@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -29,11 +30,12 @@ Bread rises faster in a warm kitchen.
 Two herons stood in the shallow water until noon.
 Why would anyone paint a bridge in winter?
 """
+LABELS = ("entailment", "neutral", "contradiction", "neutral", "entailment")
 
 
 @pytest.fixture(scope="module")
 def workplace(model_dir, tmp_path_factory):
-    """A folder as the README assumes it: base, tuned, other, sentences.txt, more.txt, treebank."""
+    """A folder as the README assumes it: base, tuned, other, texts, pairs to train on, a treebank."""
     folder = tmp_path_factory.mktemp("readme")
     generator = torch.Generator().manual_seed(0)
     for name in ("base", "tuned", "other"):
@@ -45,17 +47,24 @@ def workplace(model_dir, tmp_path_factory):
         model.save_pretrained(folder / name)
         AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder / name)
     (folder / "sentences.txt").write_text(SENTENCES)
-    (folder / "more.txt").write_text("".join(reversed(SENTENCES.splitlines(keepends=True))))
+    (folder / "more.txt").write_text("\n".join(["".join(reversed(SENTENCES.splitlines(keepends=True)))] * 4))
+    for name in ("train", "dev"):
+        (folder / f"{name}.jsonl").write_text("".join(map(pair, SENTENCES.splitlines(), LABELS)))
     (folder / "treebank").mkdir()
     for split in ("train", "dev", "test"):
         (folder / "treebank" / f"en_readme-ud-{split}.conllu").write_text("".join(map(conllu, SENTENCES.splitlines())))
     return folder
 
 
+def pair(sentence, label):
+    """A record of MNLI."""
+    return json.dumps({"sentence1": sentence, "sentence2": "It rains.", "gold_label": label}) + "\n"
+
+
 def conllu(sentence):
     """The sentence with each word hanging from the second, which is the root."""
     rows = [
-        f"{i}\t{word}\t_\tX\tXX\t_\t{0 if i == 2 else 2}\t{'root' if i == 2 else 'dep'}\t_\t_\n"
+        f"{i}\t{word}\t_\t{'VERB\tVB' if i == 2 else 'X\tXX'}\t_\t{0 if i == 2 else 2}\t{'root' if i == 2 else 'dep'}\t_\t_\n"
         for i, word in enumerate(sentence.split(), start=1)
     ]
     return f"# text = {sentence}\n{''.join(rows)}\n"
