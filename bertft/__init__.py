@@ -25,16 +25,20 @@ _HOME = {
     "score": "scoring",
     "tune": "tuning",
     "Scores": "records",
+    "ablate": "ablating",
+    "pretrain": "pretraining",
 }
 """Public name, the module it lives in."""
 
 __all__ = [
     "PairMoments",
     "Scores",
+    "ablate",
     "cca",
     "cka",
     "compare",
     "explain",
+    "pretrain",
     "procrustes",
     "pwcca",
     "rsa",
@@ -44,7 +48,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from bertft.ablating import ablate
     from bertft.pair_moments import PairMoments
+    from bertft.pretraining import pretrain
     from bertft.records import Scores
     from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
