@@ -26,6 +26,8 @@ _HOME = {
     "RSACallback": "callbacks",
     "tune": "tuning",
     "Scores": "records",
+    "ablate": "ablating",
+    "pretrain": "pretraining",
 }
 """Public name, the module it lives in."""
 
@@ -33,10 +35,12 @@ __all__ = [
     "PairMoments",
     "RSACallback",
     "Scores",
+    "ablate",
     "cca",
     "cka",
     "compare",
     "explain",
+    "pretrain",
     "procrustes",
     "pwcca",
     "rsa",
@@ -47,7 +51,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bertft.callbacks import RSACallback
+    from bertft.ablating import ablate
     from bertft.pair_moments import PairMoments
+    from bertft.pretraining import pretrain
     from bertft.records import Scores
     from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca

@@ -63,10 +63,10 @@ def pair(sentence, label):
 
 def conllu(sentence):
     """The sentence with each word hanging from the second, which is the root."""
-    rows = [
-        f"{i}\t{word}\t_\t{'VERB\tVB' if i == 2 else 'X\tXX'}\t_\t{0 if i == 2 else 2}\t{'root' if i == 2 else 'dep'}\t_\t_\n"
-        for i, word in enumerate(sentence.split(), start=1)
-    ]
+    rows = []
+    for i, word in enumerate(sentence.split(), start=1):
+        tags, head, relation = ("VERB\tVB", 0, "root") if i == 2 else ("X\tXX", 2, "dep")
+        rows.append(f"{i}\t{word}\t_\t{tags}\t_\t{head}\t{relation}\t_\t_\n")
     return f"# text = {sentence}\n{''.join(rows)}\n"
 
 

@@ -128,6 +128,8 @@ def test_two_seeds_from_files_to_the_table(place: Path, tmp_path: Path, capsys: 
         "bias_correction": False,
         "decay_from": "start",
         "head_rate": 1.0,
+        "steps": None,
+        "every": None,
         "extras": {},
     }
     rows = record(out)["rows"]

@@ -7,7 +7,7 @@ fine-tuned whole is a dashed line beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,9 @@ NEAR = 0.01
 
 @dataclass(frozen=True)
 class Line:
-    """The main metric of one task by k, as means over seeds with their spread (nan for one seed); `whole`: untouched.
+    """The main metric of one task by k, as means over seeds with their spread (nan for one seed).
+
+    whole: the k that is the untouched model.  floor: the best guess that no trained model made, and its metric.
 
     >>> Line("mnli", "accuracy", (-1, 0), (0.8, 0.7), (0.01, 0.02), seeds=2, whole=-1).change(0)
     -0.1
@@ -65,6 +67,7 @@ class Line:
     spreads: tuple[float, ...]
     seeds: int
     whole: int
+    floor: tuple[str, float] | None = None
 
     @property
     def name(self) -> str:
@@ -109,9 +112,16 @@ def lines(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[Line]:
                     spreads=tuple(math.nan if row["spread"] is None else float(row["spread"]) for row in by_k.values()),
                     seeds=len({row["seed"] for row in mine}),
                     whole=-1 if kind == "freeze" else of_task["depth"],
+                    floor=highest_floor(of_task.get("floors", {}), metric),
                 )
             )
     return found
+
+
+def highest_floor(floors: Mapping[str, Mapping[str, float | None]], metric: str) -> tuple[str, float] | None:
+    """The floor of the highest metric, None where none has it."""
+    known = [(float(value), name) for name, of in floors.items() if (value := of.get(metric)) is not None]
+    return None if not known else (max(known)[1], max(known)[0])
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any], kind: str) -> Figure:
@@ -167,6 +177,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         trained = f"{data['train']['records']:,} records to train on, {data['dev']['records']:,} to judge by; {seeds}"
         say(console, trained, "dim")
         console.print(table(line, rows, kind, console.options.ascii_only))
+        if line.floor is not None:
+            say(console, f"floor: {line.floor[0]}, {line.floor[1]:.4f}", "dim")
     console.print()
     say(console, "change: against the untouched model; ±: standard deviation over seeds.", "dim")
     for task, of_task in run["tasks"].items():
@@ -216,6 +228,8 @@ def finding(line: Line, kind: str) -> str:
     names = [text.format(k).replace("1 blocks", "1 block") if k == 1 else text.format(k) for text, k in
              zip(named, (kept, low), strict=True)]  # fmt: skip
     start = f"{line.name}, {TITLES[kind].lower()}: {line.at(line.whole):.3f} untouched"
+    if line.floor is not None and line.at(line.whole) < line.floor[1] + NEAR:
+        return f"{start}, no better than the floor ({line.floor[0]}, {line.floor[1]:.3f}): train longer, or on more."
     if kept == order[-1]:
         return f"{start}; within {NEAR} of it at every k, {line.at(low):.3f} at the lowest."
     within = f"within {NEAR} of it {names[0]}" if kept != line.whole else f"no other k is within {NEAR} of it"

@@ -49,7 +49,7 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table of all seeds with the floors, the notes of the run, and whether words were learnt in context."""
+    """Print a table of all seeds with the floors, the notes of the run, and whether the floor of words is beaten."""
     ascii_only = console.options.ascii_only
     floors = {row["metric"]: row["value"] for row in rows if row["floor"]}
     seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["floor"]))
@@ -90,13 +90,13 @@ def described(run: dict[str, Any]) -> str:
 
 
 def finding(losses: Sequence[float], floor: float) -> str:
-    """Whether the seeds guess masked words better than their frequency does."""
+    """Whether the seeds guess masked words better than their frequencies do."""
     beaten = sum(loss < floor for loss in losses)
     worst = max(losses)
     if beaten == len(losses):
         whose = "The model is" if len(losses) == 1 else f"All {len(losses)} seeds are"
         below = f"{floor - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
-        return f"{whose} {below} below the floor: words are guessed from their context."
+        return f"{whose} {below} below the floor of word frequencies."
     return (
         f"{beaten} of {len(losses)} seeds are below the floor of word frequencies; train for more steps, on more text, "
         "or with a higher learning rate."

@@ -321,7 +321,8 @@ class _Watch(TrainerCallback):
         """Report."""
         self.predicted += 1
         if self.progress is not None:
-            after = f"step {state.global_step}" if self.recipe.steps else f"epoch {round(state.epoch or 0)}"
+            epoch = f"epoch {round(state.epoch or 0)} of {self.recipe.epochs}"
+            after = f"step {state.global_step}" if self.recipe.steps else epoch
             what = f"dev after {after}" if state.global_step else "dev before training"
             self.progress(self.predicted, len(settings["eval_dataloader"]), what)
 
