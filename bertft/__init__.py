@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bertft.callbacks import RSACallback
     from bertft.ablating import ablate
+    from bertft.callbacks import RSACallback
     from bertft.pair_moments import PairMoments
     from bertft.pretraining import pretrain
     from bertft.records import Scores
