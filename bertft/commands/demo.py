@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import positive
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.output import console, get_ready, progress_bar, say, written_line
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -24,12 +24,9 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo and say what was seen and how to go on."""
-    from bertft.report.files import require_writable
-    from bertft.report.terminal import show
-
-    require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.demo import demo
+    from bertft.report.terminal import show
 
     with progress_bar(sys.stderr) as progress:
         result = demo(options.out, seconds=options.seconds, seed=options.seed, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -60,6 +61,36 @@ def console(stream: TextIO) -> Console:
             raise
 
     return PipedConsole(file=stream, highlight=False)
+
+
+def get_ready(out: Path | None) -> None:
+    """Refuse a folder that cannot be written before any work is done, and quiet the libraries that will do it."""
+    from bertft.report.files import require_writable
+
+    if out is not None:
+        require_writable(out)
+    quiet_libraries()
+
+
+def give_back(
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    run: dict[str, Any],
+    write: Callable[[Path], list[Path]],
+    show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
+    *,
+    kept: str = "the numbers and the pictures",
+) -> int:
+    """Write the results to --out, print them as a table or as --json, and return the exit status."""
+    from bertft.records import json_bytes
+
+    written = write(options.out) if options.out is not None else []
+    if options.json:
+        sys.stdout.buffer.write(json_bytes(rows, run))
+        return 0
+    show(rows, run, console(sys.stdout))
+    say(written_line(written) if written else f"Nothing was written; --out DIR keeps {kept}.")
+    return 0
 
 
 def say(message: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bertft.commands.options import add_computing, add_edge_data, add_output, positive
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.options import COMPUTING, EDGE_DATA, add_computing, add_edge_data, add_output, chosen, positive
+from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -45,11 +45,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, print, and write where asked."""
-    from bertft.report.files import require_writable
-
-    if options.out is not None:
-        require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.edge_probing import TASKS, probe_edges
     from bertft.edge_tasks import read_tasks
 
@@ -60,28 +56,17 @@ def run(options: argparse.Namespace) -> int:
             inputs=options.input,
             baselines=options.baselines,
             random_seeds=options.random_seeds,
-            sentences=options.sentences,
-            draw_seed=options.draw_seed,
             seeds=options.seeds,
             preset=options.preset,
             controls=options.controls,
             epochs=options.epochs,
             results=None if options.out is None else options.out / "results",
-            cache=options.cache,
-            device=options.device,
-            dtype=options.dtype,
-            batch_tokens=options.batch_tokens,
-            allow_pickle=options.allow_pickle,
+            **chosen(options, (*EDGE_DATA, *COMPUTING)),
             progress=progress,
             say=say,
         )
-    from bertft.records import json_bytes
     from bertft.report import edge
 
-    written = edge.write(found.rows, found.labels, found.run, options.out) if options.out is not None else []
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(found.rows, found.run))
-        return 0
-    edge.show(found.rows, found.run, console(sys.stdout))
-    say(written_line(written) if written else "Nothing was written; --out DIR keeps the numbers and the pictures.")
-    return 0
+    return give_back(
+        options, found.rows, found.run, lambda out: edge.write(found.rows, found.labels, found.run, out), edge.show
+    )

@@ -5,8 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bertft.commands.options import add_computing, add_edge_data, add_output, count, positive
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.options import (
+    COMPUTING,
+    EDGE_DATA,
+    add_computing,
+    add_edge_data,
+    add_output,
+    chosen,
+    count,
+    positive,
+)
+from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -56,11 +65,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Code, print, and write where asked."""
-    from bertft.report.files import require_writable
-
-    if options.out is not None:
-        require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.description_length import describe
     from bertft.edge_probing import TASKS
     from bertft.edge_tasks import read_tasks
@@ -74,10 +79,8 @@ def run(options: argparse.Namespace) -> int:
             inputs=options.input,
             control=options.control,
             random_seeds=options.random_seeds,
-            sentences=options.sentences,
             held_out=options.held_out,
             dev_sentences=options.dev_sentences,
-            draw_seed=options.draw_seed,
             seed=options.seed,
             hidden=options.hidden,
             epochs=options.epochs,
@@ -85,21 +88,16 @@ def run(options: argparse.Namespace) -> int:
             thresholds=options.thresholds,
             compat=options.compat,
             results=None if options.out is None else options.out / "results",
-            cache=options.cache,
-            device=options.device,
-            dtype=options.dtype,
-            batch_tokens=options.batch_tokens,
-            allow_pickle=options.allow_pickle,
+            **chosen(options, (*EDGE_DATA, *COMPUTING)),
             progress=progress,
             say=say,
         )
-    from bertft.records import json_bytes
     from bertft.report import description_length
 
-    written = description_length.write(found.rows, found.run, options.out) if options.out is not None else []
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(found.rows, found.run))
-        return 0
-    description_length.show(found.rows, found.run, console(sys.stdout))
-    say(written_line(written) if written else "Nothing was written; --out DIR keeps the numbers and the pictures.")
-    return 0
+    return give_back(
+        options,
+        found.rows,
+        found.run,
+        lambda out: description_length.write(found.rows, found.run, out),
+        description_length.show,
+    )

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import add_computing, add_output, count, positive, ranks
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, count, positive, ranks
+from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -37,11 +37,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, print, and write where asked."""
-    from bertft.report.files import require_writable
-
-    if options.out is not None:
-        require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.probing import probe_structural
 
     with progress_bar(sys.stderr) as progress:
@@ -57,20 +53,12 @@ def run(options: argparse.Namespace) -> int:
             sentences=options.sentences,
             pooling=options.pooling,
             cache=options.cache,
-            device=options.device,
-            dtype=options.dtype,
-            batch_tokens=options.batch_tokens,
-            allow_pickle=options.allow_pickle,
+            **chosen(options, COMPUTING),
             progress=progress,
             say=say,
         )
-    from bertft.records import json_bytes
     from bertft.report import probes
 
-    written = probes.write(found.rows, found.run, found.trees, options.out) if options.out is not None else []
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(found.rows, found.run))
-        return 0
-    probes.show(found.rows, found.run, console(sys.stdout))
-    say(written_line(written) if written else "Nothing was written; --out DIR keeps the numbers and the pictures.")
-    return 0
+    return give_back(
+        options, found.rows, found.run, lambda out: probes.write(found.rows, found.run, found.trees, out), probes.show
+    )

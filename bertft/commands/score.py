@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import add_computing, add_output, count, names
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, count, names
+from bertft.commands.output import get_ready, give_back, progress_bar
 from bertft.errors import OptionError
 
 
@@ -65,14 +65,7 @@ def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
 def run(options: argparse.Namespace) -> int:
     """Score, print, and write where asked."""
     base, tuned = compared(options)
-    from bertft.records import json_bytes
-    from bertft.report import write
-    from bertft.report.files import require_writable
-    from bertft.report.terminal import show
-
-    if options.out is not None:
-        require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.scoring import score
 
     with progress_bar(sys.stderr) as progress:
@@ -87,19 +80,20 @@ def run(options: argparse.Namespace) -> int:
             measures=options.measures,
             special_tokens=options.special_tokens,
             standardize=options.standardize,
-            dtype=options.dtype,
-            device=options.device,
-            batch_tokens=options.batch_tokens,
             max_length=options.max_length,
             single=options.single,
-            allow_pickle=options.allow_pickle,
             floor=options.floor,
+            **chosen(options, COMPUTING),
             progress=progress,
         )
-    written = write(scores.rows, scores.run, options.out) if options.out is not None else []
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(scores.rows, scores.run))
-        return 0
-    show(scores.rows, scores.run, console(sys.stdout))
-    say(written_line(written) if written else "Nothing was written; --out DIR keeps the scores, a picture and a page.")
-    return 0
+    from bertft.report import write
+    from bertft.report.terminal import show
+
+    return give_back(
+        options,
+        scores.rows,
+        scores.run,
+        lambda out: write(scores.rows, scores.run, out),
+        show,
+        kept="the scores, a picture and a page",
+    )
