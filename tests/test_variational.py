@@ -188,6 +188,8 @@ def test_variances_of_the_first_layer_alone_are_clipped() -> None:
     assert first.weight_log_variance.exp().max().item() == pytest.approx(0.04)
     assert first.bias_log_variance.exp().max().item() == pytest.approx(0.04)
     assert (first.scale_log_variance == 2).all()
+    cheapest = normal_divergence(torch.tensor(0.0), first.weight_log_variance.detach().max()).item() / math.log(2)
+    assert cheapest == pytest.approx(1.63, abs=0.005)
     assert all((other.weight_log_variance == 2).all() for other in others)
 
 
