@@ -105,7 +105,7 @@ def bench_distances(race, one_core, dtype):
         "the published way": lambda: published_distances(*tensors, lengths, keep),
         "the published way over plain numbers": lambda: published_distances(predicted, gold, lengths, keep),
     }
-    race(ours, rivals, check, rounds=5, goals={"the published way": ("at least", 1000)})
+    race(ours, rivals, check, rounds=9, pause=0, goals={"the published way": ("at least", 1000)})
 
 
 @pytest.mark.benchmark(group="depth evaluation, 5 to 40 words, one core")
@@ -129,7 +129,7 @@ def bench_depths(race, one_core):
     def check(name, answer):
         assert answer == pytest.approx(truth, abs=1e-9), name
 
-    race(ours, {"scipy and Python": published}, check, rounds=5)
+    race(ours, {"scipy and Python": published}, check, rounds=9, pause=0)
 
 
 @pytest.mark.benchmark(group="spanning trees alone, 5 to 40 words, one core")
@@ -155,7 +155,8 @@ def bench_trees(race, one_core):
         lambda: ops.spanning_trees(distances, lengths, keep),
         {"scipy csgraph": lambda: [minimum_spanning_tree(side) for side in dense]},
         check,
-        rounds=9,
+        rounds=19,
+        pause=0,
         goals={"scipy csgraph": ("at least", 50)},
     )
 

@@ -21,7 +21,7 @@ def race(benchmark, request) -> Callable[..., Any]:
     rivals' medians stand in the record as `rivals`, ours as the benchmark's own time.  `goals` says what the project
     set out to reach: rival (or "fastest dense", or "memory, MiB"), "at most" or "at least", a number; against the
     bare products ours over theirs, against others theirs over ours.  `timed` has the seconds of rivals of minutes,
-    which ran once before.
+    which ran once before.  `pause` may be 0 where nobody has threads.
     """
 
     def run(
@@ -30,6 +30,7 @@ def race(benchmark, request) -> Callable[..., Any]:
         check: Callable[[str, Any], float | None],
         rounds: int = 5,
         timed: dict[str, float] | None = None,
+        pause: float = PAUSE,
         **facts: Any,
     ) -> None:
         if benchmark.disabled or request.config.getoption("benchmark_min_rounds") == 1:  # make bench ROUNDS=short
@@ -39,11 +40,11 @@ def race(benchmark, request) -> Callable[..., Any]:
 
         def others() -> None:
             for name, rival in rivals.items():
-                time.sleep(PAUSE)
+                time.sleep(pause)
                 start = time.perf_counter()
                 rival()
                 seconds[name].append(time.perf_counter() - start)
-            time.sleep(PAUSE)
+            time.sleep(pause)
 
         benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
         benchmark.extra_info["errors"] = {name: error for name, error in errors.items() if error is not None}

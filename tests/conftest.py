@@ -20,6 +20,12 @@ settings.register_profile("bertft", deadline=None, derandomize=True, database=No
 settings.load_profile("bertft")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small only lose by threads, which wait for each other longer than they work."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data that does not ship with the project."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,6 @@ FAMILIES: dict[str, tuple[Callable[[], transformers.PreTrainedConfig], list[str]
     "modernbert": (lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0), ["Wqkv"]),
 }
 TEXTS = ["it rain .", "it snow falls .", "rain pours .", "it pours it pours ."] * 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

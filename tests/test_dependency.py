@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,6 @@ FAMILIES = {
 }
 SMALL: dict[str, float] = {"arc_size": 7, "relation_size": 5, "dropout": 0.33}
 RECIPE = Recipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,14 +20,6 @@ from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
 from bertft.probes.description_length import PORTIONS, OnlineCode, Stage, online_codes, plan_online, uniform_bits
 from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe, train_perceptrons
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class DrawnLabels:

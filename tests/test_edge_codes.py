@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import DTypeLike, NDArray
 
 from bertft.errors import OptionError
@@ -19,14 +17,6 @@ from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
 
 WIDTH = 12
 RECIPE = Recipe(batch=10, projected=16, hidden=16, learning_rate=0.01, input_dropout=0, dropout=0, patience=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class InMemory:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -34,14 +33,6 @@ WIDTH = 12
 LAYERS = (0, 1, 2)
 INPUTS = ("mix", "top", "layer:1", "lexical", "cat")
 SMALL = Recipe(batch=5, projected=6, hidden=7, max_epochs=4, validations_per_epoch=1, learning_rate=0.01)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class InMemory:

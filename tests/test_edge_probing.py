@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ from bertft.report import edge
 NOUNS, VERBS = ["cat", "dog", "mat"], ["saw", "left", "fed"]
 WORDS = [*NOUNS, *VERBS, "the", "a", "."]
 BLOCKS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def saved_model(folder: Path, seed: int = 0) -> Path:

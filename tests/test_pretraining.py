@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ SMALL: dict[str, Any] = {
     "learning_rate": 1e-2, "device": "cpu",
 }  # fmt: skip
 SUBJECTS, VERBS, PLACES = ("cat", "dog", "rat"), ("sat", "ran", "hid"), ("mat", "hill", "box")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def written_text(path: Path, documents: int = 6, sentences: int = 12) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,14 +20,6 @@ from bertft.probes.structural import KINDS, RECIPES, Examples, Probe, Recipe, ev
 from bertft.probes.structural_losses import depth_loss, distance_loss, squared_distances, tree_loss
 
 WIDTH = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class InMemory:

@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,6 @@ if __name__ == "__main__":
     place, step, saving = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "saving"
     training.SAVE_SECONDS = 0.0
     trained(place / "model", place / sys.argv[4], callbacks=[Kill(step, saving=saving)])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ PAIRS = [
     {"sentence1": "the sun pours", "sentence2": "it rains", "gold_label": "-"},
 ] * 6
 PASSAGE = "the sun shines not always it rains"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def save(folder: Path, kind: type, config: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,14 +52,6 @@ SENTENCES = [
     ["unbelievably", "the", "xylophones", "sat"],
     ["the"] * 20,
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fast(inner: Tokenizer, limit: int = LIMIT, **names: str) -> PreTrainedTokenizerFast:

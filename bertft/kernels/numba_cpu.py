@@ -192,7 +192,13 @@ def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMa
     tasks = [(pair, rows) for pair in pairs for rows in halves]
     operations = sum(2.0 * left.size * right.shape[1] for left, right in pairs)
     products = iter(_in_threads(_product, tasks, operations=operations))
-    xy, xx, yy = _in_threads(_total, [tuple(islice(products, len(halves))) for _ in pairs], operations=operations)
+    totals = [np.empty((left.shape[1], right.shape[1])) for left, right in pairs]
+    parts = [tuple(islice(products, len(halves))) for _ in pairs]
+    blocks = [
+        (total, of, low, high) for total, of in zip(totals, parts, strict=True) for _, low, high in _spans(len(total))
+    ]
+    _in_threads(_write_sum, blocks, operations=operations)
+    xy, xx, yy = totals
     return MomentSums(ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0), xx, xy, yy)
 
 
@@ -207,11 +213,12 @@ def _product(pair: tuple[Array, Array], rows: slice) -> Array:
     return np.matmul(left[rows].T, right[rows])
 
 
-def _total(first: Array, *others: Array) -> Array:
-    total = first.astype(np.float64)
-    for other in others:
-        total += other
-    return total
+def _write_sum(total: Array, parts: tuple[Array, ...], low: int, high: int) -> None:
+    """Writes a block of rows of the sum, in float64, small enough to stay in the cache between two parts."""
+    rows = slice(low, high)
+    total[rows] = parts[0][rows]
+    for part in parts[1:]:
+        total[rows] += part[rows]
 
 
 _kept = threading.local()
