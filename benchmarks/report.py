@@ -79,6 +79,16 @@ def accuracy_rows(records: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
+def phase_rows(record: dict[str, Any]) -> list[str]:
+    """Where the time of one run went, in seconds and as shares of the floor's."""
+    extra = record["extra_info"]
+    floor = next(seconds for name, seconds in extra["rivals"].items() if name in FLOORS)
+    rows = [
+        f"| {title(record)} | {name} | {spent:.2f} s | {spent / floor:.1%} |" for name, spent in extra["phases"].items()
+    ]
+    return [row for row, spent in zip(rows, extra["phases"].values(), strict=True) if spent > 0.001 * floor]
+
+
 def device(run: dict[str, Any]) -> str:
     cpu = run["machine_info"]["cpu"]
     return f"{cpu.get('brand_raw', 'unknown processor')}, {cpu.get('count', '?')} cores"
@@ -108,6 +118,14 @@ def main(sources: list[Path], folder: Path) -> None:
         *(row for record in timed for row in time_rows(record)),
         "",
     ]
+    if phased := [record for record in timed if "phases" in record["extra_info"]]:
+        lines += [
+            "## Where the time goes",
+            "",
+            "| what | phase | time | of the two forward passes alone |",
+            "|---|---|--:|--:|",
+        ]
+        lines += [*(row for record in phased for row in phase_rows(record)), ""]
     if accuracy:
         lines += ["## Error against float64 dense RSA, the largest over n", "", *accuracy_rows(accuracy), ""]
     name = re.sub(r"[^a-z0-9]+", "-", device(run).lower()).strip("-")
