@@ -115,7 +115,7 @@ def main(sources: list[Path], folder: Path) -> None:
         "",
         "| what | by | median | theirs over ours | off by |",
         "|---|---|--:|--:|--:|",
-        *(row for record in timed for row in time_rows(record)),
+        *(row for record in timed if record["extra_info"].get("rivals") for row in time_rows(record)),
         "",
     ]
     if phased := [record for record in timed if "phases" in record["extra_info"]]:
