@@ -110,7 +110,7 @@ def load_checkpoint(
     torch_dtype = _known_dtype(dtype)
     torch_device = present_device(device)
     folder = resolved(source, allow_pickle=allow_pickle)
-    name = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
+    name = _display_name(folder.resolve()) if Path(source).expanduser().is_dir() else str(source)
     if (adapter := find_adapter(folder, allow_pickle=allow_pickle)) is not None:
         fitting = [found for found in present if (found.model.device, found.model.dtype) == (torch_device, torch_dtype)]
         base = _base_of(adapter, fitting, device=device, dtype=dtype, allow_pickle=allow_pickle)
@@ -415,6 +415,13 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
             f"{folder}: the tokenizer gives {token!r} number {index}, but the model embeds {rows} tokens; "
             "the tokenizer belongs to another model, or the embeddings were not resized"
         )
+
+
+def _display_name(folder: Path) -> str:
+    """The folder's name; of `runs/mnli/seed-1/best`, as tuning writes it, what tells it from others: mnli/seed-1."""
+    if folder.name in ("best", "last") and folder.parent.name.startswith("seed-"):
+        return "/".join(folder.parts[-3:-1]) + ("/last" if folder.name == "last" else "")
+    return folder.name
 
 
 def _base_of(

@@ -163,6 +163,15 @@ def test_the_hash_follows_config_and_weights_not_the_folder(tmp_path: Path) -> N
     assert load_checkpoint(save(tmp_path / "other", body(seed=1))).content_hash != original
 
 
+@pytest.mark.parametrize(
+    ("place", "name"), [("mnli/seed-1/best", "mnli/seed-1"), ("mnli/seed-1/last", "mnli/seed-1/last"), ("best", "best")]
+)
+def test_what_tuning_wrote_is_named_by_its_run(tmp_path: Path, place: str, name: str) -> None:
+    folder = tmp_path / place
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    assert load_checkpoint(save(folder)).name == name
+
+
 def test_a_smaller_config_loads_the_first_blocks(tmp_path: Path) -> None:
     folder = save(tmp_path / "model")
     whole = load_checkpoint(folder)
