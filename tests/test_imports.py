@@ -36,7 +36,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
     "ablating": {"errors", "models", "records", "report", "runs", "tasks", "tuning"},
     "pretraining": {"errors", "data", "models", "records", "report", "runs", "tasks"},
-    "probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
+    "structural_probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
     "edge_tasks": {"errors", "data", "probes", "activations"},
     "edge_probing": {"errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks"},
     "description_length": {

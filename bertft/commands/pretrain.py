@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import positive
-from bertft.commands.output import console, progress_bar, quiet_libraries, say, written_line
+from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -46,10 +46,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pre-train, print, and write."""
-    from bertft.report.files import require_writable
-
-    require_writable(options.out)
-    quiet_libraries()
+    get_ready(options.out)
     from bertft.pretraining import pretrain
 
     with progress_bar(sys.stderr) as progress:
@@ -75,14 +72,10 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.records import json_bytes
     from bertft.report import pretraining
 
-    written = pretraining.write(made.rows, made.run, options.out)
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(made.rows, made.run))
-        return 0
-    pretraining.show(made.rows, made.run, console(sys.stdout))
-    folders = ", ".join(str(folder / "last") for folder in made.folders.values())
-    say(f"{written_line(written)} Pre-trained: {folders}.")
-    return 0
+    status = give_back(
+        options, made.rows, made.run, lambda out: pretraining.write(made.rows, made.run, out), pretraining.show
+    )
+    say(f"Pre-trained: {', '.join(str(folder / 'last') for folder in made.folders.values())}.")
+    return status

@@ -38,7 +38,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, print, and write where asked."""
     get_ready(options.out)
-    from bertft.probing import probe_structural
+    from bertft.structural_probing import probe_structural
 
     with progress_bar(sys.stderr) as progress:
         found = probe_structural(
@@ -57,8 +57,12 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import probes
+    from bertft.report import structural
 
     return give_back(
-        options, found.rows, found.run, lambda out: probes.write(found.rows, found.run, found.trees, out), probes.show
+        options,
+        found.rows,
+        found.run,
+        lambda out: structural.write(found.rows, found.run, found.trees, out),
+        structural.show,
     )
