@@ -2,8 +2,9 @@
 //
 // A value's rank, doubled and centred, is the number of values below it minus the number above it: an integer, and zero
 // on average. Short rows count these by comparing every pair, four or more values an instruction and no branch, which
-// is several times faster than sorting forty numbers; long rows are sorted. All sums are of integers, so they are
-// exact, and the answer depends neither on the instructions nor on the order.
+// is several times faster than sorting forty numbers; long rows are sorted. Doubles are compared as floats, twice as
+// many an instruction, where that shows to change no order. All sums are of integers, so they are exact, and the answer
+// depends neither on the instructions nor on the order.
 #pragma once
 
 #include <algorithm>
@@ -39,9 +40,9 @@ bool any_nan(const Value* values, std::size_t n) {
 // loop.
 template <class Value>
 struct Vector {
-    using Mask = std::conditional_t<sizeof(Value) == 4, std::int32_t, std::int64_t>;
+    using Count = std::conditional_t<sizeof(Value) == 4, std::int32_t, std::int64_t>;
     typedef Value Values __attribute__((vector_size(16)));
-    typedef Mask Masks __attribute__((vector_size(16)));
+    typedef Count Counts __attribute__((vector_size(16)));
     static constexpr std::size_t lanes = 16 / sizeof(Value);
 };
 
@@ -49,23 +50,23 @@ struct Vector {
 template <class Value>
 class Ranker {
   public:
-    // The ranks, doubled and centred, of n <= kMostCounted values without a NaN.
+    // The ranks, doubled and centred, of n <= kMostCounted values; null where one is NaN.
     const std::int16_t* count(const Value* values, std::size_t n) {
-        std::copy(values, values + n, values_);
-        if (n <= kMostCoded && encode(n)) {
+        if (!round(values, n)) return nullptr;
+        if (n <= kMostCoded && encode(n) && exact(values, n)) {
             count_codes(n);
             return counts_;
         }
-        count_if<false>(n);
-        std::size_t below = 0;
-        for (std::size_t i = 0; i < n; ++i) below += static_cast<std::size_t>(counts_[i]);
-        if (2 * below ==
-            n * (n - 1)) {  // of every pair one is below the other: no ties, and what is not below is above
-            for (std::size_t i = 0; i < n; ++i) {
-                counts_[i] = static_cast<std::int16_t>(2 * counts_[i] - static_cast<int>(n - 1));
+        // Rounding never swaps two values, so where it makes no ties it changes no rank.
+        count_if<false>(floats_, n);
+        if (!untied(n)) {
+            if (exact(values, n)) {
+                count_if<true>(floats_, n);
+            } else {
+                std::copy(values, values + n, doubles_);
+                count_if<false>(doubles_, n);
+                count_if<true>(doubles_, n);
             }
-        } else {
-            count_if<true>(n);
         }
         return counts_;
     }
@@ -79,34 +80,50 @@ class Ranker {
     }
 
   private:
-    using Values = typename Vector<Value>::Values;
-    using Mask = typename Vector<Value>::Mask;
-    using Masks = typename Vector<Value>::Masks;
-    static constexpr std::size_t kLanes = Vector<Value>::lanes;
-    static constexpr std::size_t kVectors = 4;  // of values, and as many of counts, stay in sixteen registers
+    static constexpr std::size_t kBytes = 16;
+    static constexpr std::size_t kMostCoded = 127;  // then a count fits a byte too
+
+    // Rounds the values to floats_; false where one is NaN.
+    bool round(const Value* values, std::size_t n) {
+        int nan = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            floats_[i] = static_cast<float>(values[i]);
+            nan |= floats_[i] != floats_[i];
+        }
+        return nan == 0;
+    }
+
+    // Whether floats_ are the values, and not only near them.
+    bool exact(const Value* values, std::size_t n) const {
+        std::uint64_t changed = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            changed |= bits_of(static_cast<double>(floats_[i])) ^ bits_of(static_cast<double>(values[i]));
+        }
+        return changed == 0;
+    }
 
     // Whole numbers from 0 to 127, as the distances and depths of trees are, fit a byte: sixteen make a vector. Writes
-    // them to codes_, and returns false where the values are others.
+    // them to codes_, and returns false where floats_ are others.
     bool encode(std::size_t n) {
-        std::fill(values_ + n, values_ + (n + kBytes - 1) / kBytes * kBytes, Value{0});
+        typedef typename Vector<float>::Values Floats;
+        typedef typename Vector<float>::Counts Whole;
+        std::fill(floats_ + n, floats_ + (n + kBytes - 1) / kBytes * kBytes, 0.0F);
         for (std::size_t first = 0; first < n; first += kBytes) {
-            Masks codes[kBytes / kLanes], others = {};
-            for (std::size_t k = 0; k < kBytes / kLanes; ++k) {
-                Values values;
-                std::memcpy(&values, values_ + first + k * kLanes, sizeof values);
-                const Masks inside = (values >= 0) & (values <= 127);
-                Masks bits;
+            Whole codes[4], others = {};
+            for (std::size_t k = 0; k < 4; ++k) {
+                Floats values;
+                std::memcpy(&values, floats_ + first + k * 4, sizeof values);
+                const Whole inside = (values >= 0) & (values <= 127);
+                Whole bits;
                 std::memcpy(&bits, &values, sizeof bits);
                 bits &= inside;  // 0 where the conversion would be undefined
-                Values kept;
+                Floats kept;
                 std::memcpy(&kept, &bits, sizeof kept);
-                codes[k] = __builtin_convertvector(kept, Masks);
-                others |= ~inside | (__builtin_convertvector(codes[k], Values) != values);
+                codes[k] = __builtin_convertvector(kept, Whole);
+                others |= ~inside | (__builtin_convertvector(codes[k], Floats) != values);
             }
-            Mask other = 0;
-            for (std::size_t k = 0; k < kLanes; ++k) other |= others[k];
-            if (other != 0) return false;
-            Mask wide[kBytes];
+            if ((others[0] | others[1] | others[2] | others[3]) != 0) return false;
+            std::int32_t wide[kBytes];
             std::memcpy(wide, codes, sizeof wide);
             for (std::size_t k = 0; k < kBytes; ++k) codes_[first + k] = static_cast<std::int8_t>(wide[k]);
         }
@@ -143,30 +160,55 @@ class Ranker {
     }
 
     // For each value: sets its count to the number of values below, or takes from it the number of values above.
-    template <bool above>
-    void count_if(std::size_t n) {
-        for (std::size_t first = 0; first < n; first += kVectors * kLanes) {
-            Values mine[kVectors];
-            Masks counts[kVectors] = {};
-            std::memcpy(mine, values_ + first, sizeof mine);
-            for (std::size_t j = 0; j < n; ++j) {
-                const Values other = values_[j] - Values{};
-                for (std::size_t k = 0; k < kVectors; ++k) {
-                    counts[k] -= above ? other > mine[k] : other < mine[k];  // a mask is -1 where it holds
-                }
-            }
-            for (std::size_t i = 0; i < kVectors * kLanes; ++i) {
-                const auto found = static_cast<std::int16_t>(counts[i / kLanes][i % kLanes]);
-                std::int16_t& count = counts_[first + i];
-                count = above ? static_cast<std::int16_t>(count - found) : found;
-            }
+    template <bool above, class Number>
+    void count_if(const Number* values, std::size_t n) {
+        constexpr std::size_t step = 4 * Vector<Number>::lanes;  // as many values and counts stay in sixteen registers
+        std::size_t first = 0;
+        for (; n - first > step; first += step) count_vectors<above, 4>(values, n, first);
+        switch ((n - first - 1) / Vector<Number>::lanes) {
+            case 3:
+                return count_vectors<above, 4>(values, n, first);
+            case 2:
+                return count_vectors<above, 3>(values, n, first);
+            case 1:
+                return count_vectors<above, 2>(values, n, first);
+            default:
+                return count_vectors<above, 1>(values, n, first);
         }
     }
 
-    static constexpr std::size_t kBytes = 16;
-    static constexpr std::size_t kMostCoded = 127;  // then a count fits a byte too
+    template <bool above, std::size_t vectors, class Number>
+    void count_vectors(const Number* values, std::size_t n, std::size_t first) {
+        typename Vector<Number>::Values mine[vectors];
+        typename Vector<Number>::Counts counts[vectors] = {};
+        std::memcpy(mine, values + first, sizeof mine);
+        for (std::size_t j = 0; j < n; ++j) {
+            const typename Vector<Number>::Values other = values[j] - typename Vector<Number>::Values{};
+            for (std::size_t k = 0; k < vectors; ++k) {
+                counts[k] -= above ? other > mine[k] : other < mine[k];  // a mask is -1 where it holds
+            }
+        }
+        typename Vector<Number>::Count found[vectors * Vector<Number>::lanes];
+        std::memcpy(found, counts, sizeof found);
+        for (std::size_t i = 0; i < vectors * Vector<Number>::lanes; ++i) {
+            std::int16_t& count = counts_[first + i];
+            count = static_cast<std::int16_t>(above ? count - found[i] : found[i]);
+        }
+    }
 
-    Value values_[kMostCounted] = {};
+    // Where of every pair one is below the other, what is not below is above: makes ranks of the counts of those below.
+    bool untied(std::size_t n) {
+        int below = 0;
+        for (std::size_t i = 0; i < n; ++i) below += counts_[i];
+        if (2 * static_cast<std::size_t>(below) != n * (n - 1)) return false;
+        for (std::size_t i = 0; i < n; ++i) {
+            counts_[i] = static_cast<std::int16_t>(2 * counts_[i] - static_cast<int>(n - 1));
+        }
+        return true;
+    }
+
+    float floats_[kMostCounted] = {};
+    double doubles_[kMostCounted] = {};
     std::int8_t codes_[2 * kMostCounted] = {};
     std::int16_t counts_[kMostCounted] = {};
     std::vector<double> sorted_;
@@ -203,11 +245,12 @@ void row_spearman(const X* x, const Y* y, std::size_t rows, std::size_t width, c
             const X* x_row = x + row * width;
             const Y* y_row = y + row * width;
             const auto n = static_cast<std::size_t>(lengths[row]);
-            if (n < 2 || any_nan(x_row, n) || any_nan(y_row, n)) {
-                correlations[row] = std::numeric_limits<double>::quiet_NaN();
-            } else if (n <= kMostCounted) {
-                correlations[row] = correlation<std::int32_t>(rank_x.count(x_row, n), rank_y.count(y_row, n), n);
-            } else {
+            correlations[row] = std::numeric_limits<double>::quiet_NaN();
+            if (n <= kMostCounted) {
+                const std::int16_t* x_ranks = rank_x.count(x_row, n);
+                const std::int16_t* y_ranks = rank_y.count(y_row, n);
+                if (x_ranks && y_ranks) correlations[row] = correlation<std::int32_t>(x_ranks, y_ranks, n);
+            } else if (!any_nan(x_row, n) && !any_nan(y_row, n)) {
                 correlations[row] = correlation<double>(rank_x.sort(x_row, n), rank_y.sort(y_row, n), n);
             }
         }

@@ -1,21 +1,20 @@
 // Compares the CUDA kernels, emulated, with the C++ core they are twins of, number for number, on random input; `make
 // lint` runs it under the address and undefined-behaviour sanitizers. Exits with status 1 at the first difference.
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <random>
 #include <stdexcept>
 #include <vector>
 
 #include "../spearman.hpp"
 #include "../trees.hpp"
 #include "emulated_trees.hpp"
+#include "random_values.hpp"
 
 namespace {
 
-using Random = std::mt19937_64;
+using namespace fuzzing;
 
 void run_kernel(const float* d, const long long* n, const unsigned char* k, int* p, unsigned char* nan, long long w) {
     spanning_trees_float32(d, n, k, p, nan, w);
@@ -36,37 +35,11 @@ void run_kernel(const double* x, const double* y, const long long* n, double* c,
     row_spearman_float64_float64(x, y, n, c, rows, w);
 }
 
-// Smooth values, few levels, infinities among them, or the edges of the number line.
-template <class Value>
-Value draw(Random& random, unsigned kind) {
-    using Limits = std::numeric_limits<Value>;
-    constexpr std::array<Value, 9> edges = {0,
-                                            -Value{0},
-                                            Limits::infinity(),
-                                            -Limits::infinity(),
-                                            Limits::denorm_min(),
-                                            Limits::min(),
-                                            Limits::max(),
-                                            Limits::lowest(),
-                                            1};
-    const auto unit = static_cast<Value>(std::uniform_real_distribution<double>()(random));
-    switch (kind) {
-        case 0:
-            return unit;
-        case 1:
-            return static_cast<Value>(random() % 6);
-        case 2:
-            return random() % 3 ? Limits::infinity() : unit;
-        default:
-            return edges[random() % edges.size()];
-    }
-}
-
 // The first lengths[i] numbers of each row count; what lies beyond is NaN, and poisons an answer that reads it.
 template <class Value>
 std::vector<Value> draw_rows(Random& random, const std::vector<std::int64_t>& lengths, std::size_t width) {
     std::vector<Value> rows(lengths.size() * width, std::numeric_limits<Value>::quiet_NaN());
-    const auto kind = static_cast<unsigned>(random() % 4);
+    const auto kind = static_cast<unsigned>(random() % kKinds);
     for (std::size_t row = 0; row < lengths.size(); ++row) {
         for (std::int64_t i = 0; i < lengths[row]; ++i) {
             rows[row * width + static_cast<std::size_t>(i)] = draw<Value>(random, kind);
@@ -86,7 +59,7 @@ template <class Value>
 bool trees_agree(std::uint64_t seed) {
     Random random(seed);
     const std::size_t batch = 1 + random() % 4, width = 1 + random() % 80;
-    const auto kind = static_cast<unsigned>(random() % 4);
+    const auto kind = static_cast<unsigned>(random() % kKinds);
     const auto lengths = draw_lengths(random, batch, width);
     const std::vector<long long> same_lengths(lengths.begin(), lengths.end());
     std::vector<unsigned char> keep(batch * width);

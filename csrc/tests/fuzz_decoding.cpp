@@ -7,26 +7,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <memory>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../decoding.hpp"
+#include "random_values.hpp"
 
 namespace {
 
-using Random = std::mt19937_64;
-
-// An array of exactly its size on the heap, so that the sanitizer sees the first byte beyond.
-template <class Value>
-struct Exact {
-    explicit Exact(std::size_t n) : size(n), data(new Value[n]) {}
-    Value& operator[](std::size_t i) { return data[i]; }
-    std::size_t size;
-    std::unique_ptr<Value[]> data;
-};
+using fuzzing::Exact;
+using fuzzing::Random;
 
 constexpr std::size_t kSearched = 5;  // words up to which all trees are looked through
 

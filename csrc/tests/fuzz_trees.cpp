@@ -1,16 +1,13 @@
 // Compares spanning_trees with Kruskal's algorithm and row_spearman with ranks by sorting, on random input; `make lint`
 // runs it under the address and undefined-behaviour sanitizers. Prints the seed of a failing case, exits with status 1.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <numeric>
-#include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -19,46 +16,12 @@
 
 #include "../spearman.hpp"
 #include "../trees.hpp"
+#include "random_values.hpp"
 
 namespace {
 
-using Random = std::mt19937_64;
+using namespace fuzzing;
 using Edges = std::set<std::pair<std::size_t, std::size_t>>;
-
-// An array of exactly its size on the heap, so that the sanitizer sees the first byte beyond.
-template <class Value>
-struct Exact {
-    explicit Exact(std::size_t n) : size(n), data(new Value[n]) {}
-    Value& operator[](std::size_t i) { return data[i]; }
-    std::size_t size;
-    std::unique_ptr<Value[]> data;
-};
-
-// Smooth values, few levels, infinities among them, or the edges of the number line.
-template <class Value>
-Value draw(Random& random, unsigned kind) {
-    using Limits = std::numeric_limits<Value>;
-    constexpr std::array<Value, 9> edges = {0,
-                                            -Value{0},
-                                            Limits::infinity(),
-                                            -Limits::infinity(),
-                                            Limits::denorm_min(),
-                                            Limits::min(),
-                                            Limits::max(),
-                                            Limits::lowest(),
-                                            1};
-    const auto unit = static_cast<Value>(std::uniform_real_distribution<double>()(random));
-    switch (kind) {
-        case 0:
-            return unit;
-        case 1:
-            return static_cast<Value>(random() % 6);
-        case 2:
-            return random() % 3 ? Limits::infinity() : unit;
-        default:
-            return edges[random() % edges.size()];
-    }
-}
 
 template <class Value>
 Edges kruskal(const Value* distances, std::size_t width, std::size_t length, const unsigned char* keep) {
@@ -85,7 +48,7 @@ template <class Value>
 bool trees_agree(std::uint64_t seed) {
     Random random(seed);
     const std::size_t batch = random() % 70, width = random() % 24;
-    const auto kind = static_cast<unsigned>(random() % 4);
+    const auto kind = static_cast<unsigned>(random() % kKinds);
     const bool symmetric = random() % 2;
     Exact<Value> distances(batch * width * width);
     Exact<std::int64_t> lengths(batch);
@@ -178,7 +141,7 @@ bool correlations_agree(std::uint64_t seed) {
     Random random(seed);
     // Every eighth is long enough to be sorted.
     const std::size_t rows = random() % 40, width = random() % (seed % 8 == 0 ? 600 : 60);
-    const auto kind = static_cast<unsigned>(random() % 4);
+    const auto kind = static_cast<unsigned>(random() % kKinds);
     Exact<X> x(rows * width);
     Exact<Y> y(rows * width);
     Exact<std::int64_t> lengths(rows);
