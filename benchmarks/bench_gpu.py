@@ -1,7 +1,7 @@
 """On a GPU: rsa against dense RSA there, and the CUDA twin of the evaluator against a copy to the CPU and the C++ core.
 
-Where the twin loses, by size of the batch, is where predictions are better moved first.  Without a GPU all of this is
-skipped, and says so.
+The evaluation takes the faster of these two by itself, so it should lose to neither; where the twin loses, by size of
+the batch, is where predictions are moved.  Without a GPU all of this is skipped, and says so.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import rivals
 import torch
 
 from bertft import kernels, rsa
+from bertft.probes import evaluate_distances
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")
 
@@ -48,6 +49,35 @@ def bench_rsa_on_gpu(race, n):
     }
     goals = {"bare products": ("at most", 1.3), "fastest dense": ("at least", 5)}
     race(finished(lambda: rsa(x, y)), others, check, rounds=9, goals=goals)
+
+
+@pytest.mark.parametrize("words", [16, 40, 128])
+@pytest.mark.parametrize("batch", [32, 256, 2048])
+@pytest.mark.benchmark(group="evaluation of distances that lie on a GPU")
+def bench_evaluation_on_gpu(race, batch, words):
+    rng = np.random.default_rng(0)
+    gold = rng.integers(1, 12, (batch, words, words)).astype(np.float32)
+    gold += gold.transpose(0, 2, 1)
+    predicted = gold + rng.standard_normal(gold.shape).astype(np.float32)
+    lengths = rng.integers(2, words + 1, batch)
+    keep = rng.random((batch, words)) > 0.12
+    there = on_gpu(predicted, gold)
+    truth = evaluate_distances(predicted, gold, lengths, keep)
+
+    def check(name, answer):
+        assert (answer.correct_edges, answer.gold_edges) == (truth.correct_edges, truth.gold_edges), name
+        assert answer.spearman_by_length == pytest.approx(truth.spearman_by_length, abs=1e-12), name
+
+    race(
+        lambda: evaluate_distances(*there, lengths, keep),
+        {
+            "the CUDA twin": lambda: evaluate_distances(*there, lengths, keep, backend="cupy"),
+            "copied to the CPU": lambda: evaluate_distances(*(side.cpu() for side in there), lengths, keep),
+        },
+        check,
+        rounds=9,
+        pause=0,
+    )
 
 
 @pytest.mark.parametrize("words", [16, 40, 128])

@@ -41,3 +41,7 @@ class UndefinedWarning(UserWarning):
 
 class PrecisionWarning(UserWarning):
     """A number that exists, but means less than it seems to (CCA with fewer rows than columns, say)."""
+
+
+class PerformanceWarning(UserWarning):
+    """An answer found in a slower way than this machine seems made for."""

@@ -19,7 +19,7 @@ import torch
 from bertft import kernels
 from bertft.errors import BackendError
 from bertft.kernels import core_cpu, cupy_trees
-from bertft.probes import evaluate_depths, evaluate_distances
+from bertft.probes import evaluate_depths, evaluate_distances, placement
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "bertft" / "kernels" / "trees.cu"
@@ -122,7 +122,8 @@ def test_the_kernels_refuse_what_they_cannot_read(device):
         cupy_trees.row_spearman(cells[0], cells[0], np.array([3, 3, -1]))
 
 
-def test_evaluation_where_predictions_lie(device, monkeypatch):
+@pytest.mark.parametrize("stays", [True, False])
+def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     rng = np.random.default_rng(2)
     lengths, n = rng.integers(5, 13, 8), 12
     gold = rng.integers(1, 6, (8, n, n)).astype(np.float32)
@@ -131,9 +132,18 @@ def test_evaluation_where_predictions_lie(device, monkeypatch):
     expected = evaluate_distances(predicted, gold, lengths), evaluate_depths(predicted[:, 1], depths, lengths)
     if device == "cpu":  # tensors of the CPU come as NumPy: let them stay, as those of a GPU do
         monkeypatch.setattr("bertft.probes.structural_evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
-        monkeypatch.setattr(kernels, "select", lambda *_: kernels.Operations("cupy"))
+        on_cpu = kernels.select("cpu")
+        monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else kernels.Operations("cupy"))
+    seconds = iter([1.0, 2.0] if stays else [2.0, 1.0])
+    monkeypatch.setattr(placement, "_least_seconds", lambda run: next(seconds))
+    monkeypatch.setattr(placement, "_faster", {})
+    used = []
+    for module in (cupy_trees, core_cpu):
+        found = module.spanning_trees
+        monkeypatch.setattr(module, "spanning_trees", lambda *given, m=module, f=found: used.append(m) or f(*given))
     there = [torch.as_tensor(array, device=device) for array in (predicted, gold, predicted[:, 1], depths)]
     assert evaluate_distances(*there[:2], lengths) == expected[0]
+    assert used == [cupy_trees if stays else core_cpu] * 2
     assert evaluate_depths(*there[2:], lengths) == expected[1]
 
 

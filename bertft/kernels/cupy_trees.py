@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bertft.errors import BackendError
 from bertft.kernels.types import Array
 
 SOURCE = Path(__file__).with_name("trees.cu")
@@ -74,15 +75,14 @@ def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -
 
     Arguments are tensors and whole numbers, `shared` the bytes of shared memory of a block.
     """
-    import cupy
-
+    cupy, module = _compiled()
     device = arguments[0].device
     with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(torch.cuda.current_stream(device))):
         given = tuple(
             cupy.from_dlpack(argument.detach()) if isinstance(argument, torch.Tensor) else argument
             for argument in arguments
         )
-        _module().get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
+        module.get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
 
 
 class _Stream:
@@ -96,11 +96,19 @@ class _Stream:
 
 
 @cache
-def _module() -> Any:
-    """The compiled kernels; CuPy loads them on each device where they are first launched."""
-    import cupy
+def _compiled() -> tuple[Any, Any]:
+    """CuPy and the kernels, which it loads on each device where they are first launched."""
+    try:
+        import cupy
 
-    return cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"))
+        module = cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"))
+        module.compile()
+    except Exception as error:  # of many types: a library that is missing or of another CUDA, no compiler
+        raise BackendError(
+            f"CuPy does not work here ({type(error).__name__}: {error}); install the cupy-cuda package of your CUDA's "
+            "version, or move the arrays with .cpu()"
+        ) from error
+    return cupy, module
 
 
 def _type(function: str, name: str, array: torch.Tensor) -> str:

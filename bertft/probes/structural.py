@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -84,12 +84,15 @@ RECIPES = {"paper": Recipe(), "today": Recipe(tree_loss=True)}
 
 @dataclass(frozen=True)
 class GoldBatch:
-    """The trees of a batch, padded with zeros: lengths (s,), distances (s, n, n), depths (s, n), heads (s, n)."""
+    """The trees of a batch, padded with zeros: lengths (s,), distances (s, n, n), depths (s, n), heads (s, n).
+
+    All are NumPy arrays, but for distances and depths on the device of the predictions that they are compared with.
+    """
 
     trees: tuple[Tree, ...]
     lengths: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    depths: NDArray[np.float32]
+    distances: Any
+    depths: Any
     heads: NDArray[np.int64]
 
 
@@ -268,16 +271,8 @@ def predict(
 
     `sentences` are the batches to read, by default all that have vectors.
     """
-    plan = examples.in_order() if sentences is None else sentences
-    layers = sorted({probe.layer for probe in probes})
-    weights = [probe.weights.to(device, torch.float32) for probe in probes]
-    for of_layer, gold in _batches(examples, plan, layers, device, torch.float32):
-        predicted = []
-        for probe, weight in zip(probes, weights, strict=True):
-            projected = of_layer.padded(probe.layer) @ weight
-            values = squared_distances(projected) if probe.kind == "distance" else projected.square().sum(dim=-1)
-            predicted.append(values.cpu().numpy())
-        yield gold.batch, predicted
+    for gold, predicted in _predicted(probes, examples, sentences, device):
+        yield gold.batch, [values.cpu().numpy() for values in predicted]
 
 
 def evaluate_probes(
@@ -286,15 +281,20 @@ def evaluate_probes(
     """The measures of each probe over all sentences that have vectors; see `evaluate_distances`, `evaluate_depths`."""
     results: list[Evaluation | None] = [None] * len(probes)
     with one_thread():
-        for gold, predicted in predict(probes, examples, device=device):
+        for on_device, predicted in _predicted(probes, examples, None, device):
+            # Predictions of a GPU stay there, beside the gold values, for as long as that is faster.
+            gold = replace(on_device.batch, distances=on_device.distances, depths=on_device.depths)
             for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
                 found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]
                 results[place] = found if so_far is None else so_far.merge(found)  # type: ignore[arg-type]
     return [result for result in results if result is not None]
 
 
-def evaluate_batch(kind: Kind, predicted: NDArray[np.float32], gold: GoldBatch, preset: str) -> Evaluation:
-    """The measures of one kind of prediction on one batch, with the preset's punctuation and gold edges."""
+def evaluate_batch(kind: Kind, predicted: Any, gold: GoldBatch, preset: str) -> Evaluation:
+    """The measures of one kind of prediction on one batch, with the preset's punctuation and gold edges.
+
+    The predictions and the gold values lie on one device, as NumPy arrays or as tensors.
+    """
     keep = _keep(gold, preset)
     if kind == "depth":
         return evaluate_depths(predicted, gold.depths, gold.lengths, keep, preset)
@@ -379,6 +379,26 @@ def _batches(
             lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
             of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
             yield of_layer, _OnDevice(gold, lengths, distances, depths, heads)
+
+
+def _predicted(
+    probes: Sequence[Probe],
+    examples: Examples,
+    sentences: Sequence[NDArray[np.int64]] | None,
+    device: str | torch.device,
+) -> Iterator[tuple[_OnDevice, list[Tensor]]]:
+    """What `predict` gives, on the device."""
+    plan = examples.in_order() if sentences is None else sentences
+    layers = sorted({probe.layer for probe in probes})
+    weights = [probe.weights.to(device, torch.float32) for probe in probes]
+    for of_layer, gold in _batches(examples, plan, layers, device, torch.float32):
+        predicted = []
+        for probe, weight in zip(probes, weights, strict=True):
+            projected = of_layer.padded(probe.layer) @ weight
+            predicted.append(
+                squared_distances(projected) if probe.kind == "distance" else projected.square().sum(dim=-1)
+            )
+        yield gold, predicted
 
 
 def _active_layers(trainers: Sequence[_Trainer]) -> list[int]:

@@ -31,12 +31,14 @@ from numpy.typing import NDArray
 from bertft import kernels
 from bertft.arrays import host, padded
 from bertft.errors import ArrayError, OptionError, UndefinedWarning
+from bertft.probes.placement import where_faster
 from bertft.probes.punctuation import check_preset
 
 LENGTHS = range(5, 51)
 """Lengths of sentences whose rank correlations are averaged."""
 
 _Result = TypeVar("_Result", bound="_Evaluation")
+_Ranks = tuple[dict[int, float], dict[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -126,22 +128,24 @@ def evaluate_distances(
         )
     if preset == "today" and gold_heads is None:
         raise OptionError("preset 'today' counts the edges of the treebank; give gold_heads, each word's head from 1")
-    predicted, gold, lengths, ops = _batch(predicted, gold, lengths, 3, backend)
+    predicted, gold, lengths, device = _batch(predicted, gold, lengths, 3)
     batch, n = predicted.shape[:2]
     keep = _mask(keep, batch, n)
-
     inside = np.arange(n) < lengths[:, None]
     row_lengths = np.where(inside, lengths[:, None], 0).ravel()
-    # Distances stay where they lie; what is found of them, a number a word, comes here.
-    correlations = host(ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths)).reshape(batch, n)
-    ranks = _rank_fields(correlations, lengths, predicted, gold)
+    heads = None if gold_heads is None else _kept_parents(_heads(gold_heads, inside), keep & inside)
 
-    parents = host(ops.spanning_trees(predicted, lengths, keep))
-    kept = keep & inside
-    if gold_heads is None:
-        gold_parents = host(ops.spanning_trees(gold, lengths, keep))
+    def ranks_and_trees(ops: kernels.Operations, predicted: Any, gold: Any) -> tuple[_Ranks, Any, Any]:
+        # What is found of the distances, a number a word, comes to the CPU, wherever they are.
+        found = host(ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths))
+        ranks = _rank_fields(found.reshape(batch, n), lengths, predicted, gold)
+        parents = host(ops.spanning_trees(predicted, lengths, keep))
+        return ranks, parents, host(ops.spanning_trees(gold, lengths, keep)) if heads is None else heads
+
+    if backend == "auto":
+        ranks, parents, gold_parents = where_faster(ranks_and_trees, device, predicted, gold)
     else:
-        gold_parents = _kept_parents(_heads(gold_heads, inside), kept)
+        ranks, parents, gold_parents = ranks_and_trees(kernels.select(device, backend), predicted, gold)
     # An edge of the predicted tree is in the gold tree as it stands or turned around.
     edges = parents >= 0
     back = gold_parents.take(parents.clip(0) + np.arange(0, batch * n, n)[:, None])
@@ -171,10 +175,13 @@ def evaluate_depths(
     Source: Hewitt and Manning 2019, section 4.1.
     """
     check_preset(preset)
-    predicted, gold, lengths, ops = _batch(predicted, gold, lengths, 2, backend)
+    predicted, gold, lengths, device = _batch(predicted, gold, lengths, 2)
     batch, n = predicted.shape
     keep = _mask(keep, batch, n)
     inside = np.arange(n) < lengths[:, None]
+    if backend == "auto":  # roots are looked for on the CPU, so that depths come there in any case
+        predicted, gold, device = host(predicted), host(gold), "cpu"
+    ops = kernels.select(device, backend)
     correlations = host(ops.row_spearman(predicted, gold, lengths))[:, None]
     predicted, gold = host(predicted), host(gold)
     ranks = _rank_fields(correlations, lengths, predicted, gold)
@@ -191,10 +198,8 @@ def evaluate_depths(
     return DepthEvaluation(*ranks, correct_roots=int(np.sum(found == roots.argmax(axis=1))), sentences=batch)
 
 
-def _batch(
-    predicted: Any, gold: Any, lengths: Any, dimensions: int, backend: str
-) -> tuple[Any, Any, NDArray[np.int64], kernels.Operations]:
-    """The arrays of one evaluation, checked, and the operations where they live."""
+def _batch(predicted: Any, gold: Any, lengths: Any, dimensions: int) -> tuple[Any, Any, NDArray[np.int64], str]:
+    """The arrays of one evaluation, checked, and the device they lie on."""
     predicted, device = padded(predicted, "predicted", (None,) * dimensions)
     shape = tuple(predicted.shape)
     if dimensions == 3 and shape[1] != shape[2]:
@@ -213,7 +218,7 @@ def _batch(
         raise ArrayError(
             f"sentence {sentence} has length {lengths[sentence]}; expected 1 to {shape[1]}, the width of the arrays"
         )
-    return predicted, gold, lengths, kernels.select(device, backend)
+    return predicted, gold, lengths, device
 
 
 def _whole(numbers: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -257,9 +262,7 @@ def _kept_parents(heads: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[
     return np.where(np.take_along_axis(kept, parents.clip(0), axis=1), parents, -1)
 
 
-def _rank_fields(
-    correlations: NDArray[np.float64], lengths: NDArray[np.int64], predicted: Any, gold: Any
-) -> tuple[dict[int, float], dict[int, int], int]:
+def _rank_fields(correlations: NDArray[np.float64], lengths: NDArray[np.int64], predicted: Any, gold: Any) -> _Ranks:
     """The fields of `_Evaluation` from correlations (batch, rows), nan where there is none and beyond the rows."""
     defined = ~np.isnan(correlations)
     counts = np.count_nonzero(defined, axis=1)
