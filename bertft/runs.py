@@ -121,15 +121,20 @@ def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
     if not resume:
         raise BertftError(f"{path.parent}: holds a run already; resume it, or name another folder")
     try:
-        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+        before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BertftError(f"{path}: cannot be read ({error}); name another folder") from error
+    check_same(path.parent, before, options)
+
+
+def check_same(folder: Path, before: Any, options: Mapping[str, Any]) -> None:
+    """Hold options to those, read from JSON, of the run that the folder holds; an `OptionError` names what differs."""
     # Written and read once, so that both sides went through JSON.
-    now = _flat(json.loads(json.dumps(plain(options), allow_nan=False)))
-    for name in [*now, *before]:
-        if before.get(name) != now.get(name):
+    held, now = _flat(before), _flat(json.loads(json.dumps(plain(options), allow_nan=False)))
+    for name in [*now, *held]:
+        if held.get(name) != now.get(name):
             raise OptionError(
-                f"{path.parent}: holds a run whose {name} is {before.get(name)!r}, and now it is {now.get(name)!r}; "
+                f"{folder}: holds a run whose {name} is {held.get(name)!r}, and now it is {now.get(name)!r}; "
                 "give the same options again, or name another folder"
             )
 

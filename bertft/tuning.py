@@ -21,9 +21,9 @@ from bertft.errors import BertftError, OptionError
 from bertft.models import POOLERS, length_limit
 from bertft.models import freeze as freeze_blocks
 from bertft.models import truncate as truncate_blocks
-from bertft.records import Row, csv_bytes, json_bytes, plain
+from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.files import require_writable, write_files
-from bertft.runs import Clock, Source, integer, loaded, versions
+from bertft.runs import Clock, Source, check_same, integer, loaded, versions
 from bertft.tasks import named_task
 from bertft.tasks.adapters import with_lora
 from bertft.tasks.task import Recipe, Records, Task
@@ -149,7 +149,8 @@ def tune(
         "metric": kind.metric,
     }
     if held is not None:
-        _check_same(out, held, run)
+        parts = ("task", "checkpoints", "data", "options", "recipe")
+        check_same(out, {part: held.get(part) for part in parts}, {part: run[part] for part in parts})
         floors = held["floors"]
     else:
         with clock.phase("floors"):
@@ -238,22 +239,6 @@ def _held(out: Path, *, resume: bool) -> dict[str, Any] | None:
     if not resume:
         raise BertftError(f"{out}: holds a run already; resume it (--resume) or name another folder")
     return run
-
-
-def _check_same(out: Path, held: dict[str, Any], run: dict[str, Any]) -> None:
-    for part in ("task", "checkpoints", "data", "options", "recipe"):
-        theirs, ours = held.get(part), plain(run[part])
-        if theirs != ours:
-            raise BertftError(f"{out}: holds a run of other {part}: {_difference(theirs, ours)}; name another folder")
-
-
-def _difference(theirs: Any, ours: Any) -> str:
-    """The first entry in which two records differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in [*ours, *theirs]:
-            if theirs.get(name) != ours.get(name):
-                return f"{name} {_difference(theirs.get(name), ours.get(name))}"
-    return f"was {theirs}, is {ours}"
 
 
 def _named(progress: Progress | None, seed: int) -> Progress | None:

@@ -185,9 +185,9 @@ def test_a_run_is_taken_up_with_its_own_options_alone(
     capsys.readouterr()
     for options, line in (
         ({}, "run: holds a run already; resume it (--resume) or name another folder"),
-        ({"resume": True, "seeds": (1, 2), "freeze": 0}, "holds a run of other options: freeze was -1, is 0"),
-        ({"resume": True, "seeds": (1, 2), "epochs": 2}, "holds a run of other recipe: epochs was 1, is 2"),
-        ({"resume": True, "seeds": (1, 2), "dev": place / "long.jsonl"}, "holds a run of other data: dev name was"),
+        ({"resume": True, "seeds": (1, 2), "freeze": 0}, "holds a run whose options.freeze is -1, and now it is 0"),
+        ({"resume": True, "seeds": (1, 2), "epochs": 2}, "holds a run whose recipe.epochs is 1, and now it is 2"),
+        ({"resume": True, "seeds": (1, 2), "dev": place / "long.jsonl"}, "holds a run whose data.dev.name is"),
     ):
         assert cli.main(command(place, out, **options)) == 2
         assert line in capsys.readouterr().err
