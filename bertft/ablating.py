@@ -207,7 +207,7 @@ def ablate(
         "kept": KEPT[keep],
         "floors": whole["floors"],
         "notes": [f"{name}: {note}" for name, of in records.items() for note in of.notes],
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return _merged(out / RECORD, task, rows, mine)
 

@@ -31,7 +31,7 @@ from bertft.probes.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
 from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
 from bertft.records import Row
-from bertft.runs import Clock, KeptResults, Progress, Say, Source, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, KeptResults, Progress, Say, Source, count, integer, loaded, named, versions, with_random
 
 CODES = ("online", "variational")
 PROBES = ("edge", "perceptron")
@@ -59,9 +59,9 @@ def describe(
     inputs: Sequence[str] = ("layers",),
     control: bool = False,
     random_seeds: int = 0,
-    sentences: int | None = None,
+    sentences: int | str | None = None,
     held_out: str = "dev",
-    dev_sentences: int | None = 500,
+    dev_sentences: int | str | None = 500,
     draw_seed: int = 0,
     seed: int = 1234,
     hidden: int = 1000,
@@ -109,12 +109,12 @@ def describe(
     clock = Clock()
     say = say or (lambda _line: None)
     random_seeds = integer("random_seeds", random_seeds, least=0)
-    sentences = None if sentences is None else integer("sentences", sentences, least=1)
+    sentences = count("sentences", sentences, least=1)
     plan = _Plan(
         code=_one_of("code", code, CODES),
         probe=_one_of("probe", probe, PROBES) if code == "online" else "perceptron",
         held_out=_one_of("held_out", held_out, HELD_OUT),
-        dev_sentences=None if dev_sentences is None else integer("dev_sentences", dev_sentences, least=1),
+        dev_sentences=count("dev_sentences", dev_sentences, least=1),
         seed=integer("seed", seed, least=0),
         hidden=integer("hidden", hidden, least=1),
         epochs=None if epochs is None else integer("epochs", epochs, least=1),
@@ -192,7 +192,8 @@ def describe(
             "inputs": read,
             "control": control,
             "random_seeds": random_seeds,
-            "sentences": sentences,
+            "sentences": sentences or "all",
+            "dev_sentences": plan.dev_sentences or "all",
             "draw_seed": draw_seed,
             "compat": compat,
             "portions": PORTIONS,
@@ -205,7 +206,7 @@ def describe(
         "data": {corpus.name: corpus.content_hash for corpus in corpora},
         "notes": list(dict.fromkeys(notes)),
         "curves": [_curve(row) for row in online],
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return Described(rows, run)
 

@@ -29,7 +29,7 @@ from bertft.models import Checkpoint, n_layers
 from bertft.probes.edge import EdgeJob, EdgeProbe, EdgeTask, Input, Recipe, predict_edges, recipe_of, train_edge_probes
 from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row, plain
-from bertft.runs import Clock, KeptResults, Progress, Say, Source, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, KeptResults, Progress, Say, Source, count, integer, loaded, named, versions, with_random
 
 TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
 """The tasks of the paper."""
@@ -60,7 +60,7 @@ def probe_edges(
     inputs: Sequence[str] = (),
     baselines: bool = False,
     random_seeds: int = 1,
-    sentences: int | None = None,
+    sentences: int | str | None = None,
     draw_seed: int = 0,
     seeds: Sequence[int] = (0,),
     preset: str = "paper",
@@ -102,7 +102,7 @@ def probe_edges(
     seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
     random_seeds = integer("random_seeds", random_seeds, least=0)
     draw_seed = integer("draw_seed", draw_seed, least=0)
-    sentences = None if sentences is None else integer("sentences", sentences, least=1)
+    sentences = count("sentences", sentences, least=1)
     recipes = {corpus.name: _recipe(preset, corpus.name, epochs) for corpus in corpora}
     sources = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
     if not sources or not corpora or not seeds:
@@ -164,7 +164,7 @@ def probe_edges(
             "inputs": read,
             "baselines": baselines,
             "random_seeds": random_seeds,
-            "sentences": sentences,
+            "sentences": sentences or "all",
             "draw_seed": draw_seed,
             "seeds": seeds,
             "preset": preset,
@@ -180,7 +180,7 @@ def probe_edges(
         "notes": notes,
         "mixes": [mix for part in found for mix in part.named("mixes")],
         "training": [history for part in found for history in part.named("training")],
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return EdgeProbed(rows, [row for part in found for row in part.named("labels")], run)
 

@@ -168,7 +168,7 @@ def pretrain(
             seed: {"history": found.history, "best_step": _best_step(found), "seconds": found.seconds}
             for seed, found in trained.items()
         },
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return Pretrained(rows, run, {seed: out / f"seed-{seed}" for seed in seeds})
 

@@ -211,6 +211,10 @@ class Clock:
         finally:
             self.seconds[name] += time.perf_counter() - start
 
+    def timings(self) -> dict[str, float]:
+        """The seconds so far, to the millisecond, as a run records them."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
 
 @dataclass(frozen=True)
 class KeptResults:

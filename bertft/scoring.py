@@ -165,12 +165,12 @@ def score(
     run = {
         "versions": versions(),
         "seed": seed,
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(options) | {"tokens": tokens or "all", "sentences": sentences or "all"},
         "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in checkpoints},
         "corpora": {corpus.name: corpus.content_hash for corpus in corpora},
         "padding": padding,
         "notes": notes,
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return Scores(rows, run)
 

@@ -40,7 +40,7 @@ from bertft.probes.structural import (
     train_probes,
 )
 from bertft.records import Row
-from bertft.runs import Clock, Progress, Say, Source, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, Progress, Say, Source, count, integer, loaded, named, versions, with_random
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
 FLOOR_BATCH = 64
@@ -79,7 +79,7 @@ def probe_structural(
     epochs: int | None = None,
     seed: int = 0,
     random_seeds: int = 1,
-    sentences: int | None = None,
+    sentences: int | str | None = None,
     pooling: str = "mean",
     cache: str | os.PathLike[str] | None = None,
     cache_dtype: str = "float16",
@@ -112,7 +112,7 @@ def probe_structural(
     recipe = _recipe(preset, epochs)
     seed = integer("seed", seed, least=0)
     random_seeds = integer("random_seeds", random_seeds, least=0)
-    sentences = None if sentences is None else integer("sentences", sentences, least=1)
+    sentences = count("sentences", sentences, least=1)
     ranks = tuple(dict.fromkeys(integer("rank", rank, least=1) for rank in ranks))
     sources = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
     if not sources or not ranks:
@@ -185,7 +185,7 @@ def probe_structural(
             "recipe": dataclasses.asdict(recipe),
             "batches": "sentences of like length together, in an order drawn anew each epoch",
             "random_seeds": random_seeds,
-            "sentences": sentences,
+            "sentences": sentences or "all",
             "pooling": pooling,
             "cache_dtype": cache_dtype,
             "dtype": dtype,
@@ -197,7 +197,7 @@ def probe_structural(
         "words": {split: sum(map(len, trees)) for split, trees in splits.items()},
         "notes": notes,
         "training": history,
-        "timings": dict(clock.seconds),
+        "timings": clock.timings(),
     }
     return Probed(rows, run, drawn)
 
@@ -305,9 +305,9 @@ def _rows(
     rows_ranked = sum(result.spearman_counts.values())
     for measure, value in values.items():
         if measure == "uuas" and isinstance(result, DistanceEvaluation):
-            count = result.gold_edges
+            counted = result.gold_edges
         else:
-            count = getattr(result, "sentences", 0) if measure == "root_accuracy" else rows_ranked
+            counted = getattr(result, "sentences", 0) if measure == "root_accuracy" else rows_ranked
         yield {
             "model": model,
             "floor": floor,
@@ -316,7 +316,7 @@ def _rows(
             "split": split,
             "measure": measure,
             "value": value,
-            "count": count,
+            "count": counted,
         }
 
 

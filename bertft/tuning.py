@@ -161,7 +161,7 @@ def tune(
     run |= {"floors": floors, "finished": False}
     rows = list(_floor_rows(floors))
     notes = [f"{name}: {note}" for name, found in records.items() for note in found.notes]
-    _write(out, rows, run | {"notes": notes, "timings": dict(clock.seconds)})
+    _write(out, rows, run | {"notes": notes, "timings": clock.timings()})
     for seed in seeds:
         with clock.phase("training"):
             trained = train_model(
@@ -183,7 +183,7 @@ def tune(
         if say is not None:
             say(f"seed {seed}: {kind.metric} {found[kind.metric]:.4f} after epoch {trained.best_epoch}")
         run["finished"] = seed == seeds[-1]
-        run["notes"], run["timings"] = notes, dict(clock.seconds)
+        run["notes"], run["timings"] = notes, clock.timings()
         _write(out, rows, run)
     return Tuned(rows, run)
 

@@ -201,7 +201,8 @@ def record(run: Mapping[str, Any]) -> str:
         if key == "notes":
             continue
         if isinstance(value, dict) and value:
-            parts.append(f"<h3>{escape(key.replace('_', ' ').capitalize())}</h3>{record_table(value)}")
+            heading = "Timings in seconds" if key == "timings" else key.replace("_", " ").capitalize()
+            parts.append(f"<h3>{escape(heading)}</h3>{record_table(value)}")
         else:
             simple[key] = value
     if simple:
