@@ -84,6 +84,8 @@ def padded(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Any, s
     ):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ArrayError(f"{name} has shape {tuple(found.shape)}; expected ({wanted}): pad sentences to one length")
+    if not isinstance(found, np.ndarray) and found.dtype.itemsize == 2:
+        found = found.float()  # as _for_kernels does on the CPU; of those on a GPU it leaves the type alone
     return _for_kernels(found), "cpu" if isinstance(found, np.ndarray) else str(found.device)
 
 

@@ -127,7 +127,7 @@ class PairMoments:
         ops = kernels.select(x_rows.device, self.backend)
         x_batch, y_batch = (self._typed(rows.batch(0, n, arrays=ops.arrays)) for rows in (x_rows, y_rows))
         if not self._n:
-            self._checksum = zlib.crc32(host(x_batch[:1]).tobytes())
+            self._checksum = zlib.crc32(_rows(x_batch, np.arange(1)).tobytes())
         keys = self._group_keys(groups, n)
         new = {m: self._batch(ops, x_batch, y_batch, m, self._n if first_row is None else first_row) for m in self.maps}
         for row_map, batch in new.items():

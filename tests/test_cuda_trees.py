@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertft import kernels
+from bertft import arrays, kernels
 from bertft.errors import BackendError
 from bertft.kernels import core_cpu, cupy_trees
 from bertft.probes import evaluate_depths, evaluate_distances, placement
@@ -92,6 +92,19 @@ def test_correlations_equal_the_core(device, types, rows, width):
     np.testing.assert_array_equal(found.cpu().numpy(), expected)
 
 
+def test_subnormal_values_are_told_apart(device):
+    """CuPy compiles with -ftz=true, under which a float comparison takes all of these for zeros."""
+    rng = np.random.default_rng(8)
+    cells = rng.permutation(2 * 7 * 7).reshape(2, 7, 7).astype(np.float32) * np.float32(1e-42)
+    lengths, keep = np.array([7, 5]), np.ones((2, 7), dtype=bool)
+    there = torch.as_tensor(cells, device=device)
+    found = cupy_trees.spanning_trees(there, lengths, keep)
+    np.testing.assert_array_equal(found.cpu().numpy(), core_cpu.spanning_trees(cells, lengths, keep))
+    found = cupy_trees.row_spearman(there[0], there[1], np.full(7, 7))
+    expected = core_cpu.row_spearman(cells[0], cells[1], np.full(7, 7))
+    np.testing.assert_array_equal(found.cpu().numpy(), expected)
+
+
 def test_strides_and_tensors_of_lengths(device):
     distances, lengths, keep = random_batch(1, 6, 20, np.float64)
     given = torch.as_tensor(distances, device=device).transpose(1, 2)
@@ -147,6 +160,15 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     assert evaluate_depths(*there[2:], lengths) == expected[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_are_widened_wherever_they_lie(dtype, monkeypatch):
+    monkeypatch.setattr(arrays, "_for_kernels", lambda array: array)  # what it does to those on a GPU
+    values = torch.rand(2, 3, 3).to(dtype)
+    found, _ = arrays.padded(values, "predicted", (None, 3, 3))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, values.float(), rtol=0, atol=0)
+
+
 def test_a_gpu_takes_each_operation_where_it_is(monkeypatch):
     have = {"triton", "cupy"}
     monkeypatch.setattr(kernels, "_missing", lambda package, remedy: None if package in have else f"no {package}")
@@ -179,7 +201,18 @@ def test_machine_code(arch, tmp_path):
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc is not on PATH: install the CUDA toolkit to compile the kernels for GPUs")
-    given = [nvcc, f"-arch=sm_{arch}", "--cubin", "-Werror", "all-warnings", "-Xptxas", "-v", "-o", tmp_path / "trees"]
+    given = [
+        nvcc,
+        f"-arch=sm_{arch}",
+        "--cubin",
+        "-ftz=true",
+        "-Werror",
+        "all-warnings",
+        "-Xptxas",
+        "-v",
+        "-o",
+        tmp_path / "trees",
+    ]
     shown = subprocess.run([*given, SOURCE], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     used = [line for line in shown.stderr.splitlines() if "stack frame" in line]

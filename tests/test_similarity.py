@@ -357,6 +357,18 @@ def test_moments_on_the_gpu_path_merge_with_those_of_the_cpu():
         gpu.update(bad, torch.from_numpy(y[:20]).to(device))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of padding in an interpreted kernel
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_on_the_gpu_path(dtype, monkeypatch):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":  # rows of the CPU are widened: leave these as they are, as those of a GPU are left
+        monkeypatch.setattr("bertft.arrays._for_kernels", lambda rows: rows)
+    x, y = (torch.from_numpy(rows).to(dtype) for rows in related(60, 10, 8))
+    found = bertft.PairMoments(backend="triton").update(x.to(device), y.to(device))
+    assert found.rsa() == pytest.approx(dense_rsa(x.double().numpy(), y.double().numpy()), abs=1e-6)
+    assert found.sample.x.dtype == np.float32
+
+
 def test_compare_gives_values_and_errors():
     x, y = related(400, 10, 8)
     found = compare(x, y, measures=list(bertft.measures.MEASURES), groups=np.arange(400) // 4)

@@ -126,7 +126,8 @@ def compile_case(case: str, arch: int) -> dict[str, object]:
         if stem.endswith("_ptr"):
             signature[argument] = types.get(stem.removesuffix("_ptr"), "*fp64")
         else:
-            signature[argument] = "i64" if stem in ("n", "start", "height") else "i32"
+            wide = stem in ("n", "start", "height") and name != "sentence_halves"  # a sentence's numbers are small
+            signature[argument] = "i64" if wide else "i32"
         if stem.endswith(("_ptr", "stride", "width")):
             attributes[(position,)] = [["tt.divisibility", 16]]
     chosen = {argument: constants[argument] for argument, kind in signature.items() if kind == "constexpr"}

@@ -75,14 +75,16 @@ def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -
 
     Arguments are tensors and whole numbers, `shared` the bytes of shared memory of a block.
     """
-    cupy, module = _compiled()
     device = arguments[0].device
-    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(torch.cuda.current_stream(device))):
-        given = tuple(
-            cupy.from_dlpack(argument.detach()) if isinstance(argument, torch.Tensor) else argument
-            for argument in arguments
-        )
-        module.get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
+    with torch.cuda.device(device):  # the device that torch shares tensors of, and that CuPy compiles for
+        cupy, module = _compiled()
+        stream = cupy.cuda.Stream.from_external(_Stream(torch.cuda.current_stream(device)))
+        with cupy.cuda.Device(device.index), stream:
+            given = tuple(
+                cupy.from_dlpack(argument.detach()) if isinstance(argument, torch.Tensor) else argument
+                for argument in arguments
+            )
+            module.get_function(kernel)((blocks,), (32, warps), given, shared_mem=shared)
 
 
 class _Stream:

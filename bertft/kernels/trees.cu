@@ -28,15 +28,16 @@ __device__ inline bool below(Edge a, Edge b) {
     return a.distance < b.distance || (a.distance == b.distance && a.cell < b.cell);
 }
 
-// Adding zero turns -0.0 into 0.0, so that the two tie.
-__device__ inline Bits order_key(float value) {
-    const Word bits = __float_as_uint(value + 0.0f), sign = 1u << 31;
-    return bits & sign ? ~bits : bits | sign;
+// Bits that order as their values do, with -0.0 as 0.0. No arithmetic and no comparison of floats: CuPy compiles with
+// -ftz=true, where both take subnormal floats for zeros.
+__device__ inline Word order_key(float value) {
+    const Word bits = __float_as_uint(value), sign = 1u << 31;
+    return bits == sign ? sign : bits & sign ? ~bits : bits | sign;
 }
 
 __device__ inline Bits order_key(double value) {
-    const Bits bits = __double_as_longlong(value + 0.0), sign = 1ull << 63;
-    return bits & sign ? ~bits : bits | sign;
+    const Bits bits = __double_as_longlong(value), sign = 1ull << 63;
+    return bits == sign ? sign : bits & sign ? ~bits : bits | sign;
 }
 
 // Prim's algorithm. Each lane keeps the lowest edge that joins each of its words, lane, lane + 32, …, to the tree.
@@ -112,13 +113,15 @@ __device__ void correlation(const X* x, const Y* y, Word n, double* answer) {
     long long xx = 0, xy = 0, yy = 0;
     bool nan = false;
     for (Word i = threadIdx.x; i < n; i += LANES) {
-        const X x_mine = x[i];
-        const Y y_mine = y[i];
-        nan |= x_mine != x_mine || y_mine != y_mine;
+        nan |= x[i] != x[i] || y[i] != y[i];
+        const auto x_mine = order_key(x[i]);
+        const auto y_mine = order_key(y[i]);
         int x_count = 0, y_count = 0;
         for (Word j = 0; j < n; ++j) {
-            x_count += (x[j] < x_mine) - (x[j] > x_mine);
-            y_count += (y[j] < y_mine) - (y[j] > y_mine);
+            const auto x_other = order_key(x[j]);
+            const auto y_other = order_key(y[j]);
+            x_count += (x_other < x_mine) - (x_other > x_mine);
+            y_count += (y_other < y_mine) - (y_other > y_mine);
         }
         const long long x_rank = x_count, y_rank = y_count;
         xx += x_rank * x_rank;

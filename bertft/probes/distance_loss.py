@@ -66,10 +66,10 @@ def distance_loss(
 
     Source: Hewitt and Manning 2019, section 2.
     """
-    if projected.ndim != 4 or projected.dtype not in FLOATS:
+    if projected.ndim != 4 or projected.shape[3] == 0 or projected.dtype not in FLOATS:
         raise ArrayError(
             f"projected has shape {tuple(projected.shape)} and type {projected.dtype}; "
-            "expected (layers, batch, n, rank) in float32 or float64"
+            "expected (layers, batch, n, rank), a rank of at least 1, in float32 or float64"
         )
     _, batch, n, _ = projected.shape
     for name, array, shape in (("gold", gold, (batch, n, n)), ("lengths", lengths, (batch,))):
