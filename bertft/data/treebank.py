@@ -114,6 +114,8 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
     Source: universaldependencies.org/format.html; Hewitt and Manning 2019.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a treebank in CoNLL-U, a folder of *-ud-*.conllu files")
     if not path.is_dir():
         file = read_text_file(path)
         match = _SPLIT_FILE.fullmatch(path.name)

@@ -273,6 +273,6 @@ def draw_tree(axes: Axes, tree: Any) -> None:
     axes.set_ylim(-0.8 * deepest - 0.2, 0.8 * deepest + 0.2)
     axes.set_axis_off()
     axes.set_title(
-        fit(f"{tree.sentence_id}: gold above, {tree.model} layer {tree.layer} below, wrong edges dotted", 110),
+        f"{fit(tree.sentence_id, 40)}: gold above, {fit(tree.model, 40)} layer {tree.layer} below, wrong edges dotted",
         loc="left", fontsize=9, color=MUTED,
     )  # fmt: skip
