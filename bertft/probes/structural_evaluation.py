@@ -253,6 +253,16 @@ def _heads(gold_heads: Any, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
             f"word {word} of sentence {sentence} has head {heads[sentence, word]}; "
             f"expected 1 to {inside[sentence].sum()}, or 0 for the root"
         )
+    # Each step doubles how far up the tree it leads, and the node above all, 0, leads to itself.
+    above = np.pad(np.where(inside, heads, 0), ((0, 0), (1, 0)))
+    for _ in range(above.shape[1].bit_length()):
+        above = np.take_along_axis(above, above, axis=1)
+    if above.any():
+        sentence, word = np.argwhere(above)[0]
+        raise ArrayError(
+            f"word {word - 1} of sentence {sentence} hangs from itself, by its heads; expected a tree, whose root has "
+            "head 0"
+        )
     return heads
 
 
