@@ -260,8 +260,8 @@ def _heads(gold_heads: Any, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     if above.any():
         sentence, word = np.argwhere(above)[0]
         raise ArrayError(
-            f"word {word - 1} of sentence {sentence} hangs from itself, by its heads; expected a tree, whose root has "
-            "head 0"
+            f"word {word - 1} of sentence {sentence} does not come to the root by its heads, which run in a circle; "
+            "expected a tree, whose root has head 0"
         )
     return heads
 
