@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from bertft.errors import BertftError, OptionError
+from bertft.files import require_writable
 from bertft.models import POOLERS, block_stack
+from bertft.options import integer
 from bertft.records import Row
-from bertft.report.files import require_writable
-from bertft.runs import Clock, Source, integer, loaded, same_run, versions
+from bertft.runs import Clock, Source, loaded, same_run, versions
 from bertft.tasks import named_task
 from bertft.tuning import recipe_of, tune
 

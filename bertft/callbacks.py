@@ -37,11 +37,12 @@ from bertft.activations.forward import read_layers
 from bertft.activations.stimuli import Stimuli
 from bertft.data import Corpus
 from bertft.errors import OptionError, RowError, UndefinedWarning
+from bertft.files import write_files
 from bertft.measures import resolve
 from bertft.models import Checkpoint, find_body, length_limit, n_layers, pad_id, parse_layers
+from bertft.options import count, integer
 from bertft.pair_moments import PairMoments
-from bertft.report.files import write_files
-from bertft.runs import Text, corpora_of, count, integer
+from bertft.runs import Text, corpora_of
 
 START = "rsa-start.safetensors"
 """File of the run's folder, beside its checkpoints, that holds the hidden states of the start for a resumed run."""

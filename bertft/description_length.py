@@ -25,13 +25,15 @@ from bertft.edge_probing import input_names, layers_read
 from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
 from bertft.models import Checkpoint, n_layers
+from bertft.options import count, integer
 from bertft.probes.description_length import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.edge import EdgeTask, recipe_of
 from bertft.probes.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
 from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
+from bertft.progress import Progress, Say, named
 from bertft.records import Row
-from bertft.runs import Clock, KeptResults, Progress, Say, Source, count, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, KeptResults, Source, loaded, versions, with_random
 
 CODES = ("online", "variational")
 PROBES = ("edge", "perceptron")

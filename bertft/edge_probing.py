@@ -26,10 +26,12 @@ from bertft.data.edge import EdgeCorpus
 from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
 from bertft.models import Checkpoint, n_layers
+from bertft.options import count, integer
 from bertft.probes.edge import EdgeJob, EdgeProbe, EdgeTask, Input, Recipe, predict_edges, recipe_of, train_edge_probes
 from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels
+from bertft.progress import Progress, Say, named
 from bertft.records import Row, plain
-from bertft.runs import Clock, KeptResults, Progress, Say, Source, count, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, KeptResults, Source, loaded, versions, with_random
 
 TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
 """The tasks of the paper."""

@@ -23,8 +23,9 @@ from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
 from bertft.models import load_checkpoint, present_device
+from bertft.options import integer
 from bertft.records import Row
-from bertft.runs import Clock, integer, same_run, versions
+from bertft.runs import Clock, same_run, versions
 from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, floors, new_model
 from bertft.tasks.sentence_pairs import FAR, FEWEST_SENTENCES, SentencePairs, Tokens, tokenise
 from bertft.tasks.task import Recipe, Records

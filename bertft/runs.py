@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import operator
 import os
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,12 +22,11 @@ import torch
 
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import BertftError, OptionError
+from bertft.files import write_files
 from bertft.models import Checkpoint, load_checkpoint, randomised
+from bertft.options import several
 from bertft.records import plain
-from bertft.report.files import write_files
 
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
 Source = str | os.PathLike[str] | Checkpoint
 Text = str | tuple[str, str]
 
@@ -62,11 +60,6 @@ def with_random(checkpoints: Sequence[Checkpoint], random_seeds: int) -> Iterato
             yield checkpoint.name, True, randomised(checkpoint, number)
 
 
-def named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    """Progress of one thing."""
-    return None if progress is None else lambda done, total: progress(done, total, what)
-
-
 def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]:
     """The names, those that are the same told apart by the folders above them, or else by a number.
 
@@ -90,14 +83,6 @@ def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]
         if seen[name] > 1:
             result[index] = f"{name} ({seen[name]})"
     return result
-
-
-def integer(name: str, value: Any, *, least: int, also: str = "") -> int:
-    """The value, or an `OptionError` where it is no whole number that is at least `least`."""
-    number = operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
-    if number is None or number < least:
-        raise OptionError(f"{name} is {value!r}; give a whole number that is at least {least}{also}")
-    return number
 
 
 def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
@@ -168,21 +153,8 @@ def corpora_of(texts: Any, *, single: bool) -> list[Corpus]:
     return [dataclasses.replace(corpus, name=name) for corpus, name in zip(found, names, strict=True)]
 
 
-def several(name: str, given: Any, kind: Any) -> list[Any]:
-    """One thing of a kind, or several, as a list; raises `OptionError` for anything else."""
-    items = [given] if isinstance(given, kind) else list(given) if isinstance(given, Iterable) else None
-    if items is None or not all(isinstance(item, kind) for item in items):
-        raise OptionError(f"{name} is {given!r}; give one, or a list of them")
-    return items
-
-
 def _first_part(example: Example) -> Example:
     return dataclasses.replace(example, pair=None)
-
-
-def count(name: str, value: int | str | None, *, least: int) -> int | None:
-    """A whole number that is at least `least`, or None for "all"; raises `OptionError` for anything else."""
-    return None if value is None or value == "all" else integer(name, value, least=least, also=", or 'all'")
 
 
 def versions() -> dict[str, str]:

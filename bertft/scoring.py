@@ -37,9 +37,10 @@ from bertft.models import (
     parse_layers,
     shared_depth,
 )
+from bertft.options import count, integer, several
 from bertft.pair_moments import PairMoments
 from bertft.records import Row, Scores
-from bertft.runs import Clock, Source, Text, corpora_of, count, integer, loaded, several, versions
+from bertft.runs import Clock, Source, Text, corpora_of, loaded, versions
 
 Progress = Callable[[int, int, str], None]
 

@@ -23,6 +23,7 @@ from bertft.activations.cache import word_vectors
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, OptionError, UndefinedWarning
 from bertft.models import Checkpoint, n_layers, parse_layers
+from bertft.options import count, integer
 from bertft.probes.structural import (
     KINDS,
     RECIPES,
@@ -39,8 +40,9 @@ from bertft.probes.structural import (
     spanning_edges,
     train_probes,
 )
+from bertft.progress import Progress, Say, named
 from bertft.records import Row
-from bertft.runs import Clock, Progress, Say, Source, count, integer, loaded, named, versions, with_random
+from bertft.runs import Clock, Source, loaded, versions, with_random
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
 FLOOR_BATCH = 64

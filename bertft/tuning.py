@@ -18,12 +18,13 @@ import torch
 from transformers import TrainerCallback
 
 from bertft.errors import BertftError, OptionError
+from bertft.files import require_writable, write_files
 from bertft.models import POOLERS, length_limit
 from bertft.models import freeze as freeze_blocks
 from bertft.models import truncate as truncate_blocks
+from bertft.options import integer
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.files import require_writable, write_files
-from bertft.runs import Clock, Source, check_same, integer, loaded, versions
+from bertft.runs import Clock, Source, check_same, loaded, versions
 from bertft.tasks import named_task
 from bertft.tasks.adapters import with_lora
 from bertft.tasks.task import Recipe, Records, Task

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bertft.errors import BertftError, OptionError
+from bertft.files import require_writable, write_files
 from bertft.records import csv_bytes, json_bytes
 from bertft.report import write
 from bertft.report.figures import figure, png, spread, svg
-from bertft.report.files import require_writable, write_files
 from bertft.report.page import page
 from bertft.report.series import distinct, estimate, finding, fit, headline, layers_text, panels, series, short_names
 from bertft.report.terminal import drawn_bar, show

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from bertft.data.edge import edge_bytes
     from bertft.data.treebank import read_treebank
     from bertft.data.treebank_edges import edge_corpus
-    from bertft.report.files import require_writable, write_files
+    from bertft.files import require_writable, write_files
 
     require_writable(options.out)
     bank = read_treebank(options.treebank)

@@ -65,7 +65,7 @@ def console(stream: TextIO) -> Console:
 
 def get_ready(out: Path | None) -> None:
     """Refuse a folder that cannot be written before any work is done, and quiet the libraries that will do it."""
-    from bertft.report.files import require_writable
+    from bertft.files import require_writable
 
     if out is not None:
         require_writable(out)

@@ -55,9 +55,9 @@ def demo(
     base = base_folder()
 
     from bertft.demo.finetune import finetune
+    from bertft.files import write_files
     from bertft.models import load_checkpoint
     from bertft.report import write
-    from bertft.report.files import write_files
     from bertft.scoring import score
 
     out = Path(out)

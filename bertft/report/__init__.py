@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.files import write_files
 from bertft.report.series import Series, series
 
 __all__ = ["Row", "Series", "series", "write"]

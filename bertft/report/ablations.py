@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.figures import (
     DASHES,
@@ -30,7 +31,6 @@ from bertft.report.figures import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.files import write_files
 from bertft.report.terminal import plain_marks, say
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.edge import NAME, Line, empty_table, panels
 from bertft.report.edge import task_name as edge_task_name
 from bertft.report.figures import png
-from bertft.report.files import write_files
 from bertft.report.series import fit, short_names
 from bertft.report.terminal import say
 

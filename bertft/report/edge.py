@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.figures import DASHES, LINES, MARKERS, MUTED, PAPER, STYLE, png
-from bertft.report.files import write_files
 from bertft.report.series import fit, short_names
 from bertft.report.structural import number, shown_split
 from bertft.report.terminal import plain_marks, say

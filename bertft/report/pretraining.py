@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.figures import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png, set_title
-from bertft.report.files import write_files
 from bertft.report.terminal import plain_marks, say
 
 if TYPE_CHECKING:
