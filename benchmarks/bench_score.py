@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft.activations.stimuli import Stimuli
+from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data import Corpus, corpus_from_texts
-from bertft.models import Checkpoint
 from bertft.records import Scores
 from bertft.scoring import BATCH_TOKENS, score
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertft.checkpoints.anatomy import block_stack
+from bertft.checkpoints.edit import POOLERS
 from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable
-from bertft.models import POOLERS, block_stack
 from bertft.options import integer
 from bertft.records import Row
 from bertft.runs import Clock, Source, loaded, same_run, versions

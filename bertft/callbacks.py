@@ -35,11 +35,12 @@ from transformers import (
 from bertft.activations.batches import BATCH_TOKENS
 from bertft.activations.forward import read_layers
 from bertft.activations.stimuli import Stimuli
+from bertft.checkpoints.anatomy import find_body, n_layers, parse_layers
+from bertft.checkpoints.checkpoint import Checkpoint, length_limit, pad_id
 from bertft.data import Corpus
 from bertft.errors import OptionError, RowError, UndefinedWarning
 from bertft.files import write_files
 from bertft.measures import resolve
-from bertft.models import Checkpoint, find_body, length_limit, n_layers, pad_id, parse_layers
 from bertft.options import count, integer
 from bertft.pair_moments import PairMoments
 from bertft.runs import Text, corpora_of

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bertft.activations.cache import CachedPieces, piece_vectors
+from bertft.activations.vectors import CachedPieces, piece_vectors
+from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
 from bertft.edge_probing import input_names, layers_read
 from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
-from bertft.models import Checkpoint, n_layers
 from bertft.options import count, integer
 from bertft.probes.description_length import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.edge import EdgeTask, recipe_of

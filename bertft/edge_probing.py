@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.activations.cache import CachedPieces, piece_vectors
+from bertft.activations.vectors import CachedPieces, piece_vectors
+from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
 from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
-from bertft.models import Checkpoint, n_layers
 from bertft.options import count, integer
 from bertft.probes.edge import EdgeJob, EdgeProbe, EdgeTask, Input, Recipe, predict_edges, recipe_of, train_edge_probes
 from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from transformers import BertConfig, PreTrainedTokenizerBase
 
+from bertft.checkpoints.load import load_checkpoint, present_device
 from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
-from bertft.models import load_checkpoint, present_device
 from bertft.options import integer
 from bertft.records import Row
 from bertft.runs import Clock, same_run, versions

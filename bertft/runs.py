@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.edit import randomised
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import BertftError, OptionError
 from bertft.files import write_files
-from bertft.models import Checkpoint, load_checkpoint, randomised
 from bertft.options import several
 from bertft.records import plain
 

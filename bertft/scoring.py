@@ -24,19 +24,12 @@ from bertft.activations.batches import BATCH_TOKENS, Batch
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, Tuned, stream
+from bertft.checkpoints.anatomy import hidden_size, n_layers, parse_layers
+from bertft.checkpoints.checkpoint import Checkpoint, length_limit, pad_id
+from bertft.checkpoints.compare import check_same_tokenizer, shared_depth
 from bertft.data import Corpus, Example
 from bertft.errors import ArrayError, CheckpointError, OptionError, RowError
 from bertft.measures import MEASURES, Measure, evaluate, resolve
-from bertft.models import (
-    Checkpoint,
-    check_same_tokenizer,
-    hidden_size,
-    length_limit,
-    n_layers,
-    pad_id,
-    parse_layers,
-    shared_depth,
-)
 from bertft.options import count, integer, several
 from bertft.pair_moments import PairMoments
 from bertft.records import Row, Scores

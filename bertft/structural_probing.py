@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from bertft.activations.cache import word_vectors
+from bertft.activations.vectors import word_vectors
+from bertft.checkpoints.anatomy import n_layers, parse_layers
+from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, OptionError, UndefinedWarning
-from bertft.models import Checkpoint, n_layers, parse_layers
 from bertft.options import count, integer
 from bertft.probes.structural import (
     KINDS,

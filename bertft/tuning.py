@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from bertft.checkpoints.checkpoint import length_limit
+from bertft.checkpoints.edit import POOLERS
+from bertft.checkpoints.edit import freeze as freeze_blocks
+from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable, write_files
-from bertft.models import POOLERS, length_limit
-from bertft.models import freeze as freeze_blocks
-from bertft.models import truncate as truncate_blocks
 from bertft.options import integer
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.runs import Clock, Source, check_same, loaded, versions

@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel
 
 from bertft import ablating, cli
 from bertft.ablating import Kind, ablate, parse_cells
+from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, DataError, OptionError
-from bertft.models import load_checkpoint, n_layers
 from bertft.report.ablations import Line, figure, finding, lines
 from bertft.tasks.wordpiece import train_wordpiece
 

@@ -35,9 +35,9 @@ from bertft.activations.forward import read_layers
 from bertft.activations.sampling import draw_sentences, draw_tokens
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stream import Tuned, stream
+from bertft.checkpoints.anatomy import block_stack
 from bertft.data import Example
 from bertft.errors import CheckpointError, OptionError
-from bertft.models import block_stack
 
 CPU = torch.device("cpu")
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell"]

@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bertft import models as bertft_models
+from bertft.checkpoints import load as bertft_models
+from bertft.checkpoints.compare import shared_depth
+from bertft.checkpoints.edit import with_head
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError
-from bertft.models import load_checkpoint, shared_depth, with_head
 from bertft.runs import loaded
 from bertft.scoring import score
 from bertft.tasks.adapters import with_lora

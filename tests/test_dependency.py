@@ -16,10 +16,13 @@ from torch.nn import functional
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft.activations.words import tokenise_words
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.compare import shared_depth
+from bertft.checkpoints.edit import freeze, truncate
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data import Tree, read_treebank
 from bertft.data.treebank import read_split
 from bertft.errors import CheckpointError, DataError, UndefinedWarning
-from bertft.models import Checkpoint, freeze, load_checkpoint, shared_depth, truncate
 from bertft.scoring import score
 from bertft.tasks import named_task
 from bertft.tasks.adapters import with_lora

@@ -18,11 +18,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft import cli
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
 from bertft.edge_probing import EdgeProbed, probe_edges
 from bertft.edge_tasks import read_tasks
-from bertft.models import load_checkpoint
 from bertft.records import plain
 from bertft.report import edge
 

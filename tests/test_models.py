@@ -17,21 +17,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bertft.checkpoints.anatomy import block_stack, hidden_size, n_layers, parse_layers
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.compare import check_same_tokenizer, shared_depth
+from bertft.checkpoints.edit import freeze, randomised, truncate, with_head
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError, OptionError
-from bertft.models import (
-    Checkpoint,
-    block_stack,
-    check_same_tokenizer,
-    freeze,
-    hidden_size,
-    load_checkpoint,
-    n_layers,
-    parse_layers,
-    randomised,
-    shared_depth,
-    truncate,
-    with_head,
-)
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]
 SHAPE: dict[str, Any] = {

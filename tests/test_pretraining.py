@@ -17,8 +17,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from bertft import cli
+from bertft.checkpoints.checkpoint import length_limit
+from bertft.checkpoints.compare import shared_depth
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, CheckpointError, DataError, OptionError
-from bertft.models import length_limit, load_checkpoint, shared_depth
 from bertft.pretraining import pretrain
 from bertft.report.pretraining import figure, finding
 from bertft.tasks.pretraining import Pretraining, floors

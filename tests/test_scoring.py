@@ -18,10 +18,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft.activations.encode import tokenise
 from bertft.activations.sampling import draw_sentences, draw_tokens
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data import corpus_from_texts
 from bertft.errors import ArrayError, CheckpointError, DataError, OptionError
 from bertft.measures import MEASURES
-from bertft.models import Checkpoint, load_checkpoint
 from bertft.pair_moments import PairMoments
 from bertft.records import Scores
 from bertft.runs import distinct_names

@@ -23,9 +23,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, TrainerCallback
 
 from bertft import score
+from bertft.checkpoints.compare import shared_depth
+from bertft.checkpoints.edit import freeze
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data.mnli import LABELS, Pair
 from bertft.errors import BertftError, OptionError
-from bertft.models import freeze, load_checkpoint, shared_depth
 from bertft.tasks import TASKS, named_task, training
 from bertft.tasks.adapters import with_lora
 from bertft.tasks.optimization import UncorrectedAdamW, learning_rate_factor

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft import RSACallback, cli
+from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.compare import shared_depth
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError
-from bertft.models import load_checkpoint, n_layers, shared_depth
 from bertft.report.tuning import spread
 from bertft.tuning import tune
 

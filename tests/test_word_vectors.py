@@ -27,12 +27,15 @@ from transformers import (
 )
 
 from bertft.activations import cache as cache_module
-from bertft.activations.cache import CachedVectors, default_cache, piece_vectors, readable, word_vectors
+from bertft.activations.cache import default_cache, readable
 from bertft.activations.pieces import tokenise_pieces
+from bertft.activations.vectors import CachedVectors, piece_vectors, word_vectors
 from bertft.activations.words import TokenisedWords, pooled, tokenise_words
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.edit import randomised
+from bertft.checkpoints.load import load_checkpoint
 from bertft.data import read_treebank
 from bertft.errors import ArrayError, BertftError, CheckpointError, DataError, OptionError
-from bertft.models import Checkpoint, load_checkpoint, randomised
 
 DEPTH, WIDTH = 3, 32
 LIMIT = 40

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from bertft.activations.batches import Batch
+from bertft.checkpoints.anatomy import block_stack
 from bertft.errors import CheckpointError
-from bertft.models import block_stack
 
 
 class Prefix(NamedTuple):

@@ -54,9 +54,9 @@ def demo(
     # Asked first: whoever lacks the model should not wait for torch to hear of it.
     base = base_folder()
 
+    from bertft.checkpoints.load import load_checkpoint
     from bertft.demo.finetune import finetune
     from bertft.files import write_files
-    from bertft.models import load_checkpoint
     from bertft.report import write
     from bertft.scoring import score
 

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 
 class PieceStates(Protocol):
-    """Vectors of the pieces of sentences by layer, as `bertft.activations.cache.CachedVectors` has them."""
+    """Vectors of the pieces of sentences by layer, as `bertft.activations.vectors.CachedVectors` has them."""
 
     @property
     def layers(self) -> Sequence[int]:

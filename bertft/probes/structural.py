@@ -43,7 +43,7 @@ EVALUATION_WORDS = 2000
 
 
 class Vectors(Protocol):
-    """Word vectors of sentences by layer, as `bertft.activations.cache.CachedVectors` has them."""
+    """Word vectors of sentences by layer, as `bertft.activations.vectors.CachedVectors` has them."""
 
     @property
     def kept(self) -> NDArray[np.int64]:

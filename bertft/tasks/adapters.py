@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from bertft.checkpoints.anatomy import block_stack
 from bertft.errors import OptionError
-from bertft.models import block_stack
 
 
 def with_lora(model: PreTrainedModel, rank: int, *, first_block: int = 0) -> Any:

@@ -26,9 +26,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertft.activations.words import tokenise_words
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.edit import with_head
 from bertft.data.treebank import Tree, read_split
 from bertft.errors import DataError
-from bertft.models import Checkpoint, with_head
 from bertft.tasks.attachment import evaluate_attachment
 from bertft.tasks.biaffine import IGNORED, SIZES, BiaffineParser, biaffine_settings
 from bertft.tasks.task import Features, Prediction, Recipe, Records

@@ -17,9 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.edit import with_head
 from bertft.data.mnli import LABELS, Pair, read_pairs
 from bertft.errors import DataError
-from bertft.models import Checkpoint, with_head
 from bertft.tasks.task import Features, Prediction, Recipe, Records
 
 RECIPES = {

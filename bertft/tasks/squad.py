@@ -22,9 +22,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.edit import with_head
 from bertft.data.squad import Question, read_questions
 from bertft.errors import DataError
-from bertft.models import Checkpoint, with_head
 from bertft.tasks.task import Features, Prediction, Recipe, Records
 
 N_BEST, ANSWER_PIECES = 20, 30

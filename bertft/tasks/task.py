@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertft.models import Checkpoint
+from bertft.checkpoints.checkpoint import Checkpoint
 
 R = TypeVar("R")
 

@@ -38,8 +38,8 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 
+from bertft.checkpoints.load import quiet_transformers
 from bertft.errors import BertftError
-from bertft.models import quiet_transformers
 from bertft.records import Row, plain
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
 from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertft.checkpoint_files import check_safetensors, first_line, hash_files, read_json
+from bertft.checkpoints.files import check_safetensors, first_line, hash_files, read_json
 from bertft.errors import CheckpointError
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

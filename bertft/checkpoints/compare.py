@@ -1,0 +1,138 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bertft.checkpoints.anatomy import _FINAL_NORMS, _find_stack, n_layers
+from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.errors import CheckpointError
+
+# Config fields with no say in what a body computes in evaluation mode; any other difference counts.
+_HARMLESS_FIELDS = frozenset(
+    {
+        *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
+        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "biaffine"),
+        *("output_hidden_states", "output_attentions", "return_dict", "use_cache", "gradient_checkpointing"),
+        *("initializer_range", "bos_token_id", "eos_token_id", "num_hidden_layers", "n_layer", "n_layers"),
+    }
+)
+_HARMLESS_WORDS = ("drop", "classifier", "summary")
+
+
+def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
+    """The last hidden layer up to which two models compute the same numbers, bit for bit: -1 for none.
+
+    0 says that all before the blocks is equal, k that the first k blocks are too. Weights and buffers are compared
+    with `torch.equal`, and configs field by field; where it cannot be told whether a difference matters, it does.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))
+    >>> shared_depth(model, model)
+    3
+    """
+    if type(base) is not type(tuned):
+        return -1
+    last = min(n_layers(base), n_layers(tuned))
+    if _computation(base, last) != _computation(tuned, last):
+        return -1
+    base_parts, tuned_parts = _parts(base), _parts(tuned)
+    if not _equal(base_parts.before, tuned_parts.before):
+        return -1
+    depth = 0
+    while depth < last and _equal(base_parts.block(depth), tuned_parts.block(depth)):
+        depth += 1
+    # The last hidden layer has been through the final norm, which only the last block of a model meets.
+    if depth == last and (n_layers(base) != n_layers(tuned) or not _equal(base_parts.after, tuned_parts.after)):
+        depth -= 1
+    return depth
+
+
+def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iterable[str]) -> None:
+    """Raise `CheckpointError` unless both tokenizers have one vocabulary and encode the sample texts alike."""
+    advice = (
+        "compare checkpoints of one vocabulary, or, if the tuned model was trained with the base's tokenizer, "
+        "copy the base's tokenizer files into its folder"
+    )
+    ours, theirs = base.tokenizer.get_vocab(), tuned.tokenizer.get_vocab()
+    if ours != theirs:
+        token = min(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+        raise CheckpointError(
+            f"the tokenizers of {base.name} ({len(ours)} tokens) and {tuned.name} ({len(theirs)} tokens) differ: "
+            f"token {token!r} is {ours.get(token, 'absent')} in one and {theirs.get(token, 'absent')} in the other; "
+            f"{advice}"
+        )
+    for text in sample_texts:
+        # A pair has a template of its own, which a lone text does not show.
+        for texts in ((text,), (text, text)):
+            pieces = [checkpoint.tokenizer(*texts, verbose=False) for checkpoint in (base, tuned)]
+            if pieces[0].data != pieces[1].data:
+                first, second = (
+                    " ".join(checkpoint.tokenizer.convert_ids_to_tokens(encoding["input_ids"]))[:80]
+                    for checkpoint, encoding in zip((base, tuned), pieces, strict=True)
+                )
+                raise CheckpointError(
+                    f"the tokenizers of {base.name} and {tuned.name} encode {text[:60]!r} differently: "
+                    f"{first!r} and {second!r}; {advice}"
+                )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The tensors of a model by when they act: before the blocks, in each, and after the last. Poolers are left out."""
+
+    before: Mapping[str, torch.Tensor]
+    blocks: tuple[Mapping[str, torch.Tensor], ...]
+    after: Mapping[str, torch.Tensor]
+
+    def block(self, index: int) -> Mapping[str, torch.Tensor]:
+        # A model without a stack has all its weights in `before`, and its blocks differ in nothing more.
+        return self.blocks[index] if self.blocks else {}
+
+
+def _parts(model: PreTrainedModel) -> _Parts:
+    outside = {name: tensor for name, tensor in _tensors(model).items() if not name.startswith("pooler.")}
+    try:
+        path, stack = _find_stack(model)
+    except CheckpointError:
+        return _Parts(outside, (), {})
+    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in _FINAL_NORMS)
+    before: dict[str, torch.Tensor] = {}
+    after: dict[str, torch.Tensor] = {}
+    for name, tensor in outside.items():
+        if name.startswith(final_norms):
+            after[name] = tensor
+        elif not name.startswith(f"{path}."):
+            before[name] = tensor
+    return _Parts(before, tuple(_tensors(block) for block in stack), after)
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(_equal_tensors(ours[name], theirs[name]) for name in ours)
+
+
+def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
+
+
+def _computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
+    """The config fields that could change what the first blocks of the body compute."""
+    fields = {
+        # A list of this name tells of each block what kind it is.
+        name: value[:blocks] if name.endswith("layer_types") and isinstance(value, list) else value
+        for name, value in model.config.to_dict().items()
+        if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)
+    }
+    return {**fields, "attention": model.config._attn_implementation}
