@@ -23,8 +23,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data import Corpus, corpus_from_texts
+from bertft.experiments.score import BATCH_TOKENS, score
 from bertft.records import Scores
-from bertft.scoring import BATCH_TOKENS, score
 
 ROUNDS = 1
 MEAN_LENGTH = 32

@@ -22,12 +22,12 @@ _HOME = {
     "compare": "similarity",
     "explain": "similarity",
     "PairMoments": "pair_moments",
-    "score": "scoring",
-    "RSACallback": "callbacks",
-    "tune": "tuning",
+    "score": "experiments.score",
+    "RSACallback": "experiments.callback",
+    "tune": "experiments.tune",
     "Scores": "records",
-    "ablate": "ablating",
-    "pretrain": "pretraining",
+    "ablate": "experiments.ablate",
+    "pretrain": "experiments.pretrain",
 }
 """Public name, the module it lives in."""
 
@@ -50,14 +50,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bertft.ablating import ablate
-    from bertft.callbacks import RSACallback
+    from bertft.experiments.ablate import ablate
+    from bertft.experiments.callback import RSACallback
+    from bertft.experiments.pretrain import pretrain
+    from bertft.experiments.score import score
+    from bertft.experiments.tune import tune
     from bertft.pair_moments import PairMoments
-    from bertft.pretraining import pretrain
     from bertft.records import Scores
-    from bertft.scoring import score
     from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
-    from bertft.tuning import tune
 
 
 def __getattr__(name: str) -> Any:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from bertft import ablating, cli
-from bertft.ablating import Kind, ablate, parse_cells
+from bertft import cli
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, DataError, OptionError
+from bertft.experiments import ablate as ablating
+from bertft.experiments.ablate import Kind, ablate, parse_cells
 from bertft.report.ablations import Line, figure, finding, lines
 from bertft.tasks.wordpiece import train_wordpiece
 
@@ -104,7 +105,7 @@ def test_each_cell_is_run_once(place: Path, tmp_path: Path, monkeypatch: pytest.
 def test_a_killed_sweep_goes_on_where_it_was(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"""
 import os, signal
-from bertft.ablating import ablate
+from bertft.experiments.ablate import ablate
 
 def progress(done, total, what):
     if what.startswith("2 of 2, freeze-1") and "epoch 2" in what and "dev" not in what:

@@ -21,8 +21,8 @@ from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.edit import with_head
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError
-from bertft.runs import loaded
-from bertft.scoring import score
+from bertft.experiments.inputs import loaded
+from bertft.experiments.score import score
 from bertft.tasks.adapters import with_lora
 
 peft = pytest.importorskip("peft", reason='adapters take peft: pip install "bertft[lora]"')

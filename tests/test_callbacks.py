@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from bertft import RSACallback, score
-from bertft.callbacks import START
 from bertft.checkpoints.anatomy import find_body
 from bertft.data import corpus_from_texts
 from bertft.errors import CheckpointError, OptionError, UndefinedWarning
+from bertft.experiments.callback import START
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "rain"]
 SHAPE: dict[str, Any] = {

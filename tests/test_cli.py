@@ -55,7 +55,7 @@ class FakeScore:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScore:
     """A fake `bertft.score`, quick to import."""
     module = FakeScore()
-    monkeypatch.setitem(sys.modules, "bertft.scoring", module)
+    monkeypatch.setitem(sys.modules, "bertft.experiments.score", module)
     monkeypatch.delenv("BERTFT_DEBUG", raising=False)
     return module
 
@@ -219,7 +219,7 @@ def test_a_reader_that_leaves_ends_quietly(output: str) -> None:
         "from bertft import cli\n"
         "rows = [dict(base='b', tuned='t', corpus='c', layer=i, measure='rsa', value=1.0, stderr=0.0, n_tokens=9,"
         " n_sentences=9) for i in range(5000)]\n"
-        "sys.modules['bertft.scoring'] = types.SimpleNamespace("
+        "sys.modules['bertft.experiments.score'] = types.SimpleNamespace("
         "score=lambda *a, **o: types.SimpleNamespace(rows=rows, run={}))\n"
         f"sys.exit(cli.main(['score', 'b', 't', '--text', 'x'] + {output}))\n"
     )

@@ -18,8 +18,8 @@ import torch
 
 from bertft import arrays, kernels
 from bertft.errors import BackendError
-from bertft.kernels import core_cpu, cupy_trees
-from bertft.probes import evaluate_depths, evaluate_distances, placement
+from bertft.kernels import core_cpu, cupy_trees, placement
+from bertft.probes import evaluate_depths, evaluate_distances
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "bertft" / "kernels" / "trees.cu"

@@ -23,7 +23,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.data import Tree, read_treebank
 from bertft.data.treebank import read_split
 from bertft.errors import CheckpointError, DataError, UndefinedWarning
-from bertft.scoring import score
+from bertft.experiments.score import score
 from bertft.tasks import named_task
 from bertft.tasks.adapters import with_lora
 from bertft.tasks.attachment import evaluate_attachment, is_punctuation

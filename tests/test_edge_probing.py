@@ -21,8 +21,8 @@ from bertft import cli
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
-from bertft.edge_probing import EdgeProbed, probe_edges
-from bertft.edge_tasks import read_tasks
+from bertft.experiments.edge import EdgeProbed, probe_edges
+from bertft.experiments.edge_tasks import read_tasks
 from bertft.records import plain
 from bertft.report import edge
 
@@ -145,7 +145,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
 def test_an_interrupted_run_goes_on_where_it_was(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bertft import edge_probing
+    from bertft.experiments import edge as edge_probing
 
     real, calls = edge_probing.train_edge_probes, list[int]()
 
@@ -225,7 +225,7 @@ def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
     used = {words for split, count in enumerate((60, 20, 30)) for words in sentences(count, split)}
     drawn = read_tasks(["spr", "pos"], place / "edge")
     assert {record.words for records in drawn[0].splits.values() for record in records} == used
-    from bertft.edge_tasks import group_tasks
+    from bertft.experiments.edge_tasks import group_tasks
 
     (group,) = group_tasks(drawn, 20)
     for words in group.sentences:

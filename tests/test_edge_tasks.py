@@ -11,8 +11,8 @@ from bertft.activations.pieces import PieceRanges
 from bertft.data import EdgeCorpus, EdgeRecord, Target, read_treebank
 from bertft.data.edge import edge_bytes
 from bertft.data.treebank_edges import edge_corpus
-from bertft.edge_tasks import TaskGroup, group_tasks, read_tasks
 from bertft.errors import DataError, OptionError
+from bertft.experiments.edge_tasks import TaskGroup, group_tasks, read_tasks
 
 
 def record(text: str, *targets: tuple[tuple[int, int], tuple[int, int] | None, tuple[str, ...]]) -> EdgeRecord:

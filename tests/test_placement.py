@@ -8,8 +8,8 @@ import torch
 
 from bertft import kernels
 from bertft.errors import ArrayError, BackendError, PerformanceWarning
-from bertft.probes import placement
-from bertft.probes.placement import TRIALS, where_faster
+from bertft.kernels import placement
+from bertft.kernels.placement import TRIALS, where_faster
 
 
 class Machine:

@@ -21,7 +21,7 @@ from bertft.checkpoints.checkpoint import length_limit
 from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, CheckpointError, DataError, OptionError
-from bertft.pretraining import pretrain
+from bertft.experiments.pretrain import pretrain
 from bertft.report.pretraining import figure, finding
 from bertft.tasks.pretraining import Pretraining, floors
 from bertft.tasks.sentence_pairs import IGNORED, SentencePairs, tokenise
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_generators_alone(place:
 def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(place: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal
-from bertft.pretraining import pretrain
+from bertft.experiments.pretrain import pretrain
 
 def progress(done, total, what):
     if "training" in what and done == 5:

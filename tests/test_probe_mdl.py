@@ -21,8 +21,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from bertft import cli
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
-from bertft.description_length import Described, describe
-from bertft.edge_tasks import read_tasks
+from bertft.experiments.edge_tasks import read_tasks
+from bertft.experiments.mdl import Described, describe
 from bertft.report import description_length
 
 WORDS = ("cat", "dog", "mat", "saw", "left", "the", "a", ".")
@@ -229,7 +229,7 @@ def test_an_interruption_keeps_what_is_done(
     more = ("--out", str(tmp_path / "out"), "--input", "top", "--probe", "perceptron", "--hidden", "4", "--epochs", "2")
     assert cli.main(command(place, *more, "--task", "pos")) == 0
     (tmp_path / "out" / "mdl.json").unlink()
-    monkeypatch.setattr("bertft.description_length.online_codes", interrupted)
+    monkeypatch.setattr("bertft.experiments.mdl.online_codes", interrupted)
     assert cli.main(command(place, *more)) == 130
     assert capsys.readouterr().err.endswith("bertft: interrupted\n")
     assert not (tmp_path / "out" / "mdl.json").exists()

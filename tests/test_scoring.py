@@ -22,11 +22,11 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import corpus_from_texts
 from bertft.errors import ArrayError, CheckpointError, DataError, OptionError
+from bertft.experiments.inputs import distinct_names
+from bertft.experiments.score import _averaged, score
 from bertft.measures import MEASURES
 from bertft.pair_moments import PairMoments
 from bertft.records import Scores
-from bertft.runs import distinct_names
-from bertft.scoring import _averaged, score
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]

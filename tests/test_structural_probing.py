@@ -17,9 +17,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft import cli
 from bertft.data import read_treebank
+from bertft.experiments.structural import CHAIN, RANDOM_TREE, best_layers, probe_structural
 from bertft.probes.structural import RECIPES, train_probes
 from bertft.report.structural import curves, finding, tree_figure
-from bertft.structural_probing import CHAIN, RANDOM_TREE, best_layers, probe_structural
 
 WORDS = {"the": "DET", "a": "DET", "cat": "NOUN", "dog": "NOUN", "mat": "NOUN", "saw": "VERB", "left": "VERB"}
 LAYERS = 3
@@ -200,11 +200,11 @@ def test_an_interruption_leaves_nothing_behind(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bertft.structural_probing.train_probes", interrupted)
+    monkeypatch.setattr("bertft.experiments.structural.train_probes", interrupted)
     assert cli.main(command(place, "--out", str(tmp_path / "out"))) == 130
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().err.endswith("bertft: interrupted\n")
-    monkeypatch.setattr("bertft.structural_probing.train_probes", train_probes)
+    monkeypatch.setattr("bertft.experiments.structural.train_probes", train_probes)
     assert cli.main(command(place)) == 0
     assert "reused from" in capsys.readouterr().err
 

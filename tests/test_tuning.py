@@ -19,8 +19,8 @@ from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError
+from bertft.experiments.tune import tune
 from bertft.report.tuning import spread
-from bertft.tuning import tune
 
 WORDS = ("it", "rains", "pours", "not", "always", "the", "sun", "shines", "who", "what")
 BLOCKS = 2

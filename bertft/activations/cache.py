@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +41,7 @@ from bertft.activations.words import pooled
 from bertft.checkpoints.anatomy import hidden_size
 from bertft.checkpoints.checkpoint import Checkpoint, pad_id
 from bertft.errors import ArrayError, BertftError, CheckpointError
+from bertft.progress import Progress, Say
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -52,9 +53,6 @@ STALE_SECONDS = 3600
 
 _MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
-
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
 
 
 def _root(cache: str | Path | None) -> Path:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bertft.activations.cache import DTYPES, Progress, Say, _as_ours, _Entry, _file_name, _header, _remove_stale, _root
+from bertft.activations.cache import DTYPES, _as_ours, _Entry, _file_name, _header, _remove_stale, _root
 from bertft.activations.pieces import PieceCounts, PieceRanges, tokenise_pieces
 from bertft.activations.words import WordCounts, check_pooling, tokenise_words
 from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit
 from bertft.errors import BertftError, DataError, OptionError
+from bertft.progress import Progress, Say
 
 
 @dataclass(frozen=True, eq=False)

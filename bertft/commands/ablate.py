@@ -34,7 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Sweep, print, and write."""
     get_ready(options.out)
-    from bertft.ablating import ablate
+    from bertft.experiments.ablate import ablate
 
     with progress_bar(sys.stderr) as progress:
         found = ablate(

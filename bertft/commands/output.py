@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bertft.progress import Progress
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-Progress = Callable[[int, int, str], None]
 
 
 def quiet_libraries() -> None:

@@ -47,7 +47,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Pre-train, print, and write."""
     get_ready(options.out)
-    from bertft.pretraining import pretrain
+    from bertft.experiments.pretrain import pretrain
 
     with progress_bar(sys.stderr) as progress:
         made = pretrain(

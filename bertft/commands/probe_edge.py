@@ -46,8 +46,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, print, and write where asked."""
     get_ready(options.out)
-    from bertft.edge_probing import TASKS, probe_edges
-    from bertft.edge_tasks import read_tasks
+    from bertft.experiments.edge import probe_edges
+    from bertft.experiments.edge_tasks import TASKS, read_tasks
 
     with progress_bar(sys.stderr) as progress:
         found = probe_edges(

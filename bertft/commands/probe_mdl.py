@@ -66,9 +66,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Code, print, and write where asked."""
     get_ready(options.out)
-    from bertft.description_length import describe
-    from bertft.edge_probing import TASKS
-    from bertft.edge_tasks import read_tasks
+    from bertft.experiments.edge_tasks import TASKS, read_tasks
+    from bertft.experiments.mdl import describe
 
     with progress_bar(sys.stderr) as progress:
         found = describe(

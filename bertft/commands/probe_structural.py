@@ -38,7 +38,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, evaluate, print, and write where asked."""
     get_ready(options.out)
-    from bertft.structural_probing import probe_structural
+    from bertft.experiments.structural import probe_structural
 
     with progress_bar(sys.stderr) as progress:
         found = probe_structural(

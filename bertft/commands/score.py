@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     """Score, print, and write where asked."""
     base, tuned = compared(options)
     get_ready(options.out)
-    from bertft.scoring import score
+    from bertft.experiments.score import score
 
     with progress_bar(sys.stderr) as progress:
         scores = score(

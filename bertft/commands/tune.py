@@ -36,7 +36,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, print, and say where the models are."""
     get_ready(options.out)
-    from bertft.tuning import tune
+    from bertft.experiments.tune import tune
 
     with progress_bar(sys.stderr) as progress:
         tuned = tune(

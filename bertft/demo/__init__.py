@@ -56,9 +56,9 @@ def demo(
 
     from bertft.checkpoints.load import load_checkpoint
     from bertft.demo.finetune import finetune
+    from bertft.experiments.score import score
     from bertft.files import write_files
     from bertft.report import write
-    from bertft.scoring import score
 
     out = Path(out)
     train, held_out = remarks()

@@ -8,7 +8,7 @@ to the variational code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,14 +22,13 @@ from bertft.probes.description_length import Stage, uniform_bits
 from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
 from bertft.probes.edge_model import Loss
 from bertft.probes.edge_task import Indices, ranges
+from bertft.progress import PhaseProgress
 
 LEAST_STEPS = 5
 """Steps between two validations where an epoch has fewer: the first stages have a sentence or two."""
 
 VALIDATIONS = 20
 """The most of a stage."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +97,7 @@ class EdgeFit:
     inputs: tuple[str, ...]
     recipe: Recipe
     device: str | torch.device = "cpu"
-    progress: Progress | None = None
+    progress: PhaseProgress | None = None
     """Called as progress(done, total), in steps of all probes; the total is the most they may take."""
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:

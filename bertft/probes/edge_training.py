@@ -24,8 +24,7 @@ from bertft.probes.edge_feed import Feed, Reader, Window, cut
 from bertft.probes.edge_model import BatchTensors, Dropout, Input, Loss, Shape
 from bertft.probes.edge_task import EdgeTask, IndexedTask, Indices, PieceStates
 from bertft.probes.threads import one_thread
-
-Progress = Callable[[int, int], None]
+from bertft.progress import PhaseProgress
 
 EVALUATION_SENTENCES = 64
 """Sentences of a batch where nothing is learned."""
@@ -152,7 +151,7 @@ def train_edge_probes(
     order_seed: int = 0,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> list[EdgeProbe]:
     """Train all probes together, on states that hold the sentences of all tasks; one for each job, in order.
 
@@ -192,7 +191,7 @@ class _Run:
     groups: list[_Group]
     train: Reader
     dev: Reader
-    progress: Progress | None
+    progress: PhaseProgress | None
     stopped: bool = False
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,10 @@ from bertft.errors import ArrayError, OptionError
 from bertft.probes.description_length import Stage
 from bertft.probes.edge_model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.progress import PhaseProgress
 
 Parameters = list[Tensor]
 """Weights (probes, in, out) and biases (probes, 1, out), one layer after the other."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class PerceptronFit:
     recipe: PerceptronRecipe = PerceptronRecipe()
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
-    progress: Progress | None = None
+    progress: PhaseProgress | None = None
     """Called as progress(done, total), in epochs of all stages; the total is the most they may take."""
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
@@ -83,7 +82,7 @@ class PerceptronFit:
             found[number] = nats(parameters, self.vectors, stage.block)
         return found
 
-    def _of_stage(self, number: int, stages: int) -> Progress | None:
+    def _of_stage(self, number: int, stages: int) -> PhaseProgress | None:
         told = self.progress
         return None if told is None else lambda done, total: told(number * total + done, stages * total)
 
@@ -97,7 +96,7 @@ def train_perceptrons(
     seed: int = 0,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> Parameters:
     """Train a perceptron on each input of the vectors and return their best parameters.
 

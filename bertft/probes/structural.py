@@ -12,7 +12,7 @@ Memory is that of one batch of vectors of all layers, and the gold distances, 2 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -32,11 +32,11 @@ from bertft.probes.structural_evaluation import evaluate_depths as evaluate_dept
 from bertft.probes.structural_evaluation import evaluate_distances as evaluate_distances
 from bertft.probes.structural_losses import depth_loss, distance_loss, squared_distances, tree_loss
 from bertft.probes.threads import one_thread
+from bertft.progress import PhaseProgress
 
 Kind = Literal["distance", "depth"]
 KINDS: tuple[Kind, ...] = ("distance", "depth")
 Evaluation = DistanceEvaluation | DepthEvaluation
-Progress = Callable[[int, int], None]
 
 EVALUATION_WORDS = 2000
 """Words of a batch, padding included, where nothing is learned and the size of batches is free."""
@@ -168,7 +168,7 @@ def train_probes(
     seed: int = 0,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> list[Probe]:
     """Train a probe of each kind on each layer at each rank, all in one pass an epoch over the vectors.
 

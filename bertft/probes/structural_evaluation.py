@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from bertft import kernels
 from bertft.arrays import host, padded
 from bertft.errors import ArrayError, OptionError, UndefinedWarning
-from bertft.probes.placement import where_faster
+from bertft.kernels.placement import where_faster
 from bertft.probes.punctuation import check_preset
 
 LENGTHS = range(5, 51)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
 from bertft.probes.description_length import RELEASED_KBIT, ratio
 from bertft.probes.edge_model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.progress import PhaseProgress
 
 MOLCHANOV = (0.63576, 1.87320, 1.48695)
 """k1, k2, k3 of the approximation of the divergence from the log-uniform prior, equation 14 of Molchanov et al."""
@@ -41,8 +42,6 @@ FIRST_SPREAD = 0.01
 
 _TINY = 1e-8
 """Keeps log alpha finite where the mean of a scale crosses zero."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ def variational_codes(
     seed: int = 1234,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> list[VariationalCode]:
     """Train a Bayesian perceptron on each input of the vectors, and return the code of the labels with each.
 

@@ -40,12 +40,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from bertft.checkpoints.load import quiet_transformers
 from bertft.errors import BertftError
+from bertft.progress import Progress
 from bertft.records import Row, plain
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
 from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable
 
 R = TypeVar("R")
-Progress = Callable[[int, int, str], None]
 Condense = Callable[[Any, Any], Any]
 
 SAVE_SECONDS = 600.0

@@ -21,7 +21,7 @@ from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
 from bertft.errors import DataError, OptionError
-from bertft.probes.edge import EdgeTask
+from bertft.probes.edge import EdgeTask, Input
 
 FROM_TREEBANK = ("pos", "dep")
 """Tasks that can be made of a treebank."""
@@ -30,6 +30,10 @@ SHARED = 0.5
 """Two tasks are on one text where so large a part of the sentences of the smaller are sentences of the other."""
 
 Words = tuple[str, ...]
+
+
+TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
+"""The tasks of the paper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,3 +232,24 @@ def _task(
         span2=np.array([target.span2 for _, target in targets]) if paired else None,
         gold=gold,
     )
+
+
+def input_names(wanted: Sequence[str], depth: int) -> tuple[str, ...]:
+    """The inputs for a model of so many blocks, `layers` spelled out."""
+    names = [
+        name
+        for given in wanted
+        for name in ([f"layer:{k}" for k in range(depth + 1)] if given == "layers" else [given])
+    ]
+    for name in names:
+        Input.parse(name, range(depth + 1))
+    return tuple(dict.fromkeys(names))
+
+
+def _lexical(inputs: Sequence[str]) -> tuple[str, ...]:
+    return () if "lexical" in inputs else ("lexical",)
+
+
+def layers_read(inputs: Sequence[str], depth: int) -> list[int]:
+    """The layers that some inputs read."""
+    return sorted({layer for name in inputs for layer in Input.parse(name, range(depth + 1)).layers})

@@ -39,11 +39,11 @@ from bertft.checkpoints.anatomy import find_body, n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit, pad_id
 from bertft.data import Corpus
 from bertft.errors import OptionError, RowError, UndefinedWarning
+from bertft.experiments.inputs import Text, corpora_of
 from bertft.files import write_files
 from bertft.measures import resolve
 from bertft.options import count, integer
 from bertft.pair_moments import PairMoments
-from bertft.runs import Text, corpora_of
 
 START = "rsa-start.safetensors"
 """File of the run's folder, beside its checkpoints, that holds the hidden states of the start for a resumed run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,17 @@ from bertft.checkpoints.edit import POOLERS
 from bertft.checkpoints.edit import freeze as freeze_blocks
 from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
+from bertft.experiments.inputs import Source, loaded
+from bertft.experiments.run import Clock, check_same, versions
 from bertft.files import require_writable, write_files
 from bertft.options import integer
+from bertft.progress import Say
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.runs import Clock, Source, check_same, loaded, versions
 from bertft.tasks import named_task
 from bertft.tasks.adapters import with_lora
 from bertft.tasks.task import Recipe, Records, Task
 from bertft.tasks.training import Progress, Trained, evaluate
 from bertft.tasks.training import train as train_model
-
-Say = Callable[[str], None]
 
 COLUMNS = ("model", "floor", "seed", "epoch", "measure", "value", "best")
 UNTRAINED = "untrained head"

@@ -1,6 +1,6 @@
 """How many layers a task needs: fine-tuning with more and more layers frozen, and of models cut shorter and shorter.
 
-A sweep is a table of cells, one run of `bertft.tuning.tune` each, under `out/TASK/seed-N/CELL`: `untouched`, with
+A sweep is a table of cells, one run of `bertft.tune` each, under `out/TASK/seed-N/CELL`: `untouched`, with
 nothing frozen and nothing cut, `freeze-K` and `truncate-K`. A cell that is finished is not run again, one that was
 killed is taken up where it was, and both only with the options they began with. Sweeps of several tasks can share
 `out`: their rows then stand in one record, and their lines in one picture.
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ from typing import Any
 from bertft.checkpoints.anatomy import block_stack
 from bertft.checkpoints.edit import POOLERS
 from bertft.errors import BertftError, OptionError
+from bertft.experiments.inputs import Source, loaded
+from bertft.experiments.run import Clock, same_run, versions
+from bertft.experiments.tune import recipe_of, tune
 from bertft.files import require_writable
 from bertft.options import integer
+from bertft.progress import Progress, Say
 from bertft.records import Row
-from bertft.runs import Clock, Source, loaded, same_run, versions
 from bertft.tasks import named_task
-from bertft.tuning import recipe_of, tune
 
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
 Cells = str | int | Iterable[int] | None
 
 KEEP = {"all": (), "best": ("last",), "none": ("last", "best")}

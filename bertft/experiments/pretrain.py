@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,15 @@ from bertft.checkpoints.load import load_checkpoint, present_device
 from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
+from bertft.experiments.run import Clock, same_run, versions
 from bertft.options import integer
+from bertft.progress import Progress, Say
 from bertft.records import Row
-from bertft.runs import Clock, same_run, versions
 from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, floors, new_model
 from bertft.tasks.sentence_pairs import FAR, FEWEST_SENTENCES, SentencePairs, Tokens, tokenise
 from bertft.tasks.task import Recipe, Records
 from bertft.tasks.training import Trained, train
 from bertft.tasks.wordpiece import train_wordpiece
-
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
 
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
 """Blocks and width, with a head for every 64 and inner layers four times as wide; base is Devlin et al.'s, the others

@@ -24,6 +24,8 @@ from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, OptionError, UndefinedWarning
+from bertft.experiments.inputs import Source, loaded, with_random
+from bertft.experiments.run import Clock, versions
 from bertft.options import count, integer
 from bertft.probes.structural import (
     KINDS,
@@ -43,7 +45,6 @@ from bertft.probes.structural import (
 )
 from bertft.progress import Progress, Say, named
 from bertft.records import Row
-from bertft.runs import Clock, Source, loaded, versions, with_random
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
 FLOOR_BATCH = 64

@@ -23,9 +23,10 @@ from bertft.activations.vectors import CachedPieces, piece_vectors
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
-from bertft.edge_probing import input_names, layers_read
-from bertft.edge_tasks import TaskGroup, group_tasks
 from bertft.errors import OptionError
+from bertft.experiments.edge_tasks import TaskGroup, group_tasks, input_names, layers_read
+from bertft.experiments.inputs import Source, loaded, with_random
+from bertft.experiments.run import Clock, KeptResults, versions
 from bertft.options import count, integer
 from bertft.probes.description_length import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.edge import EdgeTask, recipe_of
@@ -34,7 +35,6 @@ from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
 from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
 from bertft.progress import Progress, Say, named
 from bertft.records import Row
-from bertft.runs import Clock, KeptResults, Source, loaded, versions, with_random
 
 CODES = ("online", "variational")
 PROBES = ("edge", "perceptron")
@@ -84,8 +84,8 @@ def describe(
 ) -> Described:
     """Code the labels of some tasks with probes on each model, and say how many bits they take.
 
-    models: folders, hub names, or loaded `Checkpoint`s.  corpora: see `bertft.edge_tasks.read_tasks`; their training
-        sets are coded.
+    models: folders, hub names, or loaded `Checkpoint`s.  corpora: see `edge_tasks.read_tasks`; their training sets are
+        coded.
     code: `online`, or `variational`, by a Bayesian perceptron.  probe: of the online code, `edge` or `perceptron`.
     inputs: `layer:K`, `layers` for each of them, `top`, `lexical` and, of edge probes, `mix` and `cat`.
     control: also the control task of each, whose labels are drawn by word.  random_seeds: so many models of random
