@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from bertft.probes.edge import EdgeJob, EdgeTask, Recipe, train_edge_probes
-from bertft.probes.edge_model import Input, Shape, generator
+from bertft.probes.edge.model import Input, Shape, generator
 
 LAYERS, WIDTH = 7, 384
 RECIPE = Recipe(input_dropout=0.0, dropout=0.0, max_epochs=1, validations_per_epoch=1)

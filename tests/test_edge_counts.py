@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bertft.probes.edge import EdgeTask
-from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels
+from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 
 LABELS = ("0", "1", "x")
 

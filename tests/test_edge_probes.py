@@ -14,7 +14,6 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes import edge_feed, edge_model
 from bertft.probes.edge import (
     RECIPES,
     EdgeJob,
@@ -25,9 +24,11 @@ from bertft.probes.edge import (
     target_nats,
     train_edge_probes,
 )
-from bertft.probes.edge_feed import Feed, Reader, cut
-from bertft.probes.edge_model import Input, Shape
-from bertft.probes.edge_task import IndexedTask
+from bertft.probes.edge import feed as edge_feed
+from bertft.probes.edge import model as edge_model
+from bertft.probes.edge.feed import Feed, Reader, cut
+from bertft.probes.edge.model import Input, Shape
+from bertft.probes.edge.targets import IndexedTask
 
 WIDTH = 12
 LAYERS = (0, 1, 2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bertft.activations.vectors import CachedPieces
 from bertft.probes.edge import EdgeProbe, EdgeTask
-from bertft.probes.edge_counts import EdgeCounts, count_cells, difference, intervals, reported_labels
+from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from bertft.errors import OptionError
 from bertft.probes.description_length import Stage, uniform_bits
 from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
-from bertft.probes.edge_model import Loss
-from bertft.probes.edge_task import Indices, ranges
+from bertft.probes.edge.model import Loss
+from bertft.probes.edge.targets import Indices, ranges
 from bertft.progress import PhaseProgress
 
 LEAST_STEPS = 5

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft.probes.edge_model import Loss
+from bertft.probes.edge.model import Loss
 
 EVALUATION_TARGETS = 4000
 """Targets of a batch where nothing is learned and the size of batches is free."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bertft.errors import ArrayError, OptionError
 from bertft.probes.description_length import Stage
-from bertft.probes.edge_model import target_losses
+from bertft.probes.edge.model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
 from bertft.progress import PhaseProgress
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
 from bertft.probes.description_length import RELEASED_KBIT, ratio
-from bertft.probes.edge_model import target_losses
+from bertft.probes.edge.model import target_losses
 from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
 from bertft.progress import PhaseProgress
 

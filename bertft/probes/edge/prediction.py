@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import DataError, OptionError
-from bertft.probes import edge_model
-from bertft.probes.edge_feed import Feed, Reader, cut
-from bertft.probes.edge_model import BatchTensors, Input, Kind
-from bertft.probes.edge_task import EdgeTask, IndexedTask, PieceStates
-from bertft.probes.edge_training import EVALUATION_SENTENCES, EdgeProbe
+from bertft.probes.edge import model as edge_model
+from bertft.probes.edge.feed import Feed, Reader, cut
+from bertft.probes.edge.model import BatchTensors, Input, Kind
+from bertft.probes.edge.targets import EdgeTask, IndexedTask, PieceStates
+from bertft.probes.edge.training import EVALUATION_SENTENCES, EdgeProbe
 from bertft.probes.threads import one_thread
 
 

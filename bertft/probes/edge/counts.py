@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.probes.edge_task import EdgeTask
+from bertft.probes.edge.targets import EdgeTask
 
 DRAWS = 1000
 """Times the sentences are drawn again for an interval."""

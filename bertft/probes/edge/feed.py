@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft.probes.edge_model import BatchTensors
-from bertft.probes.edge_task import IndexedTask, Indices, PieceStates
+from bertft.probes.edge.model import BatchTensors
+from bertft.probes.edge.targets import IndexedTask, Indices, PieceStates
 
 WINDOW_PIECES = 8192
 """Pieces of a window, of all layers that are read: 80 MB of BERT base at 13 layers and two bytes, and as much again

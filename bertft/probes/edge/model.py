@@ -26,7 +26,7 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.edge_task import EdgeBatch, EdgeTask, Indices, SpanRows
+from bertft.probes.edge.targets import EdgeBatch, EdgeTask, Indices, SpanRows
 
 Loss = Literal["sigmoid", "softmax"]
 Kind = Literal["mix", "layer", "cat"]

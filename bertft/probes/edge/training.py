@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes import edge_model
-from bertft.probes.edge_feed import Feed, Reader, Window, cut
-from bertft.probes.edge_model import BatchTensors, Dropout, Input, Loss, Shape
-from bertft.probes.edge_task import EdgeTask, IndexedTask, Indices, PieceStates
+from bertft.probes.edge import model as edge_model
+from bertft.probes.edge.feed import Feed, Reader, Window, cut
+from bertft.probes.edge.model import BatchTensors, Dropout, Input, Loss, Shape
+from bertft.probes.edge.targets import EdgeTask, IndexedTask, Indices, PieceStates
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
