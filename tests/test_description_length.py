@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
-from bertft.probes.description_length import PORTIONS, OnlineCode, Stage, online_codes, plan_online, uniform_bits
-from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe, train_perceptrons
-from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
+from bertft.probes.mdl.online import PORTIONS, OnlineCode, Stage, online_codes, plan_online, uniform_bits
+from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe, train_perceptrons
+from bertft.probes.mdl.variational import VariationalCode, VariationalRecipe, variational_codes
 
 
 class DrawnLabels:

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 
 from bertft.errors import OptionError
-from bertft.probes.description_length import online_codes, plan_online
 from bertft.probes.edge import EdgeTask, Recipe
-from bertft.probes.edge_codes import CodedTask, EdgeFit, SpanMeans
-from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
+from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans
+from bertft.probes.mdl.online import online_codes, plan_online
+from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
 
 WIDTH = 12
 RECIPE = Recipe(batch=10, projected=16, hidden=16, learning_rate=0.01, input_dropout=0, dropout=0, patience=4)
@@ -122,7 +122,7 @@ def test_edge_probes_code_what_their_layer_says(spans: int, several: bool) -> No
 
 
 def test_stages_trained_together_are_those_trained_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertft.probes.edge_codes.VALIDATIONS", 3)
+    monkeypatch.setattr("bertft.probes.mdl.edge_codes.VALIDATIONS", 3)
     coded, states = planted(60)
     fit = EdgeFit(coded, states, ("layer:1", "mix"), RECIPE)
     for dev in (coded.dev_units, None):

@@ -35,8 +35,8 @@ def quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertft.probes.edge_codes.VALIDATIONS", 1)
-        patch.setattr("bertft.probes.edge_codes.LEAST_STEPS", 3)
+        patch.setattr("bertft.probes.mdl.edge_codes.VALIDATIONS", 1)
+        patch.setattr("bertft.probes.mdl.edge_codes.LEAST_STEPS", 3)
         yield
     torch.set_num_threads(threads)
 

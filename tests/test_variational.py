@@ -11,7 +11,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from bertft.probes.variational import (
+from bertft.probes.mdl.variational import (
     FIRST_LOG_VARIANCE,
     BayesianLinear,
     BayesianPerceptron,

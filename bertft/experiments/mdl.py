@@ -28,11 +28,11 @@ from bertft.experiments.edge_tasks import TaskGroup, group_tasks, input_names, l
 from bertft.experiments.inputs import Source, loaded, with_random
 from bertft.experiments.run import Clock, KeptResults, versions
 from bertft.options import count, integer
-from bertft.probes.description_length import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.edge import EdgeTask, recipe_of
-from bertft.probes.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
-from bertft.probes.perceptron import PerceptronFit, PerceptronRecipe
-from bertft.probes.variational import VariationalCode, VariationalRecipe, variational_codes
+from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
+from bertft.probes.mdl.online import PORTIONS, Fit, OnlineCode, online_codes
+from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
+from bertft.probes.mdl.variational import VariationalCode, VariationalRecipe, variational_codes
 from bertft.progress import Progress, Say, named
 from bertft.records import Row
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.description_length import Stage, uniform_bits
 from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
 from bertft.probes.edge.model import Loss
 from bertft.probes.edge.targets import Indices, ranges
+from bertft.probes.mdl.online import Stage, uniform_bits
 from bertft.progress import PhaseProgress
 
 LEAST_STEPS = 5
@@ -85,7 +85,7 @@ class CodedTask:
 
 @dataclass(frozen=True, eq=False)
 class EdgeFit:
-    """Codes with edge probes, one for each input: a `Fit` of `bertft.probes.description_length`.
+    """Codes with edge probes, one for each input: a `Fit` of `bertft.probes.mdl.online`.
 
     The loss is that of the task, and so is the score of a validation.  Learning rate, sizes, dropout and patience are
     the recipe's; a stage is validated after every epoch, or `LEAST_STEPS` steps where an epoch has fewer, at most

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, OptionError
-from bertft.probes.description_length import Stage
 from bertft.probes.edge.model import target_losses
-from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.probes.mdl.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.probes.mdl.online import Stage
 from bertft.progress import PhaseProgress
 
 Parameters = list[Tensor]
@@ -52,7 +52,7 @@ class PerceptronRecipe:
 
 @dataclass(frozen=True, eq=False)
 class PerceptronFit:
-    """Trains perceptrons for the online code: a `Fit` of `bertft.probes.description_length`.
+    """Trains perceptrons for the online code: a `Fit` of `bertft.probes.mdl.online`.
 
     >>> fit = PerceptronFit(vectors, PerceptronRecipe(hidden=200))  # doctest: +SKIP
     >>> codes = online_codes(vectors.targets, uniform_bits(45, several=False), fit)  # doctest: +SKIP

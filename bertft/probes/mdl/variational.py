@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertft.errors import ArrayError, DataError, OptionError, PrecisionWarning
-from bertft.probes.description_length import RELEASED_KBIT, ratio
 from bertft.probes.edge.model import target_losses
-from bertft.probes.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.probes.mdl.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
+from bertft.probes.mdl.online import RELEASED_KBIT, ratio
 from bertft.progress import PhaseProgress
 
 MOLCHANOV = (0.63576, 1.87320, 1.48695)
