@@ -16,7 +16,8 @@ from bertft import kernels
 from bertft.data.treebank import Tree
 from bertft.kernels import reference
 from bertft.probes import evaluate_depths, evaluate_distances
-from bertft.probes.structural import Examples, Recipe, train_probes
+from bertft.probes.structural.examples import Examples
+from bertft.probes.structural.training import Recipe, train_probes
 
 WIDTH = 40
 

@@ -144,7 +144,7 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     depths = np.where(np.arange(n) == 2, 0, gold[:, 0])
     expected = evaluate_distances(predicted, gold, lengths), evaluate_depths(predicted[:, 1], depths, lengths)
     if device == "cpu":  # tensors of the CPU come as NumPy: let them stay, as those of a GPU do
-        monkeypatch.setattr("bertft.probes.structural_evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
+        monkeypatch.setattr("bertft.probes.structural.evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
         on_cpu = kernels.select("cpu")
         monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else kernels.Operations("cupy"))
     seconds = iter([1.0, 2.0] if stays else [2.0, 1.0])

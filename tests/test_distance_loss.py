@@ -10,7 +10,7 @@ from bertft import kernels
 from bertft.errors import ArrayError, BackendError
 from bertft.kernels import reference, triton_distance_loss
 from bertft.kernels.triton_tiles import Tile
-from bertft.probes.distance_loss import distance_loss
+from bertft.probes.structural.distance_loss import distance_loss
 
 BACKENDS = ("numba", "reference", "triton", "triton-small")
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from bertft.data.treebank import Tree
 from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes import structural
-from bertft.probes.structural import KINDS, RECIPES, Examples, Probe, Recipe, evaluate_probes, predict, train_probes
-from bertft.probes.structural_losses import depth_loss, distance_loss, squared_distances, tree_loss
+from bertft.probes.structural import training as structural
+from bertft.probes.structural.examples import Examples
+from bertft.probes.structural.losses import depth_loss, distance_loss, squared_distances, tree_loss
+from bertft.probes.structural.prediction import evaluate_probes, predict
+from bertft.probes.structural.training import KINDS, RECIPES, Probe, Recipe, train_probes
 
 WIDTH = 12
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from bertft import cli
 from bertft.data import read_treebank
 from bertft.experiments.structural import CHAIN, RANDOM_TREE, best_layers, probe_structural
-from bertft.probes.structural import RECIPES, train_probes
+from bertft.probes.structural.training import RECIPES, train_probes
 from bertft.report.structural import curves, finding, tree_figure
 
 WORDS = {"the": "DET", "a": "DET", "cat": "NOUN", "dog": "NOUN", "mat": "NOUN", "saw": "VERB", "left": "VERB"}

@@ -27,20 +27,16 @@ from bertft.errors import DataError, OptionError, UndefinedWarning
 from bertft.experiments.inputs import Source, loaded, with_random
 from bertft.experiments.run import Clock, versions
 from bertft.options import count, integer
-from bertft.probes.structural import (
+from bertft.probes.structural.examples import Examples, pad_trees
+from bertft.probes.structural.prediction import evaluate_batch, evaluate_probes, predict, spanning_edges
+from bertft.probes.structural.training import (
     KINDS,
     RECIPES,
     DistanceEvaluation,
     Evaluation,
-    Examples,
     Kind,
     Probe,
     Recipe,
-    evaluate_batch,
-    evaluate_probes,
-    pad_trees,
-    predict,
-    spanning_edges,
     train_probes,
 )
 from bertft.progress import Progress, Say, named

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bertft.probes.punctuation import keep_masks as keep_masks
-from bertft.probes.structural_evaluation import DepthEvaluation as DepthEvaluation
-from bertft.probes.structural_evaluation import DistanceEvaluation as DistanceEvaluation
-from bertft.probes.structural_evaluation import evaluate_depths as evaluate_depths
-from bertft.probes.structural_evaluation import evaluate_distances as evaluate_distances
+from bertft.probes.structural.evaluation import DepthEvaluation as DepthEvaluation
+from bertft.probes.structural.evaluation import DistanceEvaluation as DistanceEvaluation
+from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
+from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
+from bertft.probes.structural.punctuation import keep_masks as keep_masks

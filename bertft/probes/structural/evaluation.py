@@ -32,7 +32,7 @@ from bertft import kernels
 from bertft.arrays import host, padded
 from bertft.errors import ArrayError, OptionError, UndefinedWarning
 from bertft.kernels.placement import where_faster
-from bertft.probes.punctuation import check_preset
+from bertft.probes.structural.punctuation import check_preset
 
 LENGTHS = range(5, 51)
 """Lengths of sentences whose rank correlations are averaged."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bertft import kernels
-from bertft.probes.distance_loss import losses_and_gradient
+from bertft.probes.structural.distance_loss import losses_and_gradient
 
 
 def squared_distances(projected: Tensor) -> Tensor:

@@ -13,46 +13,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft import kernels
-from bertft.data.treebank import Tree
-from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes.punctuation import check_preset, keep_masks
-from bertft.probes.structural_evaluation import DepthEvaluation as DepthEvaluation
-from bertft.probes.structural_evaluation import DistanceEvaluation as DistanceEvaluation
-from bertft.probes.structural_evaluation import evaluate_depths as evaluate_depths
-from bertft.probes.structural_evaluation import evaluate_distances as evaluate_distances
-from bertft.probes.structural_losses import depth_loss, distance_loss, squared_distances, tree_loss
+from bertft.errors import ArrayError, OptionError
+from bertft.probes.structural.evaluation import DepthEvaluation as DepthEvaluation
+from bertft.probes.structural.evaluation import DistanceEvaluation as DistanceEvaluation
+from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
+from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
+from bertft.probes.structural.examples import Examples, _batches, _LayerVectors, _OnDevice
+from bertft.probes.structural.losses import depth_loss, distance_loss, tree_loss
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
 Kind = Literal["distance", "depth"]
 KINDS: tuple[Kind, ...] = ("distance", "depth")
 Evaluation = DistanceEvaluation | DepthEvaluation
-
-EVALUATION_WORDS = 2000
-"""Words of a batch, padding included, where nothing is learned and the size of batches is free."""
-
-
-class Vectors(Protocol):
-    """Word vectors of sentences by layer, as `bertft.activations.vectors.CachedVectors` has them."""
-
-    @property
-    def kept(self) -> NDArray[np.int64]:
-        """The sentences that have vectors."""
-
-    def padded(
-        self, sentences: NDArray[np.int64], layers: Sequence[int] | None = None, *, dtype: DTypeLike = "f4"
-    ) -> NDArray[Any]:
-        """The vectors of some sentences, (layers, sentences, n, d), zeros after the end of each."""
 
 
 @dataclass(frozen=True)
@@ -80,62 +62,6 @@ class Recipe:
 
 RECIPES = {"paper": Recipe(), "today": Recipe(tree_loss=True)}
 """paper: Hewitt and Manning 2019.  today: with the loss of Hall Maudslay et al. 2020 beside theirs."""
-
-
-@dataclass(frozen=True)
-class GoldBatch:
-    """The trees of a batch, padded with zeros: lengths (s,), distances (s, n, n), depths (s, n), heads (s, n).
-
-    All are NumPy arrays, but for distances and depths on the device of the predictions that they are compared with.
-    """
-
-    trees: tuple[Tree, ...]
-    lengths: NDArray[np.int64]
-    distances: Any
-    depths: Any
-    heads: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Trees and the vectors of their words; sentence i of one is sentence i of the other, and some have no vectors."""
-
-    trees: tuple[Tree, ...]
-    vectors: Vectors
-    lengths: NDArray[np.int64] = field(init=False)
-    _distances: list[NDArray[np.int16]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not len(self.vectors.kept):
-            raise DataError("no sentence has vectors; give at least one")
-        object.__setattr__(self, "lengths", np.array([len(tree) for tree in self.trees], dtype=np.int64))
-        object.__setattr__(self, "_distances", [tree.distances() for tree in self.trees])
-
-    def gold(self, sentences: NDArray[np.int64]) -> GoldBatch:
-        """The trees of some sentences."""
-        return pad_trees(
-            [self.trees[sentence] for sentence in sentences], [self._distances[sentence] for sentence in sentences]
-        )
-
-    def shuffled(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Batches of `size` sentences of like length, in random order; which of a length come together is random."""
-        kept = self.vectors.kept
-        by_length = kept[np.lexsort((rng.random(len(kept)), self.lengths[kept]))]
-        batches = [by_length[first : first + size] for first in range(0, len(kept), size)]
-        return [batches[place] for place in rng.permutation(len(batches))]
-
-    def in_order(self, words: int = EVALUATION_WORDS) -> list[NDArray[np.int64]]:
-        """Batches of at most `words` words, padding included, shortest sentences first."""
-        kept = self.vectors.kept
-        kept = kept[np.argsort(self.lengths[kept], kind="stable")]
-        batches, first = [], 0
-        while first < len(kept):
-            end = first + 1
-            while end < len(kept) and (end + 1 - first) * self.lengths[kept[end]] <= words:
-                end += 1
-            batches.append(kept[first:end])
-            first = end
-        return batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,147 +184,6 @@ def _train(
                 trainer.try_on_dev(of_layer, gold)
         for trainer in trainers:
             trainer.end_epoch(epoch)
-
-
-def predict(
-    probes: Sequence[Probe],
-    examples: Examples,
-    sentences: Sequence[NDArray[np.int64]] | None = None,
-    *,
-    device: str | torch.device = "cpu",
-) -> Iterator[tuple[GoldBatch, list[NDArray[np.float32]]]]:
-    """What each probe predicts, batch by batch: distances (s, n, n) or depths (s, n), with the gold trees.
-
-    `sentences` are the batches to read, by default all that have vectors.
-    """
-    for gold, predicted in _predicted(probes, examples, sentences, device):
-        yield gold.batch, [values.cpu().numpy() for values in predicted]
-
-
-def evaluate_probes(
-    probes: Sequence[Probe], examples: Examples, preset: str = "paper", *, device: str | torch.device = "cpu"
-) -> list[Evaluation]:
-    """The measures of each probe over all sentences that have vectors; see `evaluate_distances`, `evaluate_depths`."""
-    results: list[Evaluation | None] = [None] * len(probes)
-    with one_thread():
-        for on_device, predicted in _predicted(probes, examples, None, device):
-            # Predictions of a GPU stay there, beside the gold values, for as long as that is faster.
-            gold = replace(on_device.batch, distances=on_device.distances, depths=on_device.depths)
-            for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
-                found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]
-                results[place] = found if so_far is None else so_far.merge(found)  # type: ignore[arg-type]
-    return [result for result in results if result is not None]
-
-
-def evaluate_batch(kind: Kind, predicted: Any, gold: GoldBatch, preset: str) -> Evaluation:
-    """The measures of one kind of prediction on one batch, with the preset's punctuation and gold edges.
-
-    The predictions and the gold values lie on one device, as NumPy arrays or as tensors.
-    """
-    keep = _keep(gold, preset)
-    if kind == "depth":
-        return evaluate_depths(predicted, gold.depths, gold.lengths, keep, preset)
-    heads = gold.heads if preset == "today" else None
-    return evaluate_distances(predicted, gold.distances, gold.lengths, keep, preset, heads)
-
-
-def pad_trees(trees: Sequence[Tree], distances: Sequence[NDArray[np.int16]] | None = None) -> GoldBatch:
-    """A batch of trees, whose distances are computed where they are not given."""
-    between = [tree.distances() for tree in trees] if distances is None else distances
-    lengths = np.array([len(tree) for tree in trees], dtype=np.int64)
-    cells = (len(trees), int(lengths.max()))
-    batch = GoldBatch(
-        tuple(trees), lengths, np.zeros((*cells, cells[1]), "f4"), np.zeros(cells, "f4"), np.zeros(cells, np.int64)
-    )
-    for row, (tree, own) in enumerate(zip(trees, between, strict=True)):
-        batch.distances[row, : len(tree), : len(tree)] = own
-        batch.depths[row, : len(tree)] = own[tree.heads.index(0)]
-        batch.heads[row, : len(tree)] = tree.heads
-    return batch
-
-
-def spanning_edges(distances: NDArray[np.float32], gold: GoldBatch, preset: str) -> list[tuple[tuple[int, int], ...]]:
-    """The edges of the tree predicted for each sentence, between words that the preset counts, numbered from 0."""
-    parents = kernels.select("cpu").spanning_trees(distances, gold.lengths, _keep(gold, preset))
-    return [tuple((word, int(parent)) for word, parent in enumerate(row) if parent >= 0) for row in parents]
-
-
-def _keep(gold: GoldBatch, preset: str) -> NDArray[np.bool_]:
-    return keep_masks([tree.xpos if check_preset(preset) == "paper" else tree.upos for tree in gold.trees], preset)
-
-
-@dataclass(frozen=True)
-class _OnDevice:
-    """A batch of trees with its tensors where the probes are."""
-
-    batch: GoldBatch
-    lengths: Tensor
-    distances: Tensor
-    depths: Tensor
-    heads: Tensor
-
-
-@dataclass(frozen=True)
-class _LayerVectors:
-    """The vectors of some layers, (layers, sentences, n, d)."""
-
-    layers: tuple[int, ...]
-    vectors: Tensor
-
-    def padded(self, layer: int) -> Tensor:
-        return self.vectors[self.layers.index(layer)]
-
-    def rows(self, layers: tuple[int, ...]) -> Tensor:
-        """The words of some layers, (layers, sentences · n, d); copied only where it is not all of them in order."""
-        rows = self.vectors.flatten(1, 2)
-        return rows if layers == self.layers else rows[[self.layers.index(layer) for layer in layers]]
-
-
-def _batches(
-    examples: Examples,
-    plan: Sequence[NDArray[np.int64]],
-    layers: Sequence[int],
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> Iterator[tuple[_LayerVectors, _OnDevice]]:
-    """The batches of a plan, the next one read while the last is in use."""
-    chosen = tuple(layers)
-    on_disk = getattr(examples.vectors, "dtype", np.dtype(np.float32))
-
-    def read(sentences: NDArray[np.int64]) -> tuple[NDArray[Any], GoldBatch]:
-        return examples.vectors.padded(sentences, chosen, dtype=on_disk), examples.gold(sentences)
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        pending: list[Future[tuple[NDArray[Any], GoldBatch]]] = [reader.submit(read, plan[0])]
-        for following in [*plan[1:], None]:
-            vectors, gold = pending.pop().result()
-            if following is not None:
-                pending.append(reader.submit(read, following))
-            values = (torch.from_numpy(part).to(device) for part in (gold.distances, gold.depths))
-            distances, depths = (part.to(dtype) for part in values)
-            lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
-            of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
-            yield of_layer, _OnDevice(gold, lengths, distances, depths, heads)
-
-
-def _predicted(
-    probes: Sequence[Probe],
-    examples: Examples,
-    sentences: Sequence[NDArray[np.int64]] | None,
-    device: str | torch.device,
-) -> Iterator[tuple[_OnDevice, list[Tensor]]]:
-    """What `predict` gives, on the device."""
-    plan = examples.in_order() if sentences is None else sentences
-    layers = sorted({probe.layer for probe in probes})
-    weights = [probe.weights.to(device, torch.float32) for probe in probes]
-    for of_layer, gold in _batches(examples, plan, layers, device, torch.float32):
-        predicted = []
-        for probe, weight in zip(probes, weights, strict=True):
-            projected = of_layer.padded(probe.layer) @ weight
-            predicted.append(
-                squared_distances(projected) if probe.kind == "distance" else projected.square().sum(dim=-1)
-            )
-        yield gold, predicted
 
 
 def _active_layers(trainers: Sequence[_Trainer]) -> list[int]:
