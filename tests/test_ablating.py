@@ -21,7 +21,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, DataError, OptionError
 from bertft.experiments import ablate as ablating
 from bertft.experiments.ablate import Kind, ablate, parse_cells
-from bertft.report.ablations import Line, figure, finding, lines
+from bertft.report.ablate import Line, figure, finding, lines
 from bertft.tasks.wordpiece import train_wordpiece
 
 CASES = {

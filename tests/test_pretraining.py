@@ -22,7 +22,7 @@ from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, CheckpointError, DataError, OptionError
 from bertft.experiments.pretrain import pretrain
-from bertft.report.pretraining import figure, finding
+from bertft.report.pretrain import figure, finding
 from bertft.tasks.pretraining import Pretraining, floors
 from bertft.tasks.sentence_pairs import IGNORED, SentencePairs, tokenise
 from bertft.tasks.wordpiece import train_wordpiece

@@ -23,7 +23,7 @@ from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
 from bertft.experiments.edge_tasks import read_tasks
 from bertft.experiments.mdl import Described, describe
-from bertft.report import description_length
+from bertft.report import mdl as description_length
 
 WORDS = ("cat", "dog", "mat", "saw", "left", "the", "a", ".")
 TAGS = ("N", "N", "N", "V", "V", "D", "D", "X")

@@ -27,9 +27,11 @@ from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable, write_files
 from bertft.records import csv_bytes, json_bytes
 from bertft.report import write
-from bertft.report.figures import figure, png, spread, svg
+from bertft.report.drawing import png, spread, svg
+from bertft.report.figures import figure
 from bertft.report.page import page
-from bertft.report.series import distinct, estimate, finding, fit, headline, layers_text, panels, series, short_names
+from bertft.report.rows import fit, short_names
+from bertft.report.series import distinct, estimate, finding, headline, layers_text, panels, series
 from bertft.report.terminal import drawn_bar, show
 
 NAN = math.nan

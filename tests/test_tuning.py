@@ -20,7 +20,7 @@ from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError
 from bertft.experiments.tune import tune
-from bertft.report.tuning import spread
+from bertft.report.tune import spread
 
 WORDS = ("it", "rains", "pours", "not", "always", "the", "sun", "shines", "who", "what")
 BLOCKS = 2

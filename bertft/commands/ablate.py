@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import ablations
+    from bertft.report import ablate as ablations
 
     return give_back(
         options, found.rows, found.run, lambda out: ablations.write(found.rows, found.run, out), ablations.show

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import pretraining
+    from bertft.report import pretrain as pretraining
 
     status = give_back(
         options, made.rows, made.run, lambda out: pretraining.write(made.rows, made.run, out), pretraining.show

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import description_length
+    from bertft.report import mdl as description_length
 
     return give_back(
         options,

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             say=say,
         )
     from bertft.records import json_bytes
-    from bertft.report.tuning import show
+    from bertft.report.tune import show
 
     if options.json:
         sys.stdout.buffer.write(json_bytes(tuned.rows, tuned.run))

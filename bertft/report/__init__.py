@@ -24,7 +24,8 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
 
     >>> paths = write(scores.rows, scores.run, "out")  # doctest: +SKIP
     """
-    from bertft.report.figures import figure, png
+    from bertft.report.drawing import png
+    from bertft.report.figures import figure
     from bertft.report.page import page
 
     files = {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)}

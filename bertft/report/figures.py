@@ -8,47 +8,22 @@ compare by eye; below 0 where a band reaches there; and at 0.9 where nothing lie
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertft.errors import OptionError
 from bertft.records import Row
-from bertft.report.series import Panel, Series, fit, panels, title
+from bertft.report.drawing import DASHES, LINES, MARKERS, PANEL, STYLE, draw_line, name_ends, set_layer_axis, set_title
+from bertft.report.rows import fit
+from bertft.report.series import Panel, Series, panels, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6570", "#e2e5e9", "#fefefe"
-LINES = ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#b07d00", "#5a9bd4", "#444444")
-"""Colours told apart with any colour vision (Okabe and Ito, Tol); markers and dashes tell lines apart besides."""
 
-MARKERS = "osD^vPX"
-DASHES = ("-", "--", ":")
 ZOOMED = 0.9
-DPI = 180
-PANEL = (6.4, 3.9)
-"""Inches of one panel."""
-
-STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": GRID,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "svg.hashsalt": "bertft",
-}
 
 
 def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
@@ -135,131 +110,3 @@ def name_lines(axes: Axes, lines: dict[str, Series]) -> None:
                 f"{fit(name, 26)}: undefined at {len(curve.layers)} layers", (0.02, 0.04), xycoords="axes fraction"
             )
     name_ends(axes, ends)
-
-
-def draw_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, floor: bool = False
-) -> None:
-    """Draw one line; a floor is thinner and lies under the others."""
-    axes.plot(
-        x,
-        y,
-        color=colour,
-        linewidth=1.3 if floor else 1.9,
-        linestyle=dash,
-        marker=marker,
-        markersize=5.5,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.7,
-        clip_on=False,
-        zorder=2 if floor else 3,
-    )
-
-
-def set_layer_axis(axes: Axes, layers: Sequence[int]) -> None:
-    """Number the x axis by whole layers, given in ascending order, and take away what frames the panel."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, min_n_ticks=1))
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-
-
-def set_title(axes: Axes, heading: str, detail: str) -> None:
-    """Write a heading above a panel, and below it in small what was measured."""
-    axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=22)
-    axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
-
-
-def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write names beside the last points of lines, pushed apart where they would touch: (y, x, name, colour) of each.
-
-    The limits of the y axis must be set before.
-    """
-    bottom, top = axes.get_ylim()
-    ends = sorted(ends)
-    heights = spread([(y - bottom) / (top - bottom) for y, *_ in ends], gap=0.062)
-    for (y, x, name, colour), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            name,
-            xy=(x, y),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9.5,
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.9,
-                "shrinkA": 2,
-                "shrinkB": 5,
-                "relpos": (0, 0.5),
-            },
-        )
-
-
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights moved as little as pushing them up, then down from 1, needs to keep `gap` between.
-
-    >>> spread([0.5, 0.5, 0.9], gap=0.1)
-    [0.45, 0.55, 0.9]
-    """
-    blocks: list[list[float]] = []
-    for height in heights:
-        blocks.append([height])
-        while len(blocks) > 1 and overlap(blocks[-2], blocks[-1], gap):
-            last = blocks.pop()
-            blocks[-1] += last
-    placed = []
-    for block in blocks:
-        placed += positions(block, gap)
-    return [round(height, 6) for height in placed]
-
-
-def overlap(lower: Sequence[float], upper: Sequence[float], gap: float) -> bool:
-    """Return whether two blocks of labels would come closer than `gap`."""
-    return positions(upper, gap)[0] - positions(lower, gap)[-1] < gap
-
-
-def positions(block: Sequence[float], gap: float) -> list[float]:
-    """Return the heights of labels stacked `gap` apart around the mean of where they want to be."""
-    middle = sum(block) / len(block)
-    first = middle - gap * (len(block) - 1) / 2
-    return [first + gap * index for index in range(len(block))]
-
-
-def png(drawing: Figure) -> bytes:
-    """Return a picture as PNG, on white."""
-    stream = io.BytesIO()
-    drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
-    return stream.getvalue()
-
-
-def svg(drawing: Figure, name: str) -> str:
-    """Return a picture as an `<svg>` element for a page: no background, its colours CSS variables with defaults.
-
-    The variables are --ink, --muted, --grid, --paper and --line-0 to --line-6, so a page can recolour the picture for
-    a dark screen. Element names begin with `name`, so that several pictures can stand in one page.
-    """
-    import matplotlib.style
-
-    stream = io.StringIO()
-    with matplotlib.style.context(["default", STYLE]):
-        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
-    kept = {one or other for one, other in used}
-    text = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in kept else "", text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    variables = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
-        colour: f"line-{i}" for i, colour in enumerate(LINES)
-    }
-    for colour, variable in variables.items():
-        text = re.sub(rf"(?<=: ){colour}", f"var(--{variable}, {colour})", text)
-    return text

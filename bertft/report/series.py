@@ -11,9 +11,9 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from bertft.records import Row
+from bertft.report.rows import short_names
 
 KEPT = 0.99
 """A layer at or above this similarity is said to be kept."""
@@ -157,33 +157,6 @@ def title(measure: str) -> str:
 def compares(measure: str) -> bool:
     """Return whether a measure compares two models; a mean cosine describes one of them."""
     return not measure.startswith("mean-cosine")
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return for each path or hub name its shortest tail that no other name in the list shares.
-
-    >>> short_names(["runs/mnli/best", "runs/squad/best"])
-    {'runs/mnli/best': 'mnli/best', 'runs/squad/best': 'squad/best'}
-    """
-    parts = {name: PurePath(name).parts or (name,) for name in names}
-
-    def tail(name: str, length: int) -> str:
-        return str(PurePath(*parts[name][-length:])) if length < len(parts[name]) else name
-
-    short = {}
-    for name in parts:
-        lengths = range(1, len(parts[name]) + 1)
-        clashes = (any(other != name and tail(other, n) == tail(name, n) for other in parts) for n in lengths)
-        short[name] = next((tail(name, n) for n, clash in zip(lengths, clashes, strict=True) if not clash), name)
-    return short
-
-
-def fit(text: str, width: int) -> str:
-    """Return a text cut in the middle where it is longer than `width`: both ends of a path tell something."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
 def estimate(value: float, stderr: float) -> str:

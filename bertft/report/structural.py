@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.figures import (
+from bertft.report.drawing import (
     DASHES,
     INK,
     LINES,
@@ -32,8 +32,8 @@ from bertft.report.figures import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.series import fit, short_names
-from bertft.report.terminal import say
+from bertft.report.rows import fit, number, short_names, shown_split
+from bertft.report.tables import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,16 +109,6 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
                 values[row["measure"]][row["layer"]] = number(row)
         found.append(Curve(key[1], key[0], key[2], values, best))
     return sorted(found, key=lambda curve: curve.floor)
-
-
-def shown_split(rows: Sequence[Row]) -> str:
-    """The split whose values are shown: test where there is one."""
-    return "test" if any(row["split"] == "test" for row in rows) else "dev"
-
-
-def number(row: Row) -> float:
-    """The value of a row; nan for the None of JSON."""
-    return math.nan if row["value"] is None else float(row["value"])
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:

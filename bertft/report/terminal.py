@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bertft.records import Row
-from bertft.report.series import Series, fit, headline, panels
+from bertft.report.rows import fit
+from bertft.report.series import Series, headline, panels
+from bertft.report.tables import plain_marks, say
 
 CELL = ("0.0000 ± 0.0000", "0.0000 +/- 0.0000")
 GAP = 3
@@ -86,13 +88,3 @@ def drawn_bar(value: float, width: int, ascii_only: bool) -> str:
     if ascii_only:
         return "#" * round(eighths / 8)
     return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1] * (eighths % 8 > 0)
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """Print a sentence as it stands: no markup, wrapped at words, in the console's characters."""
-    console.print(Text(plain_marks(text) if console.options.ascii_only else text, style=style))
-
-
-def plain_marks(text: str) -> str:
-    """Return a text with the marks this package prints spelled in ASCII."""
-    return text.translate({ord("±"): "+/-", ord("–"): "-", ord("→"): "->", ord("…"): "...", ord("σ"): "sd"})

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.figures import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png, set_title
-from bertft.report.terminal import plain_marks, say
+from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png, set_title
+from bertft.report.tables import plain_marks, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

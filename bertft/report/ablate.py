@@ -19,7 +19,7 @@ from rich.text import Text
 
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.figures import (
+from bertft.report.drawing import (
     DASHES,
     LINES,
     MARKERS,
@@ -31,7 +31,7 @@ from bertft.report.figures import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.terminal import plain_marks, say
+from bertft.report.tables import plain_marks, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertft.records import Row
-from bertft.report.terminal import plain_marks, say
+from bertft.report.tables import plain_marks, say
 
 LOSSES = ("train_loss", "dev_loss")
 

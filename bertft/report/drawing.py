@@ -1,0 +1,244 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bertft.report.rows import fit, task_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6570", "#e2e5e9", "#fefefe"
+LINES = ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#b07d00", "#5a9bd4", "#444444")
+"""Colours told apart with any colour vision (Okabe and Ito, Tol); markers and dashes tell lines apart besides."""
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", ":")
+DPI = 180
+PANEL = (6.4, 3.9)
+"""Inches of one panel."""
+STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "svg.hashsalt": "bertft",
+}
+
+
+def draw_line(
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, floor: bool = False
+) -> None:
+    """Draw one line; a floor is thinner and lies under the others."""
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=1.3 if floor else 1.9,
+        linestyle=dash,
+        marker=marker,
+        markersize=5.5,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.7,
+        clip_on=False,
+        zorder=2 if floor else 3,
+    )
+
+
+def set_layer_axis(axes: Axes, layers: Sequence[int]) -> None:
+    """Number the x axis by whole layers, given in ascending order, and take away what frames the panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, min_n_ticks=1))
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def set_title(axes: Axes, heading: str, detail: str) -> None:
+    """Write a heading above a panel, and below it in small what was measured."""
+    axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=22)
+    axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
+
+
+def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names beside the last points of lines, pushed apart where they would touch: (y, x, name, colour) of each.
+
+    The limits of the y axis must be set before.
+    """
+    bottom, top = axes.get_ylim()
+    ends = sorted(ends)
+    heights = spread([(y - bottom) / (top - bottom) for y, *_ in ends], gap=0.062)
+    for (y, x, name, colour), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9.5,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.9,
+                "shrinkA": 2,
+                "shrinkB": 5,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights moved as little as pushing them up, then down from 1, needs to keep `gap` between.
+
+    >>> spread([0.5, 0.5, 0.9], gap=0.1)
+    [0.45, 0.55, 0.9]
+    """
+    blocks: list[list[float]] = []
+    for height in heights:
+        blocks.append([height])
+        while len(blocks) > 1 and overlap(blocks[-2], blocks[-1], gap):
+            last = blocks.pop()
+            blocks[-1] += last
+    placed = []
+    for block in blocks:
+        placed += positions(block, gap)
+    return [round(height, 6) for height in placed]
+
+
+def overlap(lower: Sequence[float], upper: Sequence[float], gap: float) -> bool:
+    """Return whether two blocks of labels would come closer than `gap`."""
+    return positions(upper, gap)[0] - positions(lower, gap)[-1] < gap
+
+
+def positions(block: Sequence[float], gap: float) -> list[float]:
+    """Return the heights of labels stacked `gap` apart around the mean of where they want to be."""
+    middle = sum(block) / len(block)
+    first = middle - gap * (len(block) - 1) / 2
+    return [first + gap * index for index in range(len(block))]
+
+
+def png(drawing: Figure) -> bytes:
+    """Return a picture as PNG, on white."""
+    stream = io.BytesIO()
+    drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    return stream.getvalue()
+
+
+def svg(drawing: Figure, name: str) -> str:
+    """Return a picture as an `<svg>` element for a page: no background, its colours CSS variables with defaults.
+
+    The variables are --ink, --muted, --grid, --paper and --line-0 to --line-6, so a page can recolour the picture for
+    a dark screen. Element names begin with `name`, so that several pictures can stand in one page.
+    """
+    import matplotlib.style
+
+    stream = io.StringIO()
+    with matplotlib.style.context(["default", STYLE]):
+        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    kept = {one or other for one, other in used}
+    text = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in kept else "", text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    variables = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
+        colour: f"line-{i}" for i, colour in enumerate(LINES)
+    }
+    for colour, variable in variables.items():
+        text = re.sub(rf"(?<=: ){colour}", f"var(--{variable}, {colour})", text)
+    return text
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel by layer, or by portion; `center` marks a place on that axis, nan for none."""
+
+    name: str
+    floor: bool
+    layers: Sequence[float]
+    values: Sequence[float]
+    center: float = math.nan
+
+
+def panels(
+    tasks: Sequence[str],
+    lines: Callable[[str], Iterator[Line]],
+    title: str,
+    detail: str,
+    label: str,
+    bottom: float | None,
+    along: str = "Layer (0 = embeddings)",
+) -> Figure:
+    """Return a panel a task, four in a row, lines named below; where `bottom` is given all share an axis from there."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    across = min(4, len(tasks))
+    down = math.ceil(len(tasks) / across)
+    with matplotlib.style.context(["default", STYLE]):
+        drawing = Figure(figsize=(1.2 + 2.5 * max(2, across), 1.4 + 2.3 * down), layout="constrained")
+        grid = drawing.subplots(down, across, squeeze=False, sharex=True, sharey=bottom is not None)
+        for axes in grid.flat[len(tasks) :]:
+            axes.set_axis_off()
+        for axes, task in zip(grid.flat, tasks, strict=False):
+            draw_lines(axes, list(lines(task)))
+            axes.set_title(task_name(task, "all"), loc="left", fontsize=10, fontweight="bold")
+        if bottom is not None:
+            grid[0, 0].set_ylim(bottom=bottom)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(label)
+        for axes in grid.flat[max(0, len(tasks) - across) : len(tasks)]:
+            axes.set_xlabel(along)
+            axes.tick_params(labelbottom=True)
+        drawing.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
+        drawing.text(0.01, 1 - 0.36 / drawing.get_figheight(), detail, color=MUTED, fontsize=9, va="top")
+        handles, given = grid[0, 0].get_legend_handles_labels()
+        drawing.legend(handles, given, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return drawing
+
+
+def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
+    """Draw the lines of one panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    models = 0
+    for line in found:
+        colour = MUTED if line.floor else LINES[models % len(LINES)]
+        axes.plot(
+            line.layers,
+            line.values,
+            color=colour,
+            linestyle="--" if line.floor else DASHES[models // len(LINES) % len(DASHES)],
+            linewidth=1.2 if line.floor else 1.7,
+            marker="" if line.floor else MARKERS[models % len(MARKERS)],
+            markersize=4,
+            label=fit(line.name, 30),
+        )
+        if math.isfinite(line.center):
+            axes.plot(
+                [line.center], [0.035], marker="^", color=colour, markersize=6, transform=axes.get_xaxis_transform()
+            )
+        models += not line.floor
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
