@@ -23,7 +23,7 @@ from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
 from bertft.experiments.edge_tasks import read_tasks
 from bertft.experiments.mdl import Described, describe
-from bertft.report import mdl as description_length
+from bertft.report import mdl as report
 
 WORDS = ("cat", "dog", "mat", "saw", "left", "the", "a", ".")
 TAGS = ("N", "N", "N", "V", "V", "D", "D", "X")
@@ -166,28 +166,28 @@ def test_control_tasks_stand_beside_their_tasks(place: Path) -> None:
     assert {(row["control"], row["input"]) for row in both.rows} == {
         (control, source) for control in (False, True) for source in ("layer:0", "mix")
     }
-    names = [each.task for each in description_length.described(both.rows)]
+    names = [each.task for each in report.described(both.rows)]
     assert names == ["POS", "POS", "POS (control)", "POS (control)"]
     stream = io.StringIO()
-    description_length.show(both.rows, both.run, Console(file=stream, width=60, highlight=False))
+    report.show(both.rows, both.run, Console(file=stream, width=60, highlight=False))
     assert "Online code of POS (control)" in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 60
 
 
 def test_pictures_show_layers_and_portions(place: Path) -> None:
     one = found(place, "model", "other", tasks=["pos"], probe="perceptron", epochs=2)
-    seen = description_length.described(one.rows)
-    (lines,) = description_length.layer_lines(seen).values()
+    seen = report.described(one.rows)
+    (lines,) = report.layer_lines(seen).values()
     assert [(line.name, tuple(line.layers)) for line in lines] == [("model", (0, 1, 2)), ("other", (0, 1, 2))]
-    (curves,) = description_length.curve_lines(seen, one.run["curves"]).values()
+    (curves,) = report.curve_lines(seen, one.run["curves"]).values()
     assert [line.name for line in curves] == ["model", "other"]
-    highest = description_length.best([each for each in seen if each.model == "other"])
+    highest = report.best([each for each in seen if each.model == "other"])
     (own,) = [c for c in one.run["curves"] if (c["model"], c["input"]) == ("other", highest.input)]
     assert list(curves[1].values) == pytest.approx([b / n for b, n in zip(own["bits"], own["targets"], strict=True)])
     alone = [curve for curve in one.run["curves"] if curve["model"] == "model"]
-    (of_inputs,) = description_length.curve_lines([each for each in seen if each.model == "model"], alone).values()
+    (of_inputs,) = report.curve_lines([each for each in seen if each.model == "model"], alone).values()
     assert [line.name for line in of_inputs] == ["layer:0", "layer:1", "layer:2"]
-    axes = description_length.curve_figure(seen, one.run["curves"]).axes[0]
+    axes = report.curve_figure(seen, one.run["curves"]).axes[0]
     assert axes.get_xscale() == "log"
     assert axes.get_ylim()[0] == 0
 

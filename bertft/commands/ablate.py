@@ -51,8 +51,6 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import ablate as ablations
+    from bertft.report import ablate as report
 
-    return give_back(
-        options, found.rows, found.run, lambda out: ablations.write(found.rows, found.run, out), ablations.show
-    )
+    return give_back(options, found.rows, found.run, lambda out: report.write(found.rows, found.run, out), report.show)

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo and say what was seen and how to go on."""
     get_ready(options.out)
     from bertft.demo import demo
-    from bertft.report.terminal import show
+    from bertft.report.score.table import show
 
     with progress_bar(sys.stderr) as progress:
         result = demo(options.out, seconds=options.seconds, seed=options.seed, progress=progress)

@@ -72,10 +72,8 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import pretrain as pretraining
+    from bertft.report import pretrain as report
 
-    status = give_back(
-        options, made.rows, made.run, lambda out: pretraining.write(made.rows, made.run, out), pretraining.show
-    )
+    status = give_back(options, made.rows, made.run, lambda out: report.write(made.rows, made.run, out), report.show)
     say(f"Pre-trained: {', '.join(str(folder / 'last') for folder in made.folders.values())}.")
     return status

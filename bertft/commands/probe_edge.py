@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import edge
+    from bertft.report import edge as report
 
     return give_back(
-        options, found.rows, found.run, lambda out: edge.write(found.rows, found.labels, found.run, out), edge.show
+        options, found.rows, found.run, lambda out: report.write(found.rows, found.labels, found.run, out), report.show
     )

@@ -91,12 +91,12 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import mdl as description_length
+    from bertft.report import mdl as report
 
     return give_back(
         options,
         found.rows,
         found.run,
-        lambda out: description_length.write(found.rows, found.run, out),
-        description_length.show,
+        lambda out: report.write(found.rows, found.run, out),
+        report.show,
     )

@@ -57,12 +57,12 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import structural
+    from bertft.report import structural as report
 
     return give_back(
         options,
         found.rows,
         found.run,
-        lambda out: structural.write(found.rows, found.run, found.trees, out),
-        structural.show,
+        lambda out: report.write(found.rows, found.run, found.trees, out),
+        report.show,
     )

@@ -86,8 +86,8 @@ def run(options: argparse.Namespace) -> int:
             **chosen(options, COMPUTING),
             progress=progress,
         )
-    from bertft.report import write
-    from bertft.report.terminal import show
+    from bertft.report.score import write
+    from bertft.report.score.table import show
 
     return give_back(
         options,

@@ -58,7 +58,7 @@ def demo(
     from bertft.demo.finetune import finetune
     from bertft.experiments.score import score
     from bertft.files import write_files
-    from bertft.report import write
+    from bertft.report.score import write
 
     out = Path(out)
     train, held_out = remarks()

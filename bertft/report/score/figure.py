@@ -16,7 +16,7 @@ from bertft.errors import OptionError
 from bertft.records import Row
 from bertft.report.drawing import DASHES, LINES, MARKERS, PANEL, STYLE, draw_line, name_ends, set_layer_axis, set_title
 from bertft.report.rows import fit
-from bertft.report.series import Panel, Series, panels, title
+from bertft.report.score.series import Panel, Series, panels, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

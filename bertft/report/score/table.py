@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bertft.records import Row
 from bertft.report.rows import fit
-from bertft.report.series import Series, headline, panels
+from bertft.report.score.series import Series, headline, panels
 from bertft.report.tables import plain_marks, say
 
 CELL = ("0.0000 ± 0.0000", "0.0000 +/- 0.0000")

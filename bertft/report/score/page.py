@@ -16,9 +16,9 @@ from typing import Any
 
 from bertft.records import Row, plain
 from bertft.report.drawing import svg
-from bertft.report.figures import figure
 from bertft.report.rows import short_names
-from bertft.report.series import Panel, Series, base_names, findings, headline, panels, series, size, title
+from bertft.report.score.figure import figure
+from bertft.report.score.series import Panel, Series, base_names, findings, headline, panels, series, size, title
 
 FEW_SENTENCES = 100
 """Below this many sentences a normal 95 % interval is likely too narrow."""

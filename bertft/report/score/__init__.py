@@ -1,0 +1,34 @@
+"""The report of `bertft score`: a table on the terminal, a picture a measure, and a page.
+
+`series` groups the rows into curves and puts them into words, `table` prints them, `figure` draws them, and `page`
+writes HTML. All take the rows and the run record as plain dicts and lists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bertft.files import write_files
+from bertft.records import Row, csv_bytes, json_bytes
+from bertft.report.score.series import Series, series
+
+__all__ = ["Row", "Series", "series", "write"]
+
+
+def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
+    """Write `scores.json`, `scores.csv`, one picture a measure (`rsa.png`) and `report.html` to a folder.
+
+    The files appear together or not at all; a folder that cannot be written raises `BertftError`. Returns the paths.
+
+    >>> paths = write(scores.rows, scores.run, "out")  # doctest: +SKIP
+    """
+    from bertft.report.drawing import png
+    from bertft.report.score.figure import figure
+    from bertft.report.score.page import page
+
+    files = {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)}
+    for measure in dict.fromkeys(curve.measure for curve in series(rows)):
+        files[f"{measure}.png"] = png(figure(rows, measure))
+    files["report.html"] = page(rows, run).encode()
+    return write_files(folder, files)
