@@ -21,7 +21,7 @@ _HOME = {
     "procrustes": "similarity",
     "compare": "similarity",
     "explain": "similarity",
-    "PairMoments": "pair_moments",
+    "PairMoments": "similarity",
     "score": "experiments.score",
     "RSACallback": "experiments.callback",
     "tune": "experiments.tune",
@@ -55,9 +55,10 @@ if TYPE_CHECKING:
     from bertft.experiments.pretrain import pretrain
     from bertft.experiments.score import score
     from bertft.experiments.tune import tune
-    from bertft.pair_moments import PairMoments
     from bertft.records import Scores
-    from bertft.similarity import cca, cka, compare, explain, procrustes, pwcca, rsa, svcca
+    from bertft.similarity.functions import cca, cka, compare, procrustes, pwcca, rsa, svcca
+    from bertft.similarity.pair_moments import PairMoments
+    from bertft.similarity.plan import explain
 
 
 def __getattr__(name: str) -> Any:

@@ -26,9 +26,9 @@ from rich.console import Console
 from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable, write_files
 from bertft.records import csv_bytes, json_bytes
-from bertft.report.score import write
 from bertft.report.drawing import png, spread, svg
 from bertft.report.rows import fit, short_names
+from bertft.report.score import write
 from bertft.report.score.figure import figure
 from bertft.report.score.page import page
 from bertft.report.score.series import distinct, estimate, finding, headline, layers_text, panels, series

@@ -25,8 +25,8 @@ from bertft.errors import ArrayError, CheckpointError, DataError, OptionError
 from bertft.experiments.inputs import distinct_names
 from bertft.experiments.score import _averaged, score
 from bertft.measures import MEASURES
-from bertft.pair_moments import PairMoments
 from bertft.records import Scores
+from bertft.similarity.pair_moments import PairMoments
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]

@@ -43,7 +43,7 @@ from bertft.experiments.inputs import Text, corpora_of
 from bertft.files import write_files
 from bertft.measures import resolve
 from bertft.options import count, integer
-from bertft.pair_moments import PairMoments
+from bertft.similarity.pair_moments import PairMoments
 
 START = "rsa-start.safetensors"
 """File of the run's folder, beside its checkpoints, that holds the hidden states of the start for a resumed run."""

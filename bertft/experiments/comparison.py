@@ -23,8 +23,8 @@ from bertft.data import Example
 from bertft.errors import ArrayError, RowError
 from bertft.experiments.run import Clock
 from bertft.measures import Measure
-from bertft.pair_moments import PairMoments
 from bertft.progress import Progress
+from bertft.similarity.pair_moments import PairMoments
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from bertft.experiments.inputs import Source, Text, corpora_of, loaded
 from bertft.experiments.run import Clock, versions
 from bertft.measures import MEASURES, evaluate, resolve
 from bertft.options import count, integer, several
-from bertft.pair_moments import PairMoments
 from bertft.progress import Progress
 from bertft.records import Row, Scores
+from bertft.similarity.pair_moments import PairMoments
 
 _TOKENIZER_SAMPLE = 100  # texts of each corpus that the tokenizers must encode alike
 

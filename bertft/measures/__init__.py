@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 from bertft.errors import OptionError
 from bertft.kernels.types import Array, RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
+from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import pearson, sums_of_moments
 from bertft.statistics.reservoir import Sample
@@ -67,7 +68,7 @@ class Measure:
 
 
 def _rsa(name: str, title: str, kernel: str, *invariances: Invariance) -> Measure:
-    row_map, form = rsa.BILINEAR[kernel]
+    row_map, form = BILINEAR[kernel]
 
     def value(moments: Moments) -> float:
         return pearson(sums_of_moments(moments, form))

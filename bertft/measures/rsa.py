@@ -11,18 +11,10 @@ import math
 
 import numpy as np
 
-from bertft.kernels.types import Array, Form, RowMap
+from bertft.kernels.types import Array, Form
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import cosine, offset_weights, pearson, sums_of_moments
 from bertft.statistics.standard_error import quadratic
-
-BILINEAR: dict[str, tuple[RowMap, Form]] = {
-    "cosine": ("unit", "dot"),
-    "correlation": ("centred_unit", "dot"),
-    "dot": ("raw", "dot"),
-    "sqeuclidean": ("raw", "distance"),
-}
-"""The kernels whose values are bilinear in a row map, so that moments suffice."""
 
 COMPARISONS = {"pearson": pearson, "cosine": cosine}
 """What may be made of the five pair sums."""

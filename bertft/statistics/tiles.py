@@ -15,7 +15,8 @@ import numpy as np
 from bertft import kernels
 from bertft.arrays import RowSource, as_double, bad_row, host
 from bertft.errors import RowError
-from bertft.kernels.types import Array, Form, Link, LinkName, RowMap, Rows
+from bertft.kernels.types import Array, Link, Rows
+from bertft.statistics.forms import FORMS
 from bertft.statistics.moments import center_of
 from bertft.statistics.pair_sums import PairSums, noise_of
 
@@ -38,25 +39,6 @@ class Space:
         """The same space with its values taken about another center."""
         link = self.link._replace(center=self.link.center + center)
         return Space(self.rows, link, self.shift + center, self.noise)
-
-
-@dataclass(frozen=True)
-class KernelForm:
-    """How a kernel is computed in tiles: its row map, the form of its offsets, and the link."""
-
-    row_map: RowMap
-    form: Form
-    link: LinkName = "identity"
-
-
-FORMS: dict[str, KernelForm] = {
-    "cosine": KernelForm("unit", "dot"),
-    "correlation": KernelForm("centred_unit", "dot"),
-    "dot": KernelForm("raw", "dot"),
-    "sqeuclidean": KernelForm("raw", "distance"),
-    "euclidean": KernelForm("raw", "distance", "euclidean"),
-    "rbf": KernelForm("raw", "distance", "rbf"),
-}
 
 
 def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: float | None, double: bool) -> Space:

@@ -14,7 +14,8 @@ from bertft.arrays import RowSource, as_double, check_pair, host
 from bertft.errors import ArrayError, OptionError
 from bertft.kernels.types import Array, MomentSums, RowMap
 from bertft.measures import MEASURES, Measure
-from bertft.measures.rsa import BILINEAR, COMPARISONS
+from bertft.measures.rsa import COMPARISONS
+from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import CENTER_ROWS, Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
 from bertft.statistics.reservoir import Reservoir, Sample

@@ -1,0 +1,32 @@
+"""The kernels of RSA: the one table of how each is computed from the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bertft.kernels.types import Form, LinkName, RowMap
+
+
+@dataclass(frozen=True)
+class KernelForm:
+    """How a kernel is computed: its row map, the form its values take of two mapped rows, and the link upon that."""
+
+    row_map: RowMap
+    form: Form
+    link: LinkName = "identity"
+
+
+FORMS: dict[str, KernelForm] = {
+    "cosine": KernelForm("unit", "dot"),
+    "correlation": KernelForm("centred_unit", "dot"),
+    "dot": KernelForm("raw", "dot"),
+    "sqeuclidean": KernelForm("raw", "distance"),
+    "euclidean": KernelForm("raw", "distance", "euclidean"),
+    "rbf": KernelForm("raw", "distance", "rbf"),
+}
+"""Every kernel that `bertft.rsa` takes."""
+
+BILINEAR: dict[str, tuple[RowMap, Form]] = {
+    name: (kernel.row_map, kernel.form) for name, kernel in FORMS.items() if kernel.link == "identity"
+}
+"""The kernels whose values are bilinear in the mapped rows, so that second moments give the exact RSA."""
