@@ -23,7 +23,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError
 from bertft.experiments.inputs import loaded
 from bertft.experiments.score import score
-from bertft.tasks.adapters import with_lora
+from bertft.tasks.lora import with_lora
 
 peft = pytest.importorskip("peft", reason='adapters take peft: pip install "bertft[lora]"')
 

@@ -25,10 +25,10 @@ from bertft.data.treebank import read_split
 from bertft.errors import CheckpointError, DataError, UndefinedWarning
 from bertft.experiments.score import score
 from bertft.tasks import named_task
-from bertft.tasks.adapters import with_lora
 from bertft.tasks.attachment import evaluate_attachment, is_punctuation
 from bertft.tasks.biaffine import IGNORED, BiaffineParser, biaffine_settings
 from bertft.tasks.dependency import TASK
+from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import raise_head_rate
 from bertft.tasks.task import Recipe, Records
 from bertft.tasks.training import evaluate, train

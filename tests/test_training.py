@@ -29,7 +29,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.data.mnli import LABELS, Pair
 from bertft.errors import BertftError, OptionError
 from bertft.tasks import TASKS, named_task, training
-from bertft.tasks.adapters import with_lora
+from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import UncorrectedAdamW, learning_rate_factor
 from bertft.tasks.task import Recipe, Records
 from bertft.tasks.training import Trained, evaluate, train

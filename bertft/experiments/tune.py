@@ -29,7 +29,7 @@ from bertft.options import integer
 from bertft.progress import Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
-from bertft.tasks.adapters import with_lora
+from bertft.tasks.lora import with_lora
 from bertft.tasks.task import Recipe, Records, Task
 from bertft.tasks.training import Progress, Trained, evaluate
 from bertft.tasks.training import train as train_model

@@ -12,44 +12,27 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
 
-from bertft.checkpoints.load import quiet_transformers
 from bertft.errors import BertftError
 from bertft.progress import Progress
 from bertft.records import Row, plain
-from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
-from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable
-
-R = TypeVar("R")
-Condense = Callable[[Any, Any], Any]
-
-SAVE_SECONDS = 600.0
-"""How much work, in seconds, a kill may cost within an epoch."""
+from bertft.tasks.task import Features, Recipe, Records, Trainable
+from bertft.tasks.trainer import Condense, R, _metrics, _outside_as_before, _Trainer, _Watch
 
 RECORD, UNFINISHED = "training.json", "unfinished"
 _STATE = "trainer_state.json"  # the last file the Trainer writes of a checkpoint
@@ -194,166 +177,9 @@ def read_trained(folder: Path) -> Trained:
         raise BertftError(f"{folder / RECORD}: no record of a finished run ({error}); train again") from error
 
 
-class _Trainer(Trainer):
-    """The Trainer with a recipe's optimiser and schedule, and a task's metrics."""
-
-    def __init__(
-        self,
-        task: Trainable[R],
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
-        train: Features,
-        dev: tuple[Features, Records[R]],
-        folder: Path,
-        *,
-        seed: int,
-        callbacks: list[TrainerCallback],
-        condense: Condense | None = None,
-    ) -> None:
-        when = "epoch" if recipe.steps is None else "steps"
-        arguments = TrainingArguments(
-            output_dir=str(folder.absolute()),
-            num_train_epochs=recipe.epochs,
-            max_steps=recipe.steps or -1,
-            per_device_train_batch_size=recipe.batch_size,
-            per_device_eval_batch_size=2 * recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.clip,
-            seed=seed,
-            use_cpu=model.device.type == "cpu",
-            dataloader_pin_memory=model.device.type != "cpu",
-            eval_strategy=when,
-            eval_steps=recipe.every,
-            save_strategy=when,
-            save_steps=recipe.every or 0,
-            logging_strategy=when,
-            logging_steps=recipe.every or 0,
-            logging_nan_inf_filter=False,
-            save_total_limit=2,  # of which one is the best so far
-            metric_for_best_model=task.metric,  # lower is better where it ends in "loss": the Trainer's own rule
-            eval_do_concat_batches=False,
-            disable_tqdm=True,
-            report_to="none",
-        )
-        # With several GPUs in sight the Trainer would use them all, and multiply the batch size by their number.
-        arguments._n_gpu = min(1, arguments.n_gpu)
-        self.task, self.recipe, self.dev = task, recipe, dev
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=train.rows,
-            eval_dataset=dev[0].rows,
-            data_collator=task.collator(tokenizer, recipe),
-            processing_class=tokenizer,  # saved with each checkpoint
-            optimizer_cls_and_kwargs=optimizer_of(recipe),
-            callbacks=callbacks,
-            preprocess_logits_for_metrics=condense,
-        )
-        self.remove_callback(PrinterCallback)
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Give the head its own learning rate."""
-        first = self.optimizer is None
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if first:
-            raise_head_rate(optimizer, _unadapted(self.model), self.recipe.head_rate)
-        return optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Follow the recipe."""
-        if self.lr_scheduler is None:
-            optimizer = optimizer or self.optimizer
-            assert optimizer is not None
-            self.lr_scheduler = schedule_of(self.recipe, optimizer, num_training_steps)
-        return self.lr_scheduler
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Predict, and let the task judge."""
-        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
-        assert output.metrics is not None
-        features, records = self.dev
-        found = self.task.evaluate(list(_rows(output.predictions)), features, records)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        return output
-
-
-class _Watch(TrainerCallback):
-    """Report steps as they pass, and have the state saved from time to time between judgements."""
-
-    def __init__(self, recipe: Recipe, progress: Progress | None) -> None:
-        self.recipe, self.progress = recipe, progress
-        self.saved = time.monotonic()
-        self.predicted = 0
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Report; save where the last time is long past."""
-        epoch = math.ceil(state.epoch or 0)
-        if self.progress is not None:
-            what = "training" if self.recipe.steps else f"epoch {epoch} of {self.recipe.epochs}"
-            self.progress(state.global_step, state.max_steps, what)
-        every = self.recipe.every or state.max_steps // self.recipe.epochs
-        # There the Trainer saves anyway, in a folder of the same name.
-        if time.monotonic() - self.saved > SAVE_SECONDS and state.global_step % every:
-            # Logged too, so that the loss of what lies before is on record.
-            control.should_save = control.should_log = True
-        if self.recipe.steps and state.global_step == state.max_steps:
-            control.should_log = True
-        return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Begin to wait anew."""
-        self.saved = time.monotonic()
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **settings: Any
-    ) -> None:
-        """Report."""
-        self.predicted += 1
-        if self.progress is not None:
-            epoch = f"epoch {round(state.epoch or 0)} of {self.recipe.epochs}"
-            after = f"step {state.global_step}" if self.recipe.steps else epoch
-            what = f"dev after {after}" if state.global_step else "dev before training"
-            self.progress(self.predicted, len(settings["eval_dataloader"]), what)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count anew."""
-        self.predicted = 0
-
-
 def _labels(model: PreTrainedModel) -> dict[str, int]:
     """The number of each label, as the model's config has it."""
     return {str(label): int(number) for label, number in (model.config.label2id or {}).items()}
-
-
-def _unadapted(model: Any) -> Any:
-    """The model itself where it is wrapped in adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _rows(batches: Any) -> Iterator[Prediction]:
-    """One prediction a row, of the outputs of batches: arrays, or tuples of them."""
-    for batch in batches or ():
-        parts = batch if isinstance(batch, tuple) else (batch,)
-        for place in range(len(parts[0])):
-            yield tuple(part[place] for part in parts)
-
-
-def _metrics(logged: dict[str, float]) -> dict[str, float]:
-    """The task's own metrics and the loss, of what the Trainer logs after an evaluation."""
-    own = {name.removeprefix("eval_"): value for name, value in logged.items() if name.startswith("eval_")}
-    timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    return {"dev_loss" if name == "loss" else name: value for name, value in own.items() if name not in timings}
 
 
 def _history(state: TrainerState) -> tuple[Row, ...]:
@@ -442,15 +268,3 @@ def _writing(folder: Path) -> Iterator[None]:
                 place.rmdir()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise BertftError(f"{folder}: cannot write there: {reason}; free space or name another folder") from error
-
-
-@contextmanager
-def _outside_as_before() -> Iterator[None]:
-    """Put the global generators back, which the Trainer seeds, and keep transformers' bars off the terminal."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(), quiet_transformers():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
