@@ -13,38 +13,48 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bertft"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# The floor plan: a part of the package, and the other parts it may import. Later rows stand on earlier ones.
+# The ground: small modules that every room may import; each may import those before it.
+GROUND = ("errors", "options", "progress", "records", "files", "arrays")
+
+# The floor plan: a room of the package, and the rooms it may import beside the ground. Later rows stand on earlier ones.
 FLOOR_PLAN: dict[str, set[str]] = {
-    "errors": set(),
-    "arrays": {"errors"},
-    "data": {"errors"},
-    "records": {"errors"},
-    "kernels": {"errors", "_core"},
-    "statistics": {"errors", "arrays", "kernels"},
-    "measures": {"errors", "arrays", "kernels", "statistics"},
-    "pair_moments": {"errors", "arrays", "kernels", "statistics", "measures"},
-    "similarity": {"errors", "arrays", "kernels", "statistics", "measures", "pair_moments"},
-    "probes": {"errors", "arrays", "kernels", "data"},
-    "checkpoint_files": {"errors"},
-    "adapters": {"errors", "checkpoint_files"},
-    "models": {"errors", "checkpoint_files", "adapters"},
-    "activations": {"errors", "models", "data"},
-    "report": {"errors", "records"},
-    "runs": {"errors", "models", "data", "records", "report"},
-    "scoring": {"errors", "data", "measures", "pair_moments", "models", "activations", "records", "runs"},
-    "tasks": {"errors", "data", "models", "records", "runs", "kernels", "_core", "activations"},
-    "tuning": {"errors", "data", "models", "records", "report", "runs", "tasks"},
-    "ablating": {"errors", "models", "records", "report", "runs", "tasks", "tuning"},
-    "pretraining": {"errors", "data", "models", "records", "report", "runs", "tasks"},
-    "structural_probing": {"errors", "data", "probes", "models", "activations", "records", "runs"},
-    "edge_tasks": {"errors", "data", "probes", "activations"},
-    "edge_probing": {"errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks"},
-    "description_length": {
-        *("errors", "data", "probes", "models", "activations", "records", "runs", "edge_tasks", "edge_probing")
+    "kernels": {"_core"},
+    "data": set(),
+    "checkpoints": set(),
+    "statistics": {"kernels"},
+    "measures": {"kernels", "statistics"},
+    "similarity": {"kernels", "statistics", "measures"},
+    "activations": {"data", "checkpoints"},
+    "probes": {"kernels", "data"},
+    "tasks": {"data", "checkpoints", "activations", "kernels"},
+    "experiments": {
+        *("kernels", "data", "checkpoints", "statistics", "measures", "similarity", "activations", "probes", "tasks")
+    },
+    "report": set(),
+}
+# These put the rooms together.
+EVERYTHING = {"__init__", "__main__", "cli", "commands", "demo"}
+
+# Inside two rooms there are more: a part of the room, and the other parts it may import.
+INSIDE: dict[str, dict[str, set[str]]] = {
+    "probes": {
+        "threads": set(),
+        "side_by_side": {"threads"},
+        "structural": {"threads", "side_by_side"},
+        "edge": {"threads", "side_by_side"},
+        "mdl": {"threads", "side_by_side", "edge"},
+    },
+    "report": {
+        "rows": set(),
+        "tables": {"rows"},
+        "drawing": {"rows"},
+        **dict.fromkeys(
+            ("score", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain"), {"rows", "tables", "drawing"}
+        ),
+        "edge_figures": {"rows", "drawing", "edge_scores"},
+        "edge": {"rows", "tables", "drawing", "edge_scores", "edge_figures"},
     },
 }
-# These put the parts together.
-EVERYTHING = {"__init__", "__main__", "cli", "commands", "callbacks", "demo"}
 
 BACKENDS = {"triton", "numba", "cupy"}
 HEAVY = {"torch", "transformers", "numba", "scipy", "pandas", "matplotlib", "rich", "triton", "cupy"}
@@ -94,20 +104,49 @@ def ids(file: Path) -> str:
     return str(file.relative_to(PACKAGE))
 
 
+def imports_of(file: Path) -> set[str]:
+    """Our own modules that a file imports, by full name."""
+    return {name for name in imported_modules(file.read_text(), file) if name.split(".")[0] == "bertft"}
+
+
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_imports_follow_the_floor_plan(file: Path) -> None:
-    part = part_of(module_of(file))
-    if part in EVERYTHING:
+    room = part_of(module_of(file))
+    if room in EVERYTHING:
         return
-    assert part in FLOOR_PLAN, f"{part} is new: give it a row of the floor plan"
-    ours = {part_of(name) for name in imported_modules(file.read_text(), file) if name.split(".")[0] == "bertft"}
-    upward = ours - FLOOR_PLAN[part] - {part}
-    assert not upward, f"bertft.{part} may import {sorted(FLOOR_PLAN[part])}, and not {sorted(upward)}"
+    ours = {part_of(name) for name in imports_of(file)} - {room}
+    if room in GROUND:
+        below = set(GROUND[: GROUND.index(room)])
+    else:
+        assert room in FLOOR_PLAN, f"{room} is new: give it a row of the floor plan"
+        below = {*GROUND, *FLOOR_PLAN[room]}
+    upward = ours - below
+    assert not upward, f"bertft.{room} may import {sorted(below)}, and not {sorted(upward)}"
 
 
-def test_floor_plan_has_no_cycle() -> None:
+@pytest.mark.parametrize("file", [file for file in FILES if part_of(module_of(file)) in INSIDE], ids=ids)
+def test_imports_follow_the_plan_inside_a_room(file: Path) -> None:
+    room, plan = part_of(module_of(file)), INSIDE[part_of(module_of(file))]
+    part = module_of(file).partition(f"{room}.")[2].partition(".")[0]
+    if not part:  # the room's own __init__
+        return
+    assert part in plan, f"{room}/{part} is new: give it a row"
+    prefix = f"bertft.{room}."
+    ours = {name.removeprefix(prefix).partition(".")[0] for name in imports_of(file) if name.startswith(prefix)}
+    upward = ours - plan[part] - {part}
+    assert not upward, f"bertft.{room}.{part} may import {sorted(plan[part])}, and not {sorted(upward)}"
+
+
+def test_every_module_has_a_row() -> None:
+    rooms = {part_of(module_of(file)) for file in FILES}
+    assert rooms == {*GROUND, *FLOOR_PLAN, *EVERYTHING}
+    assert len(rooms) <= 24
+
+
+@pytest.mark.parametrize("plan", [FLOOR_PLAN, *INSIDE.values()], ids=["rooms", *INSIDE])
+def test_floor_plans_have_no_cycle(plan: dict[str, set[str]]) -> None:
     seen: set[str] = {"_core"}
-    for part, below in FLOOR_PLAN.items():
+    for part, below in plan.items():
         assert below <= seen, f"{part} stands on {sorted(below - seen)}, which come later"
         seen.add(part)
 
@@ -123,7 +162,7 @@ def test_the_readers_above_see_every_form() -> None:
     forms = {
         "import bertft.cli": "cli",
         "from bertft import kernels": "kernels",
-        "from ..models import load": "models",
+        "from ..checkpoints import load": "checkpoints",
         "from . import rsa": "measures",
         "from .. import rsa": "__init__",
     }

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Vectors of all words or subwords of a corpus, at every layer asked for: computed once, then read from the cache."""
 
 from __future__ import annotations
 

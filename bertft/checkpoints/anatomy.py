@@ -1,4 +1,4 @@
-"""TODO"""
+"""The parts of a model: its body, its stack of blocks, its depth and width, and the layers that a user names."""
 
 from __future__ import annotations
 

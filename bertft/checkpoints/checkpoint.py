@@ -1,4 +1,4 @@
-"""TODO"""
+"""`Checkpoint`: a model with its tokenizer, its name and the hash of its files."""
 
 from __future__ import annotations
 

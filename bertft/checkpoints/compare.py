@@ -1,4 +1,4 @@
-"""TODO"""
+"""How two checkpoints compare: whether tokenizers agree, and up to which layer both compute the same hidden states."""
 
 from __future__ import annotations
 

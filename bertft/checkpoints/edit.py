@@ -1,4 +1,4 @@
-"""TODO"""
+"""Models made of a checkpoint: with a task head, with blocks frozen or cut off, or with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""One pass of a base checkpoint and its tuned copies over a corpus, accumulated into moments for every layer."""
 
 from __future__ import annotations
 

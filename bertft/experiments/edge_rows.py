@@ -1,4 +1,4 @@
-"""TODO"""
+"""The rows of an edge-probing run: scores, differences with intervals, mix weights, training histories."""
 
 from __future__ import annotations
 

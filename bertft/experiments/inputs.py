@@ -1,4 +1,4 @@
-"""TODO"""
+"""The inputs that the experiments share: checkpoints and corpora, loaded and given distinct names."""
 
 from __future__ import annotations
 

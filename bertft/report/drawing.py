@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the figures share: colours and line styles, axes over layers, names at the ends of lines, PNG and SVG bytes."""
 
 from __future__ import annotations
 

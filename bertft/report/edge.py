@@ -19,8 +19,8 @@ from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import png
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
-from bertft.report.edge_scores import NAME, Probed, Score, Scores, column_name, layer_of, mean, ordered
-from bertft.report.rows import fit, task_name
+from bertft.report.edge_scores import Probed, Score, Scores, column_name, layer_of, mean, ordered
+from bertft.report.rows import NAME, fit, task_name
 from bertft.report.tables import empty_table, marks, say
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The pictures of `bertft probe edge`: scores by task, weights of the scalar mix, scores by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The rows of `bertft probe edge` as a table: a row a task, a column a model and input, differences from the base."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from bertft.records import Row
 from bertft.report.rows import TASKS, fit, number, short_names, shown_split
-
-NAME = 14
-"""Longest name of a model above a column."""
 
 
 @dataclass(frozen=True)

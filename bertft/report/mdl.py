@@ -14,8 +14,7 @@ from rich.text import Text
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import Line, panels, png
-from bertft.report.edge_scores import NAME
-from bertft.report.rows import fit, short_names
+from bertft.report.rows import NAME, fit, short_names
 from bertft.report.rows import task_name as edge_task_name
 from bertft.report.tables import empty_table, say
 

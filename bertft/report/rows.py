@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the reports share when they read rows: numbers, splits, the names of tasks, short names of models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from bertft.records import Row
+
+NAME = 14
+"""Longest name of a model above a column."""
 
 TASKS = {
     "pos": "POS",

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the terminal tables share: an empty table, the marks that ASCII terminals can show, a line of text."""
 
 from __future__ import annotations
 

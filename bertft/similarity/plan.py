@@ -1,4 +1,4 @@
-"""TODO"""
+"""How `rsa` will compute its answer: the path, the backend and the cost, decided from shapes and types alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The Hugging Face Trainer as bertft uses it: which loss and optimiser it takes, when it evaluates, saves and stops."""
 
 from __future__ import annotations
 

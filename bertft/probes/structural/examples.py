@@ -1,4 +1,4 @@
-"""TODO"""
+"""Sentences with gold trees, padded into batches: what structural probes are trained and evaluated on."""
 
 from __future__ import annotations
 

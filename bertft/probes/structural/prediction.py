@@ -1,4 +1,4 @@
-"""TODO"""
+"""The distances and depths that trained structural probes predict, and their scores against the gold trees."""
 
 from __future__ import annotations
 
