@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The ground: small modules that every room may import; each may import those before it.
 GROUND = ("errors", "options", "progress", "records", "files", "arrays")
 
-# The floor plan: a room of the package, and the rooms it may import beside the ground. Later rows stand on earlier ones.
+# The floor plan: a room of the package, and the rooms it may import beside the ground. Later rows use earlier ones.
 FLOOR_PLAN: dict[str, set[str]] = {
     "kernels": {"_core"},
     "data": set(),
@@ -48,9 +48,10 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "rows": set(),
         "tables": {"rows"},
         "drawing": {"rows"},
-        **dict.fromkeys(
-            ("score", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain"), {"rows", "tables", "drawing"}
-        ),
+        **{
+            part: {"rows", "tables", "drawing"}
+            for part in ("score", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain")
+        },
         "edge_figures": {"rows", "drawing", "edge_scores"},
         "edge": {"rows", "tables", "drawing", "edge_scores", "edge_figures"},
     },

@@ -26,12 +26,12 @@ from bertft.experiments.inputs import Source, loaded
 from bertft.experiments.run import Clock, check_same, versions
 from bertft.files import require_writable, write_files
 from bertft.options import integer
-from bertft.progress import Say
+from bertft.progress import Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
 from bertft.tasks.lora import with_lora
 from bertft.tasks.task import Recipe, Records, Task
-from bertft.tasks.training import Progress, Trained, evaluate
+from bertft.tasks.training import Trained, evaluate
 from bertft.tasks.training import train as train_model
 
 COLUMNS = ("model", "floor", "seed", "epoch", "measure", "value", "best")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bertft.records import Row
-from bertft.report.rows import TASKS, fit, number, short_names, shown_split
+from bertft.report.rows import NAME, TASKS, fit, number, short_names, shown_split
 
 
 @dataclass(frozen=True)

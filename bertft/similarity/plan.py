@@ -8,8 +8,8 @@ from typing import Any, Literal
 from bertft import kernels
 from bertft.arrays import RowSource, check_pair
 from bertft.errors import OptionError
-from bertft.statistics import ranks, tiles
-from bertft.statistics.forms import BILINEAR
+from bertft.statistics import ranks
+from bertft.statistics.forms import BILINEAR, FORMS
 
 SINGLE = {"float16", "bfloat16", "float32"}
 """Types of rows whose products may run in float32."""
@@ -67,8 +67,8 @@ def _sources(x: Any, y: Any) -> tuple[RowSource, RowSource]:
 
 
 def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) -> Plan:
-    if not isinstance(kernel, str) or kernel not in tiles.FORMS:
-        raise OptionError(f"unknown kernel {kernel!r}; expected one of {', '.join(tiles.FORMS)}")
+    if not isinstance(kernel, str) or kernel not in FORMS:
+        raise OptionError(f"unknown kernel {kernel!r}; expected one of {', '.join(FORMS)}")
     if method not in METHODS:
         raise OptionError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     name = kernels.choose(x.device, backend)
