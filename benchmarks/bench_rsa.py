@@ -1,137 +1,198 @@
-"""rsa against its rivals: time as a ratio in the same run, with the answers checked; memory in a process of its own."""
+"""rsa against its competitors: time as a ratio in the same run, with the answers checked; memory in its own process."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
+import competitors
+import costs
 import numpy as np
 import pytest
-import rivals
-from memory import peak_memory
+from memory import OwnProcess
 
 from bertft import rsa
 
 D = 768
 
+TOLERANCES = {
+    "bertft": 1e-7,
+    "numpy": 1e-4,
+    "torch": 0.05,
+    "rsatoolbox": 1e-4,
+    "sklearn-chunked": 1e-3,
+    "dense scipy ranks": 1e-5,
+}
+"""How far off each may be: the competitors' own float32 is left to them, and the tables show its error."""
 
-def close_to(truth, tolerances):
-    def check(name, answer):
-        if name not in tolerances:
-            return None
-        assert answer == pytest.approx(truth, abs=tolerances[name]), name
-        return abs(answer - truth)
+SETUP = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+import competitors
+from bertft import rsa
+"""
 
-    return check
+
+def off(truth):
+    """The check of `race`: the distance from the truth, of contestants that give a number."""
+    return lambda name, answer: None if answer is None else abs(answer - truth)
 
 
-EXACT = {"bertft": 1e-7, "numpy": 1e-4, "torch": 1e-3, "rsatoolbox": 1e-4, "scipy": 1e-9, "sklearn-chunked": 1e-4}
-"""What each is allowed to be off: the rivals' own float32 error, which the tables show."""
+def compiled(**options):
+    """A warm-up for contestants of many seconds: what is compiled at the first call, and threads started."""
+    x, y = competitors.spaces(7000)  # as many as Spearman has to have for its second way
+    return lambda: rsa(x, y, **options)
 
 
 @pytest.mark.benchmark(group="cosine, Pearson, n = 5,000")
 def bench_rsa_5000(race):
-    x, y = rivals.spaces(5000)
-    others = {
-        "bare products": partial(rivals.bare_products, x, y),
-        "numpy": partial(rivals.numpy_dense, x, y),
-        "torch": partial(rivals.torch_dense, x, y),
-        "rsatoolbox": partial(rivals.rsatoolbox_dense, x, y),
-        "sklearn-chunked": partial(rivals.sklearn_chunked, x, y),
-    }
-    goals = {"bare products": ("at most", 1.3), "fastest dense": ("at least", 5)}
-    race(lambda: rsa(x, y), others, close_to(rivals.truth(x, y), EXACT), rounds=9, goals=goals)
+    n = 5000
+    x, y = competitors.spaces(n)
+    race(
+        lambda: rsa(x, y),
+        {
+            "bare products": partial(competitors.bare_products, x, y),
+            "numpy": partial(competitors.numpy_dense, x, y),
+            "torch": partial(competitors.torch_dense, x, y),
+            "rsatoolbox": partial(competitors.rsatoolbox_dense, x, y),
+            "sklearn-chunked": partial(competitors.sklearn_chunked, x, y),
+        },
+        off(competitors.dense_truth(x, y)),
+        tolerances=TOLERANCES,
+        rounds=9,
+        rounds_of=dict.fromkeys(("numpy", "torch", "rsatoolbox"), 3),
+        costs=costs_of_cosine(n),
+        goals={"bare products": ("at most", 1.3), "fastest dense": ("at least", 5)},
+    )
 
 
 @pytest.mark.long
 @pytest.mark.benchmark(group="cosine, Pearson, n = 20,000")
 def bench_rsa_20000(race):
-    x, y = rivals.spaces(20_000)
-    others = {
-        "bare products": partial(rivals.bare_products, x, y),
-        "torch": partial(rivals.torch_dense, x, y),
-        "rsatoolbox": partial(rivals.rsatoolbox_dense, x, y),
-        "sklearn-chunked": partial(rivals.sklearn_chunked, x, y),
-    }
-    goals = {"bare products": ("at most", 1.3), "fastest dense": ("at least", 20)}
-    # A float32 correlation of 200 million values loses torch two digits more.
-    tolerances = EXACT | {"torch": 0.05}
-    race(lambda: rsa(x, y), others, close_to(rivals.truth(x, y), tolerances), rounds=2, goals=goals)
+    n = 20_000
+    x, y = competitors.spaces(n)
+    race(
+        lambda: rsa(x, y),
+        {
+            "bare products": partial(competitors.bare_products, x, y),
+            "torch": partial(competitors.torch_dense, x, y),
+            "rsatoolbox": partial(competitors.rsatoolbox_dense, x, y),
+            "sklearn-chunked": partial(competitors.sklearn_chunked, x, y),
+        },
+        off(competitors.dense_truth(x, y)),
+        tolerances=TOLERANCES,
+        rounds=3,
+        rounds_of=dict.fromkeys(("torch", "rsatoolbox"), 1),  # minutes together, and never the fastest
+        warm_up=compiled(),
+        costs=costs_of_cosine(n),
+        goals={"bare products": ("at most", 1.3), "fastest dense": ("at least", 20)},
+    )
+
+
+def costs_of_cosine(n):
+    dense = dict.fromkeys(("numpy", "torch", "rsatoolbox", "sklearn-chunked"), costs.dense(n, D))
+    return dict.fromkeys(("bertft", "bare products"), costs.moments(n, D)) | dense
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kernel", ["euclidean", "rbf"])
 @pytest.mark.benchmark(group="Euclidean and RBF, Pearson, n = 20,000")
 def bench_kernels_20000(race, kernel):
-    x, y = rivals.spaces(20_000)
-    others = {"sklearn-chunked": partial(rivals.sklearn_chunked, x, y, metric=kernel)}
-    reference = rivals.sklearn_chunked(x.astype(np.float64), y.astype(np.float64), metric=kernel)
-    goals = {"sklearn-chunked": ("at least", 2)}
-    check = close_to(reference, {"bertft": 1e-7, "sklearn-chunked": 1e-4})
-    race(lambda: rsa(x, y, kernel=kernel), others, check, rounds=1, goals=goals)
+    n = 20_000
+    x, y = competitors.spaces(n)
+    race(
+        lambda: rsa(x, y, kernel=kernel),
+        {"sklearn-chunked": partial(competitors.sklearn_chunked, x, y, metric=kernel)},
+        off(competitors.dense_truth(x, y, kernel)),
+        tolerances=TOLERANCES,
+        rounds=3,
+        warm_up=compiled(kernel=kernel),
+        costs={"bertft": costs.tiles(n, D), "sklearn-chunked": costs.dense(n, D)},
+        goals={"sklearn-chunked": ("at least", 2)},
+    )
 
 
 @pytest.mark.benchmark(group="cosine, Spearman, n = 5,000")
 def bench_spearman_5000(race):
-    x, y = rivals.spaces(5000)
-    others = {"dense scipy ranks": partial(rivals.dense_spearman, x, y)}
-    reference = rivals.dense_spearman(x.astype(np.float64), y.astype(np.float64))
-    check = close_to(reference, {"bertft": 1e-6, "dense scipy ranks": 1e-5})
-    race(lambda: rsa(x, y, method="spearman"), others, check, rounds=3)
+    n = 5000
+    x, y = competitors.spaces(n)
+    race(
+        lambda: rsa(x, y, method="spearman"),
+        {"dense scipy ranks": partial(competitors.dense_spearman, x, y)},
+        off(competitors.dense_spearman(x.astype(np.float64), y.astype(np.float64))),
+        tolerances=TOLERANCES | {"bertft": 1e-6},
+        rounds=3,
+        costs={"bertft": costs.tiles(n, D)},  # exact ranks: one pass, and sorts
+        goals={"dense scipy ranks": None},
+    )
 
 
 @pytest.mark.long
 @pytest.mark.benchmark(group="cosine, Spearman, n = 20,000")
 def bench_spearman_20000(race):
-    x, y = rivals.spaces(20_000)
-    start = time.perf_counter()
-    dense = rivals.dense_spearman(x, y)  # float64 would take 20 GB; at n = 5,000 the two differ by less than 1e-6
-    timed = {"dense scipy ranks": time.perf_counter() - start}
-    goals = {"dense scipy ranks": ("at least", 5), "memory, MiB": ("at most", 1024)}
-    check = close_to(dense, {"bertft": 2e-6})
-    memory = peak_memory(f"{SETUP}\nx, y = rivals.spaces(20_000)", "answer = rsa(x, y, method='spearman')")
-    assert memory["answer"] == pytest.approx(dense, abs=2e-6)
-    race(lambda: rsa(x, y, method="spearman"), {}, check, rounds=1, timed=timed, goals=goals, memory=memory["over"])
+    """Ours in a process of its own, for its memory; a round of the competitor takes minutes, so it has one.
+
+    Float64 ranks would take 20 GB, so the truth is the competitor's answer: at n = 5,000 its float32 moves it by less
+    than 1e-6.
+    """
+    n = 20_000
+    x, y = competitors.spaces(n)
+    ours = OwnProcess(
+        f"{SETUP}\nrsa(*competitors.spaces(7000), method='spearman')\nx, y = competitors.spaces({n})",
+        "found = rsa(x, y, method='spearman')",
+        "answer = found",
+    )
+    race(
+        ours,
+        {"dense scipy ranks": partial(competitors.dense_spearman, x, y)},
+        lambda name, answer, truth: abs(answer - truth),
+        tolerances={"bertft": 2e-6},
+        reference="dense scipy ranks",
+        rounds=3,
+        rounds_of={"dense scipy ranks": 1},
+        warm_up=lambda: competitors.dense_spearman(x[:1000], y[:1000]),
+        costs={"bertft": costs.tiles(n, D, passes=2)},
+        goals={"dense scipy ranks": ("at least", 5), "memory, MiB": ("at most", 1024)},
+        memory=ours.over,
+    )
 
 
 @pytest.mark.long
 @pytest.mark.benchmark(group="cosine, Pearson, n = 1,000,000 from memory maps")
 def bench_memory_maps(race):
-    """A million rows of each space on disk; the products alone are timed over the same batches of the same files."""
+    """A million rows of each space on disk; the products alone are timed over the same batches of the same files.
+
+    Either has a process of its own, new in each round, so that both meet the files for the first time.
+    """
     n = 1_000_000
     with tempfile.TemporaryDirectory(dir=os.environ.get("BERTFT_SCRATCH")) as folder:
-        paths = [Path(folder) / name for name in ("x.npy", "y.npy")]
+        paths = [str(Path(folder) / name) for name in ("x.npy", "y.npy")]
         write_spaces(paths, n)
-        x, y = (np.load(path, mmap_mode="r") for path in paths)
-
-        def products():
-            for low in range(0, n, 8192):
-                rivals.bare_products(x[low : low + 8192], y[low : low + 8192])
-
-        x_path, y_path = map(str, paths)
-        memory = peak_memory(
-            f"{SETUP}\nrsa(*rivals.spaces(9000))",
-            f"answer = rsa(np.load({x_path!r}, mmap_mode='r'), np.load({y_path!r}, mmap_mode='r'))",
-        )
-        goals = {"bare products": ("at most", 1.3), "memory, MiB": ("at most", 400)}
-        check = close_to(memory["answer"], {"bertft": 1e-12})
-        race(lambda: rsa(x, y), {"bare products": products}, check, rounds=2, goals=goals, memory=memory["over"])
-
-
-SETUP = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import numpy as np
-import rivals
-from bertft import rsa
+        opened = f"{SETUP}\nx, y = (np.load(path, mmap_mode='r') for path in {paths!r})\n"
+        warm = "(*competitors.spaces(9000))"
+        ours = OwnProcess(f"{opened}rsa{warm}", "found = rsa(x, y)", "answer = found")
+        products = """
+for low in range(0, len(x), 8192):
+    competitors.bare_products(x[low : low + 8192], y[low : low + 8192])
 """
+        race(
+            ours,
+            {"bare products": OwnProcess(f"{opened}competitors.bare_products{warm}", products)},
+            off(competitors.moment_truth(*(np.load(path, mmap_mode="r") for path in paths))),
+            tolerances=TOLERANCES,
+            rounds=3,
+            warm_up=lambda: None,
+            costs={"bertft": costs.moments(n, D), "bare products": costs.moments(n, D)},
+            goals={"bare products": ("at most", 1.3), "memory, MiB": ("at most", 400)},
+            memory=ours.over,
+        )
 
 
 def write_spaces(paths, n):
-    """Rows as those of `rivals.spaces`, written to .npy files block by block."""
+    """Rows as those of `competitors.spaces`, written to .npy files block by block."""
     maps = [np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, D)) for path in paths]
     rng = np.random.default_rng(0)
     directions = [rng.standard_normal((32, D), dtype=np.float32) for _ in paths]

@@ -1,0 +1,196 @@
+"""The same numbers by everyone else, and the answers to check them by; no line of bertft's is used here.
+
+The first part is RSA (cosine, Pearson, strict upper triangle) as other tools give it today; their own float32 is left
+to them.  The second computes in float64 with NumPy alone, after a shift that keeps close numbers apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+def spaces(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two related spaces as BERT's look: strong directions, an outlying one, rows crowded around a mean; float32."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((n, 32), dtype=np.float32)
+    pair = []
+    for noise in (4.0, 5.0):
+        rows = shared @ rng.standard_normal((32, d), dtype=np.float32)
+        rows += noise * rng.standard_normal((n, d), dtype=np.float32) + 4 * rng.standard_normal(d).astype(np.float32)
+        rows[:, 308 % d] += 60.0
+        pair.append(rows)
+    return pair[0], pair[1]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def bare_products(x: np.ndarray, y: np.ndarray) -> None:
+    """The three float32 products alone, by the BLAS that bertft uses: the lower bound of every moment method."""
+    _ = x.T @ x, y.T @ y, x.T @ y
+
+
+def numpy_dense(x: np.ndarray, y: np.ndarray) -> float:
+    upper = np.triu_indices(len(x), 1)
+    f, g = ((u @ u.T)[upper] for u in (unit(x), unit(y)))
+    return float(np.corrcoef(f, g)[0, 1])
+
+
+def torch_dense(x: Any, y: Any) -> float:
+    import torch
+
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    upper = torch.triu(torch.ones(len(x), len(x), dtype=torch.bool, device=x.device), 1)
+    units = (torch.nn.functional.normalize(rows, dim=1) for rows in (x, y))
+    return float(torch.corrcoef(torch.stack([(u @ u.T)[upper] for u in units]))[0, 1])
+
+
+def rsatoolbox_dense(x: np.ndarray, y: np.ndarray) -> float:
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm import calc_rdm, compare
+
+    left, right = (calc_rdm(Dataset(unit(rows)), method="euclidean") for rows in (x, y))
+    return float(compare(left, right, method="corr")[0, 0])
+
+
+def sklearn_chunked(x: np.ndarray, y: np.ndarray, metric: str = "cosine") -> float:
+    """Two chunked generators in step, five sums over both halves; a Gaussian kernel is made of squared distances."""
+    from sklearn.metrics import pairwise_distances_chunked
+
+    def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+        if metric != "rbf":
+            yield from pairwise_distances_chunked(rows, metric=metric, working_memory=64)
+            return
+        # Asked for like this the squares come by products; under their own name by a loop, four times as slow.
+        for squares in pairwise_distances_chunked(rows, metric="euclidean", squared=True, working_memory=64):
+            yield np.exp(squares / -mean_square(rows), out=squares)
+
+    # The diagonal is 0 (1 for the Gaussian): once that is taken from every cell, full sums are twice the triangle's.
+    n, diagonal = len(x), float(metric == "rbf")
+    sums = np.zeros(5)
+    for left, right in zip(chunks(x), chunks(y), strict=True):
+        left -= diagonal
+        right -= diagonal
+        sums += left.sum(dtype=np.float64), right.sum(dtype=np.float64), *squares_of(left, right)
+    return correlation(sums, n * (n - 1))
+
+
+def dense_spearman(x: np.ndarray, y: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    upper = np.triu_indices(len(x), 1)
+    f, g = (rankdata((u @ u.T)[upper]) for u in (unit(x), unit(y)))
+    del upper
+    f -= f.mean()
+    g -= g.mean()
+    return float(f @ g / math.sqrt(float(f @ f)) / math.sqrt(float(g @ g)))
+
+
+def squares_of(f: np.ndarray, g: np.ndarray) -> tuple[float, float, float]:
+    return float(np.vdot(f, f)), float(np.vdot(g, g)), float(np.vdot(f, g))
+
+
+def correlation(sums: np.ndarray, pairs: float) -> float:
+    """Pearson's correlation from Σf, Σg, Σf², Σg², Σfg."""
+    f, g, ff, gg, fg = sums / pairs
+    return float((fg - f * g) / math.sqrt((ff - f * f) * (gg - g * g)))
+
+
+def mean_square(rows: np.ndarray) -> float:
+    """The mean squared distance of two different rows."""
+    return 2.0 * len(rows) / (len(rows) - 1) * float(rows.var(axis=0, dtype=np.float64).sum())
+
+
+def dense_truth(x: np.ndarray, y: np.ndarray, kernel: str = "cosine", block: int = 2000) -> float:
+    """RSA in float64 from every pair, block by block: right to the last digits at any mean cosine.
+
+    kernel: "cosine", "euclidean" or "rbf" with one over the mean squared distance.
+    """
+    shifted = []
+    for rows in (x, y):
+        own = rows.astype(np.float64)
+        if kernel == "cosine":
+            own = unit(own)
+        center = own.mean(axis=0)
+        own -= center
+        # A cosine less the center's square is a_i + a_j + u_i u_j; a squared distance s_i + s_j - 2 u_i u_j.
+        shifted.append((own, own @ center if kernel == "cosine" else np.einsum("ij,ij->i", own, own)))
+    gammas = [1 / mean_square(own) for own, _ in shifted]
+    sums, n = np.zeros(5), len(x)
+    for i in range(0, n, block):
+        for j in range(i, n, block):
+            sides = []
+            for (u, a), gamma in zip(shifted, gammas, strict=True):
+                side = u[i : i + block] @ u[j : j + block].T
+                if kernel != "cosine":
+                    side *= -2
+                side += a[i : i + block, None]
+                side += a[None, j : j + block]
+                if kernel == "rbf":
+                    np.exp(-gamma * side, out=side)
+                elif kernel == "euclidean":
+                    np.sqrt(np.maximum(side, 0, out=side), out=side)
+                sides.append(side)
+            if i == j:
+                upper = np.triu_indices(len(sides[0]), 1)
+                sides = [side[upper] for side in sides]
+            f, g = (side.ravel() for side in sides)
+            sums += f.sum(), g.sum(), *squares_of(f, g)
+    return correlation(sums, n * (n - 1) / 2)
+
+
+def moment_truth(x: np.ndarray, y: np.ndarray, block: int = 10_000) -> float:
+    """RSA in float64 from d x d products, for more rows than have a dense answer; memory maps are read twice.
+
+    With u = x̂ - m, where m is the mean of the unit rows x̂, and a = m·u, a cosine less m·m is
+    F_ij = a_i + a_j + u_i·u_j, and G_ij is made of v and b in the same way.  As Σu = 0, the sums over all i and j are
+    ΣF = 2nΣa, ΣF² = 2nΣa² + 2(Σa)² + |Σuuᵀ|² and ΣFG = 2nΣab + 2ΣaΣb + |Σuvᵀ|²; the diagonal's share is taken off,
+    and what is left counts every pair twice.
+    """
+    n = len(x)
+
+    def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+        return (unit(np.asarray(rows[low : low + block], dtype=np.float64)) for low in range(0, n, block))
+
+    m, w = (sum(units.sum(axis=0) for units in blocks(rows)) / n for rows in (x, y))
+    uu, vv, uv = (np.zeros((len(left), len(right))) for left, right in ((m, m), (w, w), (m, w)))
+    scalars, diagonal = np.zeros(5), np.zeros(5)
+    for u, v in zip(blocks(x), blocks(y), strict=True):
+        u -= m
+        v -= w
+        a, b = u @ m, v @ w
+        uu += u.T @ u
+        vv += v.T @ v
+        uv += u.T @ v
+        scalars += a.sum(), b.sum(), *squares_of(a, b)
+        f, g = (2 * c + np.einsum("ij,ij->i", rows, rows) for c, rows in ((a, u), (b, v)))
+        diagonal += f.sum(), g.sum(), *squares_of(f, g)
+    a, b = scalars[:2]
+    sums = 2 * n * scalars - diagonal
+    sums[2:] += 2 * a * a + np.vdot(uu, uu), 2 * b * b + np.vdot(vv, vv), 2 * a * b + np.vdot(uv, uv)
+    return correlation(sums, n * (n - 1))
+
+
+def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear CKA in float64 from the unbiased HSIC of Song et al. 2012, with K = XXᵀ and its diagonal set to 0:
+
+    (tr(KL) + 1ᵀK1 1ᵀL1 / ((n - 1)(n - 2)) - 2/(n - 2) 1ᵀKL1) / (n(n - 3)).  tr(KL) is |XᵀY|² less the diagonals' share.
+    """
+    n = len(x)
+    # It does not depend on where the origin lies, and about the mean the row sums are small.
+    x, y = (rows - rows.mean(axis=0) for rows in (np.asarray(side, dtype=np.float64) for side in (x, y)))
+
+    def hsic(left: np.ndarray, right: np.ndarray) -> float:
+        diagonals = [np.einsum("ij,ij->i", rows, rows) for rows in (left, right)]
+        k, m = (rows @ rows.sum(axis=0) - own for rows, own in zip((left, right), diagonals, strict=True))  # K1, L1
+        product = left.T @ right
+        trace = float(np.vdot(product, product)) - float(diagonals[0] @ diagonals[1])
+        ones = float(k.sum() * m.sum()) / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(k @ m)
+        return (trace + ones) / (n * (n - 3))
+
+    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))

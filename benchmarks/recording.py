@@ -1,0 +1,147 @@
+"""A run as pytest-benchmark writes it, whether it can be trusted, and what is kept of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+OURS = "bertft"
+
+LOWER_BOUNDS = ("bare products", "two forward passes")
+"""Work that every method must do, so that no time can be below theirs; ratios are ours over theirs."""
+
+NO_GPU = "no GPU is at hand"
+"""The one reason for which a benchmark may be skipped."""
+
+ORDER = ("bench_rsa.py", "bench_score.py", "bench_probes.py", "bench_edge.py", "bench_gpu.py")
+"""How the tables go, whatever order the files ran in."""
+
+Json = dict[str, Any]
+
+
+class Refused(Exception):  # noqa: N818 - said of the run
+    """Why a run is not recorded, in one line."""
+
+
+def recorded(runs: Sequence[Json], suite: Iterable[str], *, partial: bool = False) -> Json:
+    """One record of runs, or `Refused` with all that is wrong.
+
+    suite: the names of all benchmarks there are.
+    """
+    if any("outcomes" not in run for run in runs):
+        raise Refused("a run does not say what became of its benchmarks: was it written by `make bench`?")
+    environments = [environment(run) for run in runs]
+    processors = {name_of(found) for found in environments}
+    if len(processors) > 1:
+        raise Refused(f"runs of different processors are not mixed: {'; '.join(sorted(processors))}")
+    differing = sorted(part for part, value in environments[0].items() if any(e[part] != value for e in environments))
+    if differing:
+        raise Refused(f"the runs differ in {', '.join(differing)}")
+    outcomes: dict[str, str] = {}
+    benchmarks = []
+    for run in runs:
+        if twice := sorted(set(outcomes) & set(run["outcomes"])):
+            raise Refused(f"in two of the runs: {', '.join(map(short, twice))}")
+        outcomes |= run["outcomes"]
+        benchmarks += [kept(benchmark) for benchmark in run["benchmarks"]]
+    files = [*ORDER, *(benchmark["name"].partition("::")[0] for benchmark in benchmarks)]
+    benchmarks.sort(key=lambda benchmark: files.index(benchmark["name"].partition("::")[0]))
+    missing = absent(suite, outcomes)
+    skipped = {short(name): outcome for name, outcome in outcomes.items() if outcome.endswith(NO_GPU)}
+    wrong = [
+        f"{short(name)} {outcome}"
+        for name, outcome in outcomes.items()
+        if outcome != "passed" and short(name) not in skipped
+    ]
+    measured = {benchmark["name"] for benchmark in benchmarks}
+    wrong += [
+        f"{short(name)} measured nothing"
+        for name, outcome in outcomes.items()
+        if outcome == "passed" and short(name) not in measured
+    ]
+    wrong += faults(benchmarks)
+    if missing and not partial:
+        wrong.append(f"missing: {', '.join(missing)}")
+    if wrong:
+        raise Refused("; ".join(wrong))
+    return environments[0] | {
+        "date": max(run["datetime"] for run in runs)[:10],
+        "load": max(run["machine_info"]["load"] for run in runs),
+        "benchmarks": benchmarks,
+        "skipped": skipped,
+        "missing": missing,
+    }
+
+
+def absent(suite: Iterable[str], outcomes: Iterable[str]) -> list[str]:
+    """The benchmarks that did not run, with how many of their variants."""
+    of_function: dict[str, list[bool]] = {}
+    for name in sorted(suite):
+        of_function.setdefault(short(name).partition("[")[0], []).append(name in outcomes)
+    return [
+        name + (f" ({ran.count(False)} of {len(ran)})" if len(ran) > 1 else "")
+        for name, ran in of_function.items()
+        if not all(ran)
+    ]
+
+
+def environment(run: Json) -> Json:
+    machine = run["machine_info"]
+    cpu = machine["cpu"]
+    commit = run["commit_info"]
+    return {
+        "processor": {part: cpu.get(part) for part in ("brand_raw", "family", "model", "stepping", "arch_string_raw")},
+        "cores": machine["cores"],
+        "gpu": machine["gpu"],
+        "system": machine["system"],
+        "blas": machine["blas"],
+        "versions": {"python": machine["python_version"], **machine["versions"]},
+        "commit": commit["id"] and commit["id"][:12] + ("+" if commit["dirty"] else ""),
+    }
+
+
+def kept(benchmark: Json) -> Json:
+    extra = dict(benchmark["extra_info"])
+    seconds = {OURS: benchmark["stats"]["data"]} | extra.pop("seconds", {})
+    return {"name": short(benchmark["fullname"]), "group": benchmark["group"], "seconds": seconds} | extra
+
+
+def short(name: str) -> str:
+    """benchmarks/bench_rsa.py::bench_rsa_5000 without its folder."""
+    return name.rpartition("benchmarks/")[2]
+
+
+def faults(benchmarks: Iterable[Json]) -> Iterator[str]:
+    """What is wrong with the answers, benchmark by benchmark."""
+    for benchmark in benchmarks:
+        name, errors = benchmark["name"], benchmark.get("errors", {})
+        if not benchmark.get("checked"):
+            yield f"{name} checked no answer"
+            continue
+        for contestant in benchmark["seconds"]:
+            if contestant not in (*errors, *LOWER_BOUNDS, benchmark.get("reference")):
+                yield f"{name}: the answer of {contestant} was not checked"
+        for contestant, error in errors.items():
+            limit = benchmark["tolerances"][contestant]
+            if not error <= limit:  # nan too
+                yield f"{name}: {contestant} is off by {error:.1e}, above {limit:.0e}"
+
+
+def suite_of(folder: Path) -> list[str]:
+    """The names of all benchmarks of a folder."""
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider", str(folder)]
+    found = subprocess.run(collect, capture_output=True, text=True, check=False, cwd=folder.parent)
+    if found.returncode:
+        raise Refused(f"the benchmarks cannot be collected: {(found.stdout + found.stderr).strip()[-500:]}")
+    return [line for line in found.stdout.splitlines() if "::" in line]
+
+
+def name_of(record: Json) -> str:
+    """The machine: "AMD EPYC (family 25, model 1), 2 cores"."""
+    of = record["processor"]
+    brand = of["brand_raw"] or of["arch_string_raw"] or "unknown processor"
+    which = f" (family {of['family']}, model {of['model']})" if of["family"] is not None else ""
+    return f"{brand}{which}, {record['cores']} cores" + (f", {record['gpu']}" if record["gpu"] else "")
