@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 
 from bertft.errors import OptionError
-from bertft.probes.edge import EdgeTask, Recipe
+from bertft.probes.edge import Recipe, SubwordTask
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans
 from bertft.probes.mdl.online import online_codes, plan_online
 from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
@@ -20,7 +20,7 @@ RECIPE = Recipe(batch=10, projected=16, hidden=16, learning_rate=0.01, input_dro
 
 
 class InMemory:
-    """Vectors of the pieces of sentences, [(layers, n, d)]."""
+    """Vectors of the subwords of sentences, [(layers, n, d)]."""
 
     layers = (0, 1)
     width = WIDTH
@@ -59,7 +59,7 @@ def planted(sentences: int, *, spans: int = 1, several: bool = False, seed: int 
             first.append(ends[0])
             second.append(ends[1])
             gold.append(mean > 0 if several else np.arange(3) == mean.argmax())
-    task = EdgeTask("t", ("a", "b", "c"), np.array(sentence), np.array(first),
+    task = SubwordTask("t", ("a", "b", "c"), np.array(sentence), np.array(first),
                     np.array(second) if spans == 2 else None, np.array(gold))  # fmt: skip
     dev = np.arange(sentences - sentences // 5, sentences)
     train = np.arange(sentences - sentences // 5)

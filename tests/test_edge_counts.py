@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bertft.probes.edge import EdgeTask
+from bertft.probes.edge import SubwordTask
 from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 
 LABELS = ("0", "1", "x")
 
 
-def task(sentence: list[int], gold: NDArray[np.bool_], name: str = "made") -> EdgeTask:
+def task(sentence: list[int], gold: NDArray[np.bool_], name: str = "made") -> SubwordTask:
     spans = np.tile([0, 1], (len(sentence), 1))
-    return EdgeTask(name, LABELS[: gold.shape[1]], np.array(sentence), spans, None, gold)
+    return SubwordTask(name, LABELS[: gold.shape[1]], np.array(sentence), spans, None, gold)
 
 
-def drawn(targets: int = 60, seed: int = 0) -> tuple[EdgeTask, NDArray[np.bool_]]:
+def drawn(targets: int = 60, seed: int = 0) -> tuple[SubwordTask, NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     sentence = sorted(rng.integers(0, 9, targets).tolist(), key=lambda number: (number * 7) % 9)  # not in order
     return task(sentence, rng.random((targets, 3)) < 0.4), rng.random((targets, 3)) < 0.5

@@ -17,8 +17,8 @@ from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.edge import (
     RECIPES,
     EdgeJob,
-    EdgeTask,
     Recipe,
+    SubwordTask,
     predict_edges,
     recipe_of,
     target_nats,
@@ -37,7 +37,7 @@ SMALL = Recipe(batch=5, projected=6, hidden=7, max_epochs=4, validations_per_epo
 
 
 class InMemory:
-    """Vectors of the pieces of sentences, [(layers, n, d)]."""
+    """Vectors of the subwords of sentences, [(layers, n, d)]."""
 
     layers = LAYERS
     width = WIDTH
@@ -70,7 +70,7 @@ def states_of(count: int, seed: int = 0, dtype: type = np.float64) -> InMemory:
 
 def task_of(
     states: InMemory, sentences, *, spans: int = 2, labels: int = 4, seed: int = 0, name: str = "t"
-) -> EdgeTask:
+) -> SubwordTask:
     """Random spans of the sentences, up to four a sentence and at least one; labels at random, several or none."""
     rng = np.random.default_rng([seed, 3])
     sentence = rng.permutation(np.repeat(sentences, rng.integers(1, 5, len(sentences))))
@@ -81,7 +81,7 @@ def task_of(
         return np.stack([first, first + 1 + (rng.random(len(ends)) * (ends - first)).astype(np.int64)], axis=1)
 
     gold = rng.random((len(sentence), labels)) < 0.3
-    return EdgeTask(name, tuple("abcdefgh"[:labels]), sentence, drawn(), drawn() if spans == 2 else None, gold)
+    return SubwordTask(name, tuple("abcdefgh"[:labels]), sentence, drawn(), drawn() if spans == 2 else None, gold)
 
 
 def textbook(weights: dict[str, Tensor], source: str, sentence: Tensor, spans: list[tuple[int, int]]) -> Tensor:
@@ -106,7 +106,7 @@ def textbook(weights: dict[str, Tensor], source: str, sentence: Tensor, spans: l
 
 
 def textbook_losses(
-    weights: dict[str, Tensor], source: str, states: InMemory, task: EdgeTask, loss: str = "sigmoid"
+    weights: dict[str, Tensor], source: str, states: InMemory, task: SubwordTask, loss: str = "sigmoid"
 ) -> tuple[Tensor, Tensor]:
     """All logits (T, K), and the mean loss."""
     found = []
@@ -120,7 +120,7 @@ def textbook_losses(
     return logits, -torch.where(gold, p.log(), (1 - p).log()).mean()
 
 
-def drawn(source: str, task: EdgeTask, probes: int) -> dict[str, Tensor]:
+def drawn(source: str, task: SubwordTask, probes: int) -> dict[str, Tensor]:
     """Parameters of some probes, all of them at random: those that begin at 0 or 1 too."""
     shape = Shape.of(Input.parse(source, LAYERS), WIDTH, task, 6, 7)
     rng = np.random.default_rng(9)
@@ -229,7 +229,7 @@ def test_company_changes_nothing(threads: int, held: bool, monkeypatch: pytest.M
     alone = [train_edge_probes([job], states)[0] for job in jobs]
     if not held:
         monkeypatch.setattr(edge_feed, "HELD_BYTES", 0)
-        monkeypatch.setattr(edge_feed, "WINDOW_PIECES", 20)
+        monkeypatch.setattr(edge_feed, "WINDOW_SUBWORDS", 20)
     told: list[tuple[int, int]] = []
     torch.set_num_threads(threads)
     try:
@@ -265,8 +265,8 @@ def test_states_that_fit_are_read_once_and_others_once_an_epoch(monkeypatch: pyt
     assert states.read.count(15) == SMALL.max_epochs
 
 
-def planted(states: InMemory, sentences) -> EdgeTask:
-    """One label where the first coordinate of the first piece's middle layer is above 0; the others are noise's."""
+def planted(states: InMemory, sentences) -> SubwordTask:
+    """One label where the first coordinate of the first subword's middle layer is above 0; the others are noise's."""
     task = task_of(states, sentences, spans=1, labels=2)
     span = task.span1 + 0
     span[:, 1] = span[:, 0] + 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.probes.edge.targets import EdgeTask
+from bertft.probes.edge.targets import SubwordTask
 
 DRAWS = 1000
 """Times the sentences are drawn again for an interval."""
@@ -47,7 +47,7 @@ class EdgeCounts:
         return {"precision": float(precision), "recall": float(recall), "f1": float(both)}
 
 
-def count_cells(marked: NDArray[np.bool_], task: EdgeTask, labels: NDArray[np.bool_] | None = None) -> EdgeCounts:
+def count_cells(marked: NDArray[np.bool_], task: SubwordTask, labels: NDArray[np.bool_] | None = None) -> EdgeCounts:
     """Count by sentence what a probe marked, (T, K), in the columns `labels` (K,), all where it is None."""
     gold = task.gold
     if labels is not None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.probes.edge.model import BatchTensors
-from bertft.probes.edge.targets import IndexedTask, Indices, PieceStates
+from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates
 
-WINDOW_PIECES = 8192
-"""Pieces of a window, of all layers that are read: 80 MB of BERT base at 13 layers and two bytes, and as much again
+WINDOW_SUBWORDS = 8192
+"""Subwords of a window, of all layers that are read: 80 MB of BERT base at 13 layers and two bytes, and as much again
 for the window that is read while one is in use."""
 
 HELD_BYTES = 1 << 30
@@ -33,16 +33,19 @@ _READ_TOGETHER = 32
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The vectors of some sentences, (layers, pieces, d); sentence i has its own from starts[i] on, -1 if not here."""
+    """The vectors of some sentences, (layers, subwords, d).
+
+    Those of sentence i begin at row starts[i]; starts[i] is -1 where the window does not hold the sentence.
+    """
 
     layers: tuple[int, ...]
     vectors: Tensor
     starts: Indices
 
-    def rows(self, layers: Sequence[int], pieces: Indices, dtype: torch.dtype) -> Tensor:
+    def rows(self, layers: Sequence[int], subwords: Indices, dtype: torch.dtype) -> Tensor:
         """Some rows of some layers, (layers, rows, d)."""
-        chosen = torch.from_numpy(pieces).to(self.vectors.device)
-        found = self.vectors.new_empty((len(layers), len(pieces), self.vectors.shape[2]), dtype=dtype)
+        chosen = torch.from_numpy(subwords).to(self.vectors.device)
+        found = self.vectors.new_empty((len(layers), len(subwords), self.vectors.shape[2]), dtype=dtype)
         for row, layer in zip(found, layers, strict=True):
             row.copy_(self.vectors[self.layers.index(layer)].index_select(0, chosen))
         return found
@@ -51,7 +54,7 @@ class Window:
 class Reader:
     """Windows of some sentences of the states, the next one read while the last is in use."""
 
-    def __init__(self, states: PieceStates, device: str | torch.device = "cpu") -> None:
+    def __init__(self, states: SubwordStates, device: str | torch.device = "cpu") -> None:
         self.states = states
         self.device = device
         self.lengths = np.asarray(states.lengths, dtype=np.int64)
@@ -69,7 +72,7 @@ class Reader:
             yield self._held
             return
         ends = np.cumsum(lengths)
-        cuts = np.searchsorted(ends // WINDOW_PIECES, np.arange(1, ends[-1] // WINDOW_PIECES + 1))
+        cuts = np.searchsorted(ends // WINDOW_SUBWORDS, np.arange(1, ends[-1] // WINDOW_SUBWORDS + 1))
         plan = [part for part in np.split(sentences, cuts) if len(part)]
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending: list[Future[Window]] = [reader.submit(self._read, plan[0], layers)]
@@ -121,8 +124,8 @@ class Feed:
             count = len(here) if here.all() else int(np.argmin(here))
             if count:
                 part = sentences[self._gathered : self._gathered + count]
-                pieces, counts = self.task.pieces(part)
-                rows = pieces + np.repeat(window.starts[part], counts)
+                subwords, counts = self.task.subwords(part)
+                rows = subwords + np.repeat(window.starts[part], counts)
                 self._parts.append(window.rows(self.layers, rows, self.dtype))
                 self._gathered += count
             if self._gathered < len(sentences):

@@ -1,11 +1,11 @@
 """The edge probe of Tenney et al.: projection, self-attentive pooling of spans, and a small classifier.
 
     x_i    the input: a mix of all layers, one layer, or the top layer beside the embeddings
-    p_i    = P x_i + b                               for each piece, by a projection of its own for either span
-    s      = Σ_i softmax_i(a · p_i) p_i              over the pieces of a span
+    p_i    = P x_i + b                               for each subword, by a projection of its own for either span
+    s      = Σ_i softmax_i(a · p_i) p_i              over the subwords of a span
     logits = V dropout(norm(tanh(U [s_1; s_2] + c))) + d
 
-Several probes of one shape, on the same targets, are one set of parameters with a leading axis.  Pieces are projected
+Several probes of one shape, on the same targets, are one set of parameters with a leading axis.  Subwords are projected
 once each, whatever the number of spans over them, and pooling is a ragged sum, so nothing is padded.  The bias that the
 reference adds to the logits of the attention cancels in the softmax and is left out here.
 
@@ -26,7 +26,7 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.edge.targets import EdgeBatch, EdgeTask, Indices, SpanRows
+from bertft.probes.edge.targets import EdgeBatch, Indices, SpanRows, SubwordTask
 
 Loss = Literal["sigmoid", "softmax"]
 Kind = Literal["mix", "layer", "cat"]
@@ -90,7 +90,7 @@ class Shape:
     hidden: int = 256
 
     @classmethod
-    def of(cls, source: Input, width: int, task: EdgeTask, projected: int = 256, hidden: int = 256) -> Shape:
+    def of(cls, source: Input, width: int, task: SubwordTask, projected: int = 256, hidden: int = 256) -> Shape:
         layers = len(source.layers) if source.kind == "mix" else 1
         read = width * (2 if source.kind == "cat" else 1)
         return cls(source.kind, layers, read, len(task.spans), len(task.labels), projected, hidden)

@@ -13,13 +13,13 @@ from bertft.errors import DataError, OptionError
 from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, cut
 from bertft.probes.edge.model import BatchTensors, Input, Kind
-from bertft.probes.edge.targets import EdgeTask, IndexedTask, PieceStates
+from bertft.probes.edge.targets import IndexedTask, SubwordStates, SubwordTask
 from bertft.probes.edge.training import EVALUATION_SENTENCES, EdgeProbe
 from bertft.probes.threads import one_thread
 
 
 def predict_edges(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, *, device: str | torch.device = "cpu"
 ) -> NDArray[np.float32]:
     """The probability that each probe gives to each label of each target, (probes, T, K), in the task's order.
 
@@ -38,7 +38,7 @@ def predict_edges(
 
 
 def target_nats(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, *, device: str | torch.device = "cpu"
 ) -> NDArray[np.float64]:
     """What the labels of each target cost under each probe, in nats, (probes, T), in the task's order.
 
@@ -56,7 +56,7 @@ def target_nats(
 
 
 def _logits(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, device: str | torch.device
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, device: str | torch.device
 ) -> Iterator[tuple[list[int], BatchTensors, Tensor]]:
     """The logits of some of the probes, (probes, t, K), for a batch of targets; every pair of both once."""
     alike: dict[tuple[Kind, str], list[int]] = {}

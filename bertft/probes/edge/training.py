@@ -22,7 +22,7 @@ from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, Window, cut
 from bertft.probes.edge.model import BatchTensors, Dropout, Input, Loss, Shape
-from bertft.probes.edge.targets import EdgeTask, IndexedTask, Indices, PieceStates
+from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates, SubwordTask
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
@@ -110,8 +110,8 @@ def recipe_of(preset: str, task: str) -> Recipe:
 class EdgeJob:
     """A probe to train: on which targets, validated on which, from which input."""
 
-    train: EdgeTask
-    dev: EdgeTask
+    train: SubwordTask
+    dev: SubwordTask
     input: str = "mix"
     seed: int = 0
     recipe: Recipe = RECIPES["paper"]
@@ -146,7 +146,7 @@ class EdgeProbe:
 
 def train_edge_probes(
     jobs: Sequence[EdgeJob],
-    states: PieceStates,
+    states: SubwordStates,
     *,
     order_seed: int = 0,
     device: str | torch.device = "cpu",
@@ -246,7 +246,7 @@ def _layers(groups: Iterable[_Group]) -> list[int]:
 
 
 def _grouped(
-    jobs: Sequence[EdgeJob], states: PieceStates, workers: int, device: str | torch.device, dtype: torch.dtype
+    jobs: Sequence[EdgeJob], states: SubwordStates, workers: int, device: str | torch.device, dtype: torch.dtype
 ) -> list[_Group]:
     """Jobs of one shape, recipe and targets together, each such set in as many parts as there are workers."""
     lengths = np.asarray(states.lengths, dtype=np.int64)

@@ -1,8 +1,8 @@
 """Description length of edge-probing tasks: their sentences as units to code, and the probes that code them.
 
-`EdgeFit` codes with the probes of Tenney et al., those of all inputs and all stages trained together.  `SpanMeans`
-gives the means of the vectors of each span's pieces, two spans side by side, to the perceptrons of Voita and Titov and
-to the variational code.
+`EdgeFit` codes with the probes of Tenney et al. It trains the probes of all inputs and stages together. `SpanMeans`
+gives the mean vector of each span's subwords, two spans side by side, to the perceptrons of Voita and Titov and to the
+variational code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
+from bertft.probes.edge import EdgeJob, Input, Recipe, SubwordStates, SubwordTask, target_nats, train_edge_probes
 from bertft.probes.edge.model import Loss
 from bertft.probes.edge.targets import Indices, ranges
 from bertft.probes.mdl.online import Stage, uniform_bits
@@ -38,8 +38,8 @@ class CodedTask:
     A sentence that stands in both is a unit of each, with the targets it has there.
     """
 
-    train: EdgeTask
-    dev: EdgeTask | None = None
+    train: SubwordTask
+    dev: SubwordTask | None = None
 
     @cached_property
     def sentences(self) -> Indices:
@@ -71,7 +71,7 @@ class CodedTask:
         """By the uniform code: log2 K of one label of K, K of several."""
         return uniform_bits(len(self.train.labels), several=self.loss == "sigmoid")
 
-    def at(self, units: Indices) -> EdgeTask:
+    def at(self, units: Indices) -> SubwordTask:
         """The targets of some units, which are all to be coded or all of the development set."""
         first = len(self.train.sentences)
         if self.dev is not None and len(units) and units[0] >= first:
@@ -79,7 +79,7 @@ class CodedTask:
         return self.train.at(self.sentences[units])
 
     @property
-    def _parts(self) -> list[EdgeTask]:
+    def _parts(self) -> list[SubwordTask]:
         return [part for part in (self.train, self.dev) if part is not None]
 
 
@@ -93,7 +93,7 @@ class EdgeFit:
     """
 
     task: CodedTask
-    states: PieceStates
+    states: SubwordStates
     inputs: tuple[str, ...]
     recipe: Recipe
     device: str | torch.device = "cpu"
@@ -102,7 +102,7 @@ class EdgeFit:
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
         """Train the probes of all stages together; raises as `train_edge_probes` does."""
-        held_out: dict[int, EdgeTask] = {}
+        held_out: dict[int, SubwordTask] = {}
         jobs = []
         for number, stage in enumerate(stages):
             train = self.task.at(stage.train)
@@ -132,14 +132,14 @@ class EdgeFit:
 
 @dataclass(frozen=True, eq=False)
 class SpanMeans:
-    """The mean vector of each span's pieces, of several layers: the `LabelledVectors` of a task.
+    """The mean vector of each span's subwords, of several layers: the `LabelledVectors` of a task.
 
     They are made of the states batch by batch; memory is that of one batch.  Raises `OptionError` for an input that is
     not one layer.
     """
 
     task: CodedTask
-    states: PieceStates
+    states: SubwordStates
     names: tuple[str, ...]
     """Inputs: `layer:K`, `top` or `lexical`."""
     _layers: list[int] = field(init=False, repr=False)
@@ -177,12 +177,12 @@ class SpanMeans:
         own = self.task.at(sentences)
         layers = [self._layers[place] for place in inputs]
         padded = torch.from_numpy(self.states.padded(own.sentences, layers))
-        pieces = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
+        subwords = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
         first = np.searchsorted(own.sentences, own.sentence) * padded.shape[2]
         means = []
         for spans in own.spans:
             lengths = spans[:, 1] - spans[:, 0]
-            rows = pieces[torch.from_numpy(ranges(first + spans[:, 0], lengths))]
+            rows = subwords[torch.from_numpy(ranges(first + spans[:, 0], lengths))]
             means.append(torch.segment_reduce(rows, "mean", lengths=torch.from_numpy(lengths), unsafe=True))
         return torch.cat(means, dim=2).transpose(0, 1), torch.from_numpy(own.gold)
 
