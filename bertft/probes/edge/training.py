@@ -23,6 +23,7 @@ from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, Window, cut
 from bertft.probes.edge.model import BatchTensors, Dropout, Input, Loss, Shape
 from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates, SubwordTask
+from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
@@ -70,6 +71,19 @@ class Recipe:
     decay_threshold: float = 1e-4
     patience: int = 20
     least_rate: float = 1e-6
+
+    @property
+    def schedule(self) -> Schedule:
+        """The decay of the learning rate and the early stopping, by the loss or by minus F1."""
+        return Schedule(
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            decay_threshold=self.decay_threshold,
+            decay_patience=self.decay_patience,
+            relative=False,
+            patience=self.patience + 1,
+            least_rate=self.least_rate,
+        )
 
 
 RECIPES = {
@@ -289,19 +303,11 @@ def _check(job: EdgeJob) -> None:
 
 @dataclass
 class _Member:
-    """One probe on its way."""
+    """One probe of a group, and its scores, losses and learning rates so far."""
 
     job: EdgeJob
     source: Input
     random: torch.Generator
-    learning_rate: float
-    plateau: float = -math.inf
-    """The best score that a later one must beat by the threshold for the learning rate to stay."""
-    waited: int = 0
-    """Validations since the score last beat the plateau or the learning rate fell."""
-    best: int = -1
-    best_score: float = -math.inf
-    best_parameters: Tensor = field(default_factory=lambda: torch.empty(0))
     steps: int = 0
     dev_f1: list[float] = field(default_factory=list)
     dev_losses: list[float] = field(default_factory=list)
@@ -310,9 +316,9 @@ class _Member:
 
 
 class _Group:
-    """Probes of one shape on the same targets: those still active side by side in one (probes, n), with Adam's moments.
+    """Probes of one shape on the same targets: those still active are one tensor (active, n), all parameters in a row.
 
-    Its parameters are views of that.
+    `parameters` are views of that tensor.
     """
 
     def __init__(
@@ -335,14 +341,16 @@ class _Group:
             rng = edge_model.generator(job.seed, job.train.name, source.name)
             drawn.append(torch.cat([part.flatten() for part in shape.drawn(rng).values()]))
             random = torch.Generator().manual_seed(int(rng.integers(2**63)))
-            self.members.append(_Member(job, source, random, recipe.learning_rate))
-        self.active = list(self.members)
-        self.flat = torch.stack(drawn).to(device, dtype)
-        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.largest = torch.zeros_like(self.flat)
-        self._make_views()
+            self.members.append(_Member(job, source, random))
+        self.optimiser = Optimiser(
+            [torch.stack(drawn).to(device, dtype)],
+            recipe.schedule,
+            betas=recipe.betas,
+            epsilon=recipe.epsilon,
+            amsgrad=recipe.amsgrad,
+        )
+        self._set_active()
 
-        self.steps = 0
         per_epoch = math.ceil(len(train.sentences) / recipe.batch)
         self.every = recipe.validate_every
         if recipe.validations_per_epoch is not None:
@@ -355,6 +363,11 @@ class _Group:
         self._own = np.zeros(len(train.lengths), dtype=np.bool_)
         self._own[train.sentences] = True
         self._start_sums()
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self.optimiser.steps
 
     @property
     def work(self) -> int:
@@ -402,17 +415,9 @@ class _Group:
         self.train_sums += losses.detach()
         self.train_count += 1
 
-        (beta, beta_square), self.steps = recipe.betas, self.steps + 1
         length = gradient.square().sum(dim=1, keepdim=True).sqrt_()
         gradient.mul_((recipe.clip / (length + 1e-6)).clamp_(max=1))
-        self.first.lerp_(gradient, 1 - beta)
-        self.second.mul_(beta_square).addcmul_(gradient, gradient, value=1 - beta_square)
-        if recipe.amsgrad:
-            torch.maximum(self.largest, self.second, out=self.largest)
-        scale = (self.largest if recipe.amsgrad else self.second).sqrt()
-        scale.div_(math.sqrt(1 - beta_square**self.steps)).add_(recipe.epsilon)
-        with torch.no_grad():
-            self.flat.sub_(torch.div(self.first, scale, out=scale).mul_(self.rates / (1 - beta**self.steps)))
+        self.optimiser.step([gradient])
 
     def begin_validation(self) -> None:
         """Set all counts of the development set to 0."""
@@ -440,54 +445,33 @@ class _Group:
         right, predicted, gold = self.counts.tolist()
         dev_losses = (self.dev_sums / self.dev_count).tolist()
         train_losses = (self.train_sums / max(1, self.train_count)).tolist()
-        going = []
-        for place, member in enumerate(self.active):
-            losses = (train_losses[place], dev_losses[place])
-            if not all(map(math.isfinite, losses)):
+        scores = [2 * r / max(1, p + g) for r, p, g in zip(right, predicted, gold, strict=True)]
+        for probe, train_loss, dev_loss, f1 in zip(
+            self.optimiser.active, train_losses, dev_losses, scores, strict=True
+        ):
+            member = self.members[probe]
+            if not (math.isfinite(train_loss) and math.isfinite(dev_loss)):
                 raise ArrayError(
-                    f"the probe of {member.job.train.name} on {member.source.name} has losses of {losses[0]} and "
-                    f"{losses[1]} after {self.steps} steps; the vectors are too large, or not finite"
+                    f"the probe of {member.job.train.name} on {member.source.name} has losses of {train_loss} and "
+                    f"{dev_loss} after {self.steps} steps; the vectors are too large, or not finite"
                 )
-            f1 = 2 * right[place] / max(1, predicted[place] + gold[place])
-            member.train_losses.append(losses[0])
-            member.dev_losses.append(losses[1])
+            member.train_losses.append(train_loss)
+            member.dev_losses.append(dev_loss)
             member.dev_f1.append(f1)
-            member.learning_rates.append(member.learning_rate)
+            member.learning_rates.append(self.optimiser.monitors[probe].learning_rate)
             member.steps = self.steps
-            if self._goes_on(member, f1 if self.recipe.select == "f1" else -losses[1], self.flat[place]):
-                going.append(place)
-        if len(going) < len(self.active):
-            self.active = [self.active[place] for place in going]
-            self.flat, self.first, self.second, self.largest = (
-                part[going] for part in (self.flat, self.first, self.second, self.largest)
-            )
+        judged = [-f1 for f1 in scores] if self.recipe.select == "f1" else dev_losses
+        if self.optimiser.validated(judged, last=self.steps >= self.most_steps):
+            self._set_active()
             if self.active:
-                self._make_views()
                 self.feed.layers = self.layers
         self._start_sums()
 
-    def _goes_on(self, member: _Member, score: float, parameters: Tensor) -> bool:
-        """Judge a probe by its last score."""
-        recipe, validation = self.recipe, len(member.dev_f1) - 1
-        if score > member.best_score:
-            member.best_score, member.best = score, validation
-            member.best_parameters = parameters.clone()
-        member.waited = 0 if score > member.plateau + recipe.decay_threshold else member.waited + 1
-        if member.waited == 0:
-            member.plateau = score
-        elif member.waited > recipe.decay_patience:
-            member.learning_rate *= recipe.decay
-            member.waited = 0
-        return (
-            self.steps < self.most_steps
-            and validation - member.best <= recipe.patience
-            and member.learning_rate >= recipe.least_rate
-        )
-
     def probes(self) -> Iterable[tuple[EdgeJob, EdgeProbe]]:
         """The trained probes, each with its job."""
-        for member in self.members:
-            best = member.best_parameters.cpu()
+        (kept,) = self.optimiser.best
+        for member, row, monitor in zip(self.members, kept, self.optimiser.monitors, strict=True):
+            best = row.clone().cpu()
             yield (
                 member.job,
                 EdgeProbe(
@@ -498,7 +482,7 @@ class _Group:
                     loss=self.recipe.loss,
                     parameters={name: best[place].view(size) for name, place, size in self.shape.places},
                     steps=member.steps,
-                    best=member.best,
+                    best=monitor.best,
                     dev_f1=tuple(member.dev_f1),
                     dev_losses=tuple(member.dev_losses),
                     train_losses=tuple(member.train_losses),
@@ -506,16 +490,17 @@ class _Group:
                 ),
             )
 
-    def _make_views(self) -> None:
+    def _set_active(self) -> None:
+        """Take the active probes and their parameters from the optimiser."""
+        (self.flat,) = self.optimiser.parameters
         self.parameters = {
             name: self.flat[:, place].view(len(self.flat), *size).detach().requires_grad_()
             for name, place, size in self.shape.places
         }
+        self.active = [self.members[probe] for probe in self.optimiser.active]
         self.randoms = [member.random for member in self.active]
 
     def _start_sums(self) -> None:
-        rates = [member.learning_rate for member in self.active]
-        self.rates = torch.tensor(rates, dtype=self.dtype, device=self.flat.device).unsqueeze(1)
         self.train_sums = torch.zeros(len(self.active), dtype=torch.float64, device=self.flat.device)
         self.train_count = 0
 

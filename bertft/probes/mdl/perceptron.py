@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from bertft.errors import ArrayError, OptionError
 from bertft.probes.edge.model import target_losses
 from bertft.probes.mdl.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
 from bertft.probes.mdl.online import Stage
+from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.progress import PhaseProgress
 
 Parameters = list[Tensor]
@@ -48,6 +49,17 @@ class PerceptronRecipe:
     decay_threshold: float = 1e-4
     improvement: float = 1e-3
     patience: int = 5
+
+    @property
+    def schedule(self) -> Schedule:
+        """The decay of the learning rate and the early stopping."""
+        return Schedule(
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            decay_threshold=self.decay_threshold,
+            patience=self.patience,
+            improvement=self.improvement,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,41 +120,29 @@ def train_perceptrons(
     """
     how = PerceptronRecipe() if recipe is None else recipe
     _check(how, train, held_out)
-    best = _drawn(vectors, how, seed, device, dtype)
-    watch = _Watch(how, vectors.inputs)
-    parameters = [values.clone().requires_grad_() for values in best]
-    adam = _Adam(how, parameters)
-    active = list(range(vectors.inputs))
+    drawn = [values.requires_grad_() for values in _drawn(vectors, how, seed, device, dtype)]
+    optimiser = Optimiser(drawn, how.schedule, betas=how.betas, epsilon=how.epsilon)
     for epoch in range(how.epochs):
         if progress is not None:
             progress(epoch, how.epochs)
-        rates = torch.tensor([watch.rates[probe] for probe in active], dtype=dtype, device=device)
         for part in shuffled_batches(train, how.batch, np.random.default_rng([seed, epoch])):
-            read, gold = read_batch(vectors, part, active, device, dtype)
+            read, gold = read_batch(vectors, part, optimiser.active, device, dtype)
+            parameters = optimiser.parameters
             loss = target_losses(scores(parameters, read), gold, vectors.loss).sum() / len(part)
-            adam.step(parameters, torch.autograd.grad(loss, parameters), rates)
-        losses = nats(parameters, vectors, held_out, active) / len(held_out)
+            optimiser.step(torch.autograd.grad(loss, parameters))
+        losses = nats(optimiser.parameters, vectors, held_out, optimiser.active) / len(held_out)
         if not np.isfinite(losses).all():
+            wrong = optimiser.active[int(np.flatnonzero(~np.isfinite(losses))[0])]
             raise ArrayError(
-                f"input {active[int(np.flatnonzero(~np.isfinite(losses))[0])]} has a loss of nan or infinity in epoch "
-                f"{epoch + 1}; the vectors are too large, or not finite"
+                f"input {wrong} has a loss of nan or infinity in epoch {epoch + 1}; the vectors are too large, or not "
+                "finite"
             )
-        going = []
-        for place, (probe, value) in enumerate(zip(active, losses.tolist(), strict=True)):
-            if watch.better(probe, epoch, value):
-                for kept, own in zip(best, parameters, strict=True):
-                    kept[probe] = own[place].detach()
-            if not watch.done(probe, epoch):
-                going.append(place)
-        if len(going) < len(active):
-            active = [active[place] for place in going]
-            parameters = [values.detach()[going].requires_grad_() for values in parameters]
-            adam.keep(going)
-        if not active:
+        optimiser.validated(losses.tolist())
+        if not optimiser.active:
             break
     if progress is not None:
         progress(how.epochs, how.epochs)
-    return best
+    return optimiser.best
 
 
 def scores(parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
@@ -169,57 +169,6 @@ def nats(
         total += target_losses(scores(parameters, read), gold, vectors.loss).sum(dim=1)
     found: NDArray[np.float64] = total.cpu().numpy()
     return found
-
-
-class _Watch:
-    """Of every probe the learning rate, and when it was best."""
-
-    def __init__(self, recipe: PerceptronRecipe, probes: int) -> None:
-        self.recipe = recipe
-        self.rates = [recipe.learning_rate] * probes
-        self.plateau = [math.inf] * probes
-        self.best = [math.inf] * probes
-        self.best_epoch = [-1] * probes
-
-    def better(self, probe: int, epoch: int, loss: float) -> bool:
-        """Whether the weights of this epoch are to be kept; lowers the learning rate where need be."""
-        if loss < self.plateau[probe] * (1 - self.recipe.decay_threshold):
-            self.plateau[probe] = loss
-        else:
-            self.rates[probe] *= self.recipe.decay
-        if loss < self.best[probe] - self.recipe.improvement:
-            self.best[probe], self.best_epoch[probe] = loss, epoch
-            return True
-        return False
-
-    def done(self, probe: int, epoch: int) -> bool:
-        """Whether it is time to stop."""
-        return epoch - self.best_epoch[probe] >= self.recipe.patience
-
-
-class _Adam:
-    """Adam, with a learning rate for each probe."""
-
-    def __init__(self, recipe: PerceptronRecipe, parameters: Iterable[Tensor]) -> None:
-        self.recipe = recipe
-        self.moments = [(torch.zeros_like(values), torch.zeros_like(values)) for values in parameters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, parameters: Sequence[Tensor], slopes: Sequence[Tensor], rates: Tensor) -> None:
-        """One step at `rates` (probes,)."""
-        (beta, beta_square), self.steps = self.recipe.betas, self.steps + 1
-        sizes = (rates / (1 - beta**self.steps))[:, None, None]
-        correction = math.sqrt(1 - beta_square**self.steps)
-        for values, slope, (first, second) in zip(parameters, slopes, self.moments, strict=True):
-            first.lerp_(slope, 1 - beta)
-            second.mul_(beta_square).addcmul_(slope, slope, value=1 - beta_square)
-            scale = second.sqrt().div_(correction).add_(self.recipe.epsilon)
-            values.sub_(torch.div(first, scale, out=scale).mul_(sizes))
-
-    def keep(self, going: Sequence[int]) -> None:
-        """Let go of the other probes."""
-        self.moments = [(first[going], second[going]) for first, second in self.moments]
 
 
 def _drawn(

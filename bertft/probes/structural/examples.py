@@ -104,7 +104,7 @@ def pad_trees(trees: Sequence[Tree], distances: Sequence[NDArray[np.int16]] | No
 
 
 @dataclass(frozen=True)
-class _OnDevice:
+class GoldTensors:
     """A batch of trees with its tensors where the probes are."""
 
     batch: GoldBatch
@@ -115,7 +115,7 @@ class _OnDevice:
 
 
 @dataclass(frozen=True)
-class _LayerVectors:
+class LayerVectors:
     """The vectors of some layers, (layers, sentences, n, d)."""
 
     layers: tuple[int, ...]
@@ -130,13 +130,13 @@ class _LayerVectors:
         return rows if layers == self.layers else rows[[self.layers.index(layer) for layer in layers]]
 
 
-def _batches(
+def read_batches(
     examples: Examples,
     plan: Sequence[NDArray[np.int64]],
     layers: Sequence[int],
     device: str | torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[_LayerVectors, _OnDevice]]:
+) -> Iterator[tuple[LayerVectors, GoldTensors]]:
     """The batches of a plan, the next one read while the last is in use."""
     chosen = tuple(layers)
     on_disk = getattr(examples.vectors, "dtype", np.dtype(np.float32))
@@ -153,5 +153,5 @@ def _batches(
             values = (torch.from_numpy(part).to(device) for part in (gold.distances, gold.depths))
             distances, depths = (part.to(dtype) for part in values)
             lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
-            of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
-            yield of_layer, _OnDevice(gold, lengths, distances, depths, heads)
+            of_layer = LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
+            yield of_layer, GoldTensors(gold, lengths, distances, depths, heads)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bertft import kernels
 from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
 from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
-from bertft.probes.structural.examples import Examples, GoldBatch, _batches, _OnDevice
+from bertft.probes.structural.examples import Examples, GoldBatch, GoldTensors, read_batches
 from bertft.probes.structural.losses import squared_distances
 from bertft.probes.structural.punctuation import check_preset, keep_masks
 from bertft.probes.structural.training import Evaluation, Kind, Probe
@@ -78,12 +78,12 @@ def _predicted(
     examples: Examples,
     sentences: Sequence[NDArray[np.int64]] | None,
     device: str | torch.device,
-) -> Iterator[tuple[_OnDevice, list[Tensor]]]:
+) -> Iterator[tuple[GoldTensors, list[Tensor]]]:
     """What `predict` gives, on the device."""
     plan = examples.in_order() if sentences is None else sentences
     layers = sorted({probe.layer for probe in probes})
     weights = [probe.weights.to(device, torch.float32) for probe in probes]
-    for of_layer, gold in _batches(examples, plan, layers, device, torch.float32):
+    for of_layer, gold in read_batches(examples, plan, layers, device, torch.float32):
         predicted = []
         for probe, weight in zip(probes, weights, strict=True):
             projected = of_layer.padded(probe.layer) @ weight
