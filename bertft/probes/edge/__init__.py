@@ -19,12 +19,12 @@ from __future__ import annotations
 from bertft.probes.edge.model import Input as Input
 from bertft.probes.edge.prediction import predict_edges as predict_edges
 from bertft.probes.edge.prediction import target_nats as target_nats
+from bertft.probes.edge.recipe import RECIPES as RECIPES
+from bertft.probes.edge.recipe import Recipe as Recipe
+from bertft.probes.edge.recipe import recipe_of as recipe_of
 from bertft.probes.edge.targets import SubwordStates as SubwordStates
 from bertft.probes.edge.targets import SubwordTask as SubwordTask
 from bertft.probes.edge.targets import WordTask as WordTask
-from bertft.probes.edge.training import RECIPES as RECIPES
 from bertft.probes.edge.training import EdgeJob as EdgeJob
 from bertft.probes.edge.training import EdgeProbe as EdgeProbe
-from bertft.probes.edge.training import Recipe as Recipe
-from bertft.probes.edge.training import recipe_of as recipe_of
 from bertft.probes.edge.training import train_edge_probes as train_edge_probes

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,102 +21,14 @@ from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, Window, cut
 from bertft.probes.edge.model import BatchTensors, Dropout, Input, Loss, Shape
+from bertft.probes.edge.recipe import RECIPES, Recipe
 from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates, SubwordTask
-from bertft.probes.side_by_side import Optimiser, Schedule
+from bertft.probes.side_by_side import Optimiser
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
 EVALUATION_SENTENCES = 64
 """Sentences of a batch where nothing is learned."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How edge probes are trained; the defaults are those of jiant 1 for its large tasks.
-
-    Adam with AMSGrad.  After every `validate_every` steps, or `validations_per_epoch` times an epoch where that is
-    given, the development set is scored: the learning rate is multiplied by `decay` once more than `decay_patience`
-    validations have passed without a score that beats the best by `decay_threshold`; the parameters kept are those of
-    the best score; training ends once more than `patience` validations have passed since it, when the learning rate has
-    fallen below `least_rate`, or after `max_steps` steps or `max_epochs` epochs.
-    """
-
-    loss: Loss = "sigmoid"
-    """`sigmoid`: a binary decision for each label.  `softmax`: one label a target."""
-    select: Literal["f1", "loss"] = "f1"
-    """The score of a validation: micro-F1, or the mean loss (less is better)."""
-    batch: int = 32
-    """Sentences of a batch."""
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    amsgrad: bool = True
-    clip: float = 5.0
-    """The longest gradient of a probe; longer ones are shortened to it."""
-    projected: int = 256
-    hidden: int = 256
-    input_dropout: float = 0.2
-    """Of the encoder's output."""
-    dropout: float = 0.3
-    """Before the last layer of the classifier."""
-    max_steps: int = 250_000
-    max_epochs: int | None = None
-    validate_every: int = 1000
-    validations_per_epoch: int | None = None
-    dev_sentences: int | None = 5000
-    """How many sentences of the development set are scored, the first."""
-    decay: float = 0.5
-    decay_patience: int = 5
-    decay_threshold: float = 1e-4
-    patience: int = 20
-    least_rate: float = 1e-6
-
-    @property
-    def schedule(self) -> Schedule:
-        """The decay of the learning rate and the early stopping, by the loss or by minus F1."""
-        return Schedule(
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            decay_threshold=self.decay_threshold,
-            decay_patience=self.decay_patience,
-            relative=False,
-            patience=self.patience + 1,
-            least_rate=self.least_rate,
-        )
-
-
-RECIPES = {
-    "paper": Recipe(),
-    "paper-small": Recipe(max_steps=10_000, validate_every=100),
-    "today": Recipe(
-        learning_rate=1e-3,
-        input_dropout=0.0,
-        max_epochs=20,
-        validations_per_epoch=1,
-        dev_sentences=None,
-        decay_patience=1,
-        patience=4,
-        least_rate=1e-5,
-    ),
-}
-"""paper: jiant 1 as Tenney et al. 2019 ran it, 250,000 steps at most.  paper-small: the same for proto-roles and
-relations, 10,000 steps.  today: ten times the learning rate and a validation an epoch, which on training sets of some
-thousand sentences comes as far in a hundredth of the steps, and no dropout on what is probed, so that a probe sees the
-states as they are (Hewitt and Liang 2019 find that dropout does not make probes more selective)."""
-
-SMALL_TASKS = frozenset({"spr", "spr1", "spr2", "rel", "dpr"})
-"""Tasks with some thousand targets, for which the reference has the shorter schedule."""
-
-
-def recipe_of(preset: str, task: str) -> Recipe:
-    """The preset's recipe for a task.  Raises `OptionError` for an unknown preset.
-
-    >>> recipe_of("paper", "spr").max_steps
-    10000
-    """
-    if preset not in ("paper", "today"):
-        raise OptionError(f"unknown preset {preset!r}; choose one of paper, today")
-    return RECIPES["paper-small" if preset == "paper" and task in SMALL_TASKS else preset]
 
 
 @dataclass(frozen=True, eq=False)
