@@ -305,30 +305,8 @@ def variational_codes(
         )
     model = BayesianPerceptron(vectors.inputs, vectors.width, vectors.n_labels, how, _seeded(seed), dtype=dtype)
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
-    noise = _seeded(seed, device)
+    losses = _train(model, vectors, chosen, how, seed, progress)
     every = range(vectors.inputs)
-    losses: list[list[float]] = []
-    for epoch in range(how.epochs):
-        if progress is not None:
-            progress(epoch, how.epochs)
-        labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=device)
-        for part in shuffled_batches(chosen, how.batch, np.random.default_rng([seed, epoch])):
-            read, gold = read_batch(vectors, part, every, device, dtype)
-            nats = target_losses(model(read, noise), gold, vectors.loss).sum(dim=1)
-            loss = nats + model.divergence() * (read.shape[1] / targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            model.clip_variances()
-            labels += nats.detach()
-        with torch.no_grad():
-            losses.append((labels + model.divergence()).tolist())
-        if not np.isfinite(losses[-1]).all():
-            raise ArrayError(
-                f"the loss is {losses[-1]} in epoch {epoch + 1}; the vectors are too large, or not finite, or the "
-                f"learning rate, {how.learning_rate:g}, is too high"
-            )
     with torch.no_grad():
         labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=device)
         for part in batches_in_order(vectors, chosen):
@@ -349,6 +327,43 @@ def variational_codes(
         )
         for probe, nats in enumerate(labels.tolist())
     ]
+
+
+def _train(
+    model: BayesianPerceptron,
+    vectors: LabelledVectors,
+    sentences: NDArray[np.int64],
+    recipe: VariationalRecipe,
+    seed: int,
+    progress: PhaseProgress | None,
+) -> list[list[float]]:
+    """Train the probes in place. Return the nats of weights and labels, (epochs, probes)."""
+    like = next(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    noise = _seeded(seed, like.device)
+    targets = int(vectors.targets[sentences].sum())
+    losses: list[list[float]] = []
+    for epoch in range(recipe.epochs):
+        if progress is not None:
+            progress(epoch, recipe.epochs)
+        labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=like.device)
+        for part in shuffled_batches(sentences, recipe.batch, np.random.default_rng([seed, epoch])):
+            read, gold = read_batch(vectors, part, range(vectors.inputs), like.device, like.dtype)
+            nats = target_losses(model(read, noise), gold, vectors.loss).sum(dim=1)
+            loss = nats + model.divergence() * (read.shape[1] / targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            model.clip_variances()
+            labels += nats.detach()
+        with torch.no_grad():
+            losses.append((labels + model.divergence()).tolist())
+        if not np.isfinite(losses[-1]).all():
+            raise ArrayError(
+                f"the loss is {losses[-1]} in epoch {epoch + 1}; the vectors are too large, or not finite, or the "
+                f"learning rate, {recipe.learning_rate:g}, is too high"
+            )
+    return losses
 
 
 def _check(recipe: VariationalRecipe) -> None:
