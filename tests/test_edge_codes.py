@@ -1,4 +1,4 @@
-"""Description length of edge-probing tasks: units, means of spans, and codes by edge probes on planted labels."""
+"""Description length of edge-probing tasks: units, means of spans, and codes by edge probes of planted labels."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class InMemory:
 
 
 def planted(sentences: int, *, spans: int = 1, several: bool = False, seed: int = 0) -> tuple[CodedTask, InMemory]:
-    """Labels that layer 1 says and layer 0 does not: which of 3 directions is longest in the mean of the last span.
+    """Return a task whose labels depend on layer 1 only: the largest of 3 coordinates of the mean over the last span.
 
-    A fifth of the sentences are the development set's; the first of those to code is in both.
+    A fifth of the sentences are the development set. The first sentence is in both sets.
     """
     rng = np.random.default_rng(seed)
     states = InMemory([rng.standard_normal((2, int(rng.integers(3, 9)), WIDTH)) for _ in range(sentences)])
@@ -144,7 +144,7 @@ def test_perceptrons_code_means_of_spans() -> None:
 def test_a_perceptron_reads_one_layer() -> None:
     coded, states = planted(10)
     for name in ("mix", "cat"):
-        with pytest.raises(OptionError, match=f"input '{name}' is made of several layers by an edge probe"):
+        with pytest.raises(OptionError, match=f"input '{name}' combines several layers in an edge probe"):
             SpanMeans(coded, states, ("layer:1", name))
     with pytest.raises(OptionError, match="needs layer 7"):
         SpanMeans(coded, states, ("layer:7",))

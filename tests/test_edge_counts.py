@@ -1,4 +1,4 @@
-"""Micro-averaged scores of edge probes, against plain sums, scikit-like definitions by hand, and simulation."""
+"""Micro-averaged scores of edge probes: against plain sums, definitions worked by hand, and simulation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_nothing_marked_is_undefined_precision_and_no_error() -> None:
 
 
 def made_counts(n: int, rng: np.random.Generator) -> EdgeCounts:
-    """Sentences of unlike size and difficulty: cells of one are right or wrong together."""
+    """Return counts of sentences of different size and difficulty, whose cells are correlated."""
     size = rng.integers(1, 12, n)
     right = rng.binomial(size, rng.beta(3, 1, n))
     return EdgeCounts(np.arange(n), np.stack([right, size, size], axis=1))

@@ -12,19 +12,21 @@ from bertft.probes.side_by_side import Schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """How edge probes are trained; the defaults are those of jiant 1 for its large tasks.
+    """How edge probes are trained. The defaults are those of jiant 1 for its large tasks.
 
-    Adam with AMSGrad.  After every `validate_every` steps, or `validations_per_epoch` times an epoch where that is
-    given, the development set is scored: the learning rate is multiplied by `decay` once more than `decay_patience`
-    validations have passed without a score that beats the best by `decay_threshold`; the parameters kept are those of
-    the best score; training ends once more than `patience` validations have passed since it, when the learning rate has
-    fallen below `least_rate`, or after `max_steps` steps or `max_epochs` epochs.
+    The optimiser is Adam with AMSGrad. The development set is scored every `validate_every` steps, or
+    `validations_per_epoch` times an epoch if that is given. The learning rate is multiplied by `decay` after more than
+    `decay_patience` validations in a row whose score does not exceed the best by `decay_threshold`. The parameters kept
+    are those of the best score.
+
+    Training ends after more than `patience` validations without a better score, when the learning rate is below
+    `least_rate`, or after `max_steps` steps or `max_epochs` epochs.
     """
 
     loss: Loss = "sigmoid"
-    """`sigmoid`: a binary decision for each label.  `softmax`: one label a target."""
+    """`sigmoid`: a binary decision for each label. `softmax`: exactly one label a target."""
     select: Literal["f1", "loss"] = "f1"
-    """The score of a validation: micro-F1, or the mean loss (less is better)."""
+    """The score of a validation: micro-averaged F1, or minus the mean loss."""
     batch: int = 32
     """Sentences of a batch."""
     learning_rate: float = 1e-4
@@ -32,19 +34,19 @@ class Recipe:
     epsilon: float = 1e-8
     amsgrad: bool = True
     clip: float = 5.0
-    """The longest gradient of a probe; longer ones are shortened to it."""
+    """The maximum norm of the gradient of each probe."""
     projected: int = 256
     hidden: int = 256
     input_dropout: float = 0.2
-    """Of the encoder's output."""
+    """Dropout rate of the hidden states that are read."""
     dropout: float = 0.3
-    """Before the last layer of the classifier."""
+    """Dropout rate before the last layer of the classifier."""
     max_steps: int = 250_000
     max_epochs: int | None = None
     validate_every: int = 1000
     validations_per_epoch: int | None = None
     dev_sentences: int | None = 5000
-    """How many sentences of the development set are scored, the first."""
+    """How many sentences of the development set are scored, from the first; None for all."""
     decay: float = 0.5
     decay_patience: int = 5
     decay_threshold: float = 1e-4
@@ -79,17 +81,17 @@ RECIPES = {
         least_rate=1e-5,
     ),
 }
-"""paper: jiant 1 as Tenney et al. 2019 ran it, 250,000 steps at most.  paper-small: the same for proto-roles and
-relations, 10,000 steps.  today: ten times the learning rate and a validation an epoch, which on training sets of some
-thousand sentences comes as far in a hundredth of the steps, and no dropout on what is probed, so that a probe sees the
-states as they are (Hewitt and Liang 2019 find that dropout does not make probes more selective)."""
+"""paper: jiant 1 as Tenney et al. 2019 ran it, at most 250,000 steps. paper-small: the same with 10,000 steps, for
+proto-roles and relations. today: ten times the learning rate and one validation an epoch. On training sets of some
+thousand sentences this reaches the same scores in a hundredth of the steps. There is no dropout of the hidden states,
+so that probes read them unchanged (Hewitt and Liang 2019 find that dropout does not make probes more selective)."""
 
 SMALL_TASKS = frozenset({"spr", "spr1", "spr2", "rel", "dpr"})
-"""Tasks with some thousand targets, for which the reference has the shorter schedule."""
+"""Tasks with some thousand targets, for which the reference uses the shorter schedule."""
 
 
 def recipe_of(preset: str, task: str) -> Recipe:
-    """The preset's recipe for a task.  Raises `OptionError` for an unknown preset.
+    """Return the recipe of a preset for a task. Raises `OptionError` for an unknown preset.
 
     >>> recipe_of("paper", "spr").max_steps
     10000

@@ -22,11 +22,11 @@ Indices = NDArray[np.int64]
 
 
 class SubwordStates(Protocol):
-    """Vectors of the subwords of sentences by layer, as `bertft.activations.vectors.CachedVectors` has them."""
+    """The hidden states of the subwords of sentences by layer; `bertft.activations.vectors.CachedVectors` is one."""
 
     @property
     def layers(self) -> Sequence[int]:
-        """The layers that there are, the embeddings first."""
+        """The layers available, the embeddings first."""
 
     @property
     def width(self) -> int:
@@ -34,12 +34,12 @@ class SubwordStates(Protocol):
 
     @property
     def lengths(self) -> Indices:
-        """The number of subwords of each sentence, 0 where it has no vectors."""
+        """The number of subwords of each sentence, 0 for one without vectors."""
 
     def padded(
         self, sentences: Indices, layers: Sequence[int] | None = None, *, dtype: DTypeLike = "f4"
     ) -> NDArray[Any]:
-        """The vectors of some sentences, (layers, sentences, n, d), zeros after the end of each."""
+        """Return the vectors of some sentences, (layers, sentences, n, d), padded with zeros."""
 
 
 class SubwordSpans(Protocol):
@@ -155,17 +155,17 @@ class SpanRows:
     """Spans over the rows of a batch, ragged: span t owns rows[offsets[t]] to rows[offsets[t + 1]]."""
 
     covered: Indices | None
-    """Which rows of the batch some span covers; None where they are all of them."""
-    rows: Indices  # [m], places in `covered`
-    offsets: Indices  # [t], where each span begins in `rows`
-    span: Indices  # [m], the span of each
+    """The rows of the batch that some span covers; None if all are covered."""
+    rows: Indices  # [m], indices into `covered`
+    offsets: Indices  # [t], the start of each span in `rows`
+    span: Indices  # [m], the index of the span of each row
 
 
 @dataclass(frozen=True)
 class EdgeBatch:
-    """Targets of some sentences: n rows of subwords, and the spans over them."""
+    """Targets of some sentences: the number of rows, one for each subword, and the spans over them."""
 
-    targets: Indices  # [t], their numbers in the task
+    targets: Indices  # [t], their indices in the task
     rows: int
     spans: tuple[SpanRows, ...]
     gold: NDArray[np.bool_]  # [t, K]
@@ -173,7 +173,7 @@ class EdgeBatch:
 
 @dataclass(frozen=True, eq=False)
 class IndexedTask:
-    """A task sorted by sentence, with the subwords that its spans cover; batches are made of it without a search.
+    """A task sorted by sentence, with the subwords that its spans cover, so that batches need no search.
 
     Raises `DataError` for a span beyond the end of its sentence, and for a sentence without vectors.
     """
@@ -183,9 +183,9 @@ class IndexedTask:
     """The number of subwords of every sentence."""
     sentences: Indices = field(init=False)
     _order: Indices = field(init=False, repr=False)
-    _targets: Indices = field(init=False, repr=False)  # [n + 1], where the targets of sentence i begin in `_order`
+    _targets: Indices = field(init=False, repr=False)  # [n + 1], the start of sentence i in `_order`
     _subwords: Indices = field(init=False, repr=False)  # the covered subwords, sentence by sentence
-    _starts: Indices = field(init=False, repr=False)  # [n + 1], where those of sentence i begin
+    _starts: Indices = field(init=False, repr=False)  # [n + 1], the start of sentence i in `_subwords`
     _spans: tuple[tuple[Indices, Indices], ...] = field(init=False, repr=False)  # first covered row in sentence, length
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class IndexedTask:
         covered = np.zeros(starts[-1] + 1, dtype=np.bool_)
         for spans in task.spans:
             covered[ranges(starts[sentence] + spans[order, 0], np.diff(spans[order], axis=1)[:, 0])] = True
-        before = np.concatenate([[0], np.cumsum(covered)])  # rows that are covered before each subword of the corpus
+        before = np.concatenate([[0], np.cumsum(covered)])  # covered rows before each subword of the corpus
         rows = before[starts]
         found = [
             (before[starts[sentence] + spans[order, 0]] - rows[sentence], np.diff(spans[order], axis=1)[:, 0])
@@ -219,8 +219,8 @@ class IndexedTask:
             raise DataError(f"{task.name}: no targets; give at least one")
         if task.sentence.min() < 0 or task.sentence.max() >= len(lengths):
             raise DataError(
-                f"{task.name}: targets are of the sentences {task.sentence.min()} to {task.sentence.max()}, and there "
-                f"are {len(lengths)} with vectors; number them from 0 as the states do"
+                f"{task.name}: targets are of the sentences {task.sentence.min()} to {task.sentence.max()}, and the "
+                f"states have {len(lengths)}; number them from 0 as the states do"
             )
         for spans in task.spans:
             ends = lengths[task.sentence]
@@ -232,12 +232,12 @@ class IndexedTask:
                 )
 
     def subwords(self, sentences: Indices) -> tuple[Indices, Indices]:
-        """The covered subwords of some sentences, one sentence after the other, and how many each has."""
+        """Return the covered subwords of some sentences, sentence by sentence, and their number in each."""
         counts = self._starts[sentences + 1] - self._starts[sentences]
         return self._subwords[ranges(self._starts[sentences], counts)], counts
 
     def batch(self, sentences: Indices) -> EdgeBatch:
-        """The targets of some sentences over the rows that `subwords` gives for them."""
+        """Return the targets of some sentences over the rows that `subwords` gives for them."""
         counts = self._targets[sentences + 1] - self._targets[sentences]
         places = ranges(self._targets[sentences], counts)
         row_counts = self._starts[sentences + 1] - self._starts[sentences]
@@ -262,7 +262,7 @@ class IndexedTask:
 
 
 def ranges(starts: Indices, lengths: Indices) -> Indices:
-    """The numbers from each start on, so many as its length, one range after the other.
+    """Return the concatenated ranges that begin at `starts` and have these lengths.
 
     >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]

@@ -1,9 +1,11 @@
-"""Training of edge probes: many tasks, inputs and seeds in one pass an epoch over the encoder's states.
+"""Training of edge probes: many tasks, inputs and seeds in one pass an epoch over the hidden states.
 
-Probes of one shape on the same targets are one set of parameters with a leading axis.  Each has its own learning rate,
-dropout, early stopping and best parameters, and becomes what it would have become alone: the order of sentences depends
-on the seed of the order, first parameters and dropout on the probe's own, and neither on the company.  Groups of probes
-run beside one another, each in one thread.
+Probes of one shape on the same targets are one set of parameters with a leading axis. Each has its own learning rate,
+dropout, early stopping and best parameters. The order of sentences depends only on its own seed, and the initial
+parameters and the dropout of a probe only on the probe's seed. Groups of probes are trained in parallel, each in one
+thread.
+
+Probes trained together give the same result as probes trained alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
 EVALUATION_SENTENCES = 64
-"""Sentences of a batch where nothing is learned."""
+"""Sentences of an evaluation batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeJob:
-    """A probe to train: on which targets, validated on which, from which input."""
+    """A probe to train: its training and development targets, its input, seed and recipe."""
 
     train: SubwordTask
     dev: SubwordTask
@@ -44,7 +46,7 @@ class EdgeJob:
 
 @dataclass(frozen=True, eq=False)
 class EdgeProbe:
-    """A trained probe: its best parameters on the CPU, and the scores, losses and learning rates of all validations."""
+    """A trained probe: its best parameters, on the CPU, and the scores, losses and learning rates by validation."""
 
     task: str
     labels: tuple[str, ...]
@@ -54,16 +56,16 @@ class EdgeProbe:
     parameters: dict[str, Tensor]
     steps: int
     best: int
-    """The validation whose parameters were kept, counted from 0."""
+    """The index of the validation whose parameters were kept."""
     dev_f1: tuple[float, ...]
     dev_losses: tuple[float, ...]
     train_losses: tuple[float, ...]
-    """The mean over the steps since the last validation."""
+    """The mean loss over the steps since the previous validation."""
     learning_rates: tuple[float, ...]
 
     @property
     def mix_weights(self) -> tuple[float, ...]:
-        """The weight of each layer that is mixed, summing to 1; empty where none are."""
+        """The weight of each layer of a mix, which sum to 1; empty for other inputs."""
         if "mix" not in self.parameters:
             return ()
         return tuple(torch.softmax(self.parameters["mix"].double(), dim=0).tolist())
@@ -78,14 +80,18 @@ def train_edge_probes(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> list[EdgeProbe]:
-    """Train all probes together, on states that hold the sentences of all tasks; one for each job, in order.
+    """Train one probe for each job, all of them together, and return them in the order of the jobs.
 
-    Equal to training each by itself.  `order_seed` decides the order of sentences in every epoch, which all jobs share,
-    a job's own seed its first parameters and its dropout.  progress: called as progress(done, total) now and then, in
-    steps of all probes; the total is the most they may take, which early stopping rarely lets them.
+    The result is that of training each probe alone, up to rounding.
 
-    Raises `OptionError` for an unknown input and a recipe out of range, `DataError` for targets that do not fit the
-    states or, with the loss `softmax`, have not one label each, and `ArrayError` where a loss is not finite.
+    states: the hidden states of the sentences of all tasks. order_seed: determines the order of sentences in each
+    epoch, which all jobs share. The seed of a job determines its initial parameters and its dropout. progress: called
+    now and then as progress(done, total), in steps of all probes. The total is the largest possible number; early
+    stopping usually ends before it.
+
+    Raises `OptionError` for an unknown input and for a recipe out of range. Raises `DataError` for targets that do not
+    fit the states, and for targets without exactly one label if the loss is `softmax`. Raises `ArrayError` if a loss is
+    not finite.
 
     >>> jobs = [EdgeJob(train, dev, "mix"), EdgeJob(train, dev, "top")]  # doctest: +SKIP
     >>> [max(probe.dev_f1) for probe in train_edge_probes(jobs, states)]  # doctest: +SKIP
@@ -104,14 +110,14 @@ def train_edge_probes(
                 run.epoch(np.random.default_rng([order_seed, epoch]).permutation(len(states.lengths)), pool)
                 epoch += 1
         finally:
-            run.stopped = True  # so that threads end where this one was interrupted
+            run.stopped = True  # threads end early if this one was interrupted
     found = {id(job): probe for group in run.groups for job, probe in group.probes()}
     return [found[id(job)] for job in jobs]
 
 
 @dataclass
 class _Run:
-    """All groups, and what they read; `stopped` is shared between threads."""
+    """All groups, and the readers of their hidden states. `stopped` is shared between threads."""
 
     groups: list[_Group]
     train: Reader
@@ -121,11 +127,11 @@ class _Run:
 
     @property
     def active(self) -> list[_Group]:
-        """Those with most to do first, so that none is begun when the others are done."""
+        """The groups still in training, those with most work first, so that no long one is left for the end."""
         return sorted((group for group in self.groups if group.active), key=lambda group: -group.work)
 
     def epoch(self, order: Indices, pool: ThreadPoolExecutor) -> None:
-        """One pass over the training sentences of all that are active, in the given order of all sentences."""
+        """Pass once over the training sentences of all active groups. `order` is that of all sentences."""
         groups = self.active
         for group in groups:
             group.begin_epoch(order)
@@ -135,23 +141,23 @@ class _Run:
         for window in self.train.windows(order[wanted[order]], _layers(groups)):
             going = groups
             while going:
-                self._beside_one_another(pool, [(group.learn, window) for group in going])
+                self._in_parallel(pool, [(group.learn, window) for group in going])
                 going = [group for group in going if group.due]
                 self._validate(going, pool)
 
     def _validate(self, groups: list[_Group], pool: ThreadPoolExecutor) -> None:
-        """Score the development sets of some groups, all in one pass."""
+        """Score the development sets of some groups in one pass."""
         if not groups:
             return
         for group in groups:
             group.begin_validation()
         sentences = np.unique(np.concatenate([group.dev_sentences for group in groups]))
         for window in self.dev.windows(sentences, _layers(groups)):
-            self._beside_one_another(pool, [(group.score, window) for group in groups])
+            self._in_parallel(pool, [(group.score, window) for group in groups])
         for group in groups:
             group.end_validation()
 
-    def _beside_one_another(
+    def _in_parallel(
         self, pool: ThreadPoolExecutor, calls: list[tuple[Callable[[Window, _Run], None], Window]]
     ) -> None:
         futures = [pool.submit(function, window, self) for function, window in calls]
@@ -173,7 +179,7 @@ def _layers(groups: Iterable[_Group]) -> list[int]:
 def _grouped(
     jobs: Sequence[EdgeJob], states: SubwordStates, workers: int, device: str | torch.device, dtype: torch.dtype
 ) -> list[_Group]:
-    """Jobs of one shape, recipe and targets together, each such set in as many parts as there are workers."""
+    """Group the jobs of one shape, recipe and targets, and divide each group among the workers."""
     lengths = np.asarray(states.lengths, dtype=np.int64)
     indexed: dict[int, IndexedTask] = {}
     alike: dict[tuple[int, int, Shape, Recipe], list[tuple[EdgeJob, Input]]] = {}
@@ -201,14 +207,14 @@ def _check(job: EdgeJob) -> None:
             f"after {recipe.validate_every} steps or {recipe.validations_per_epoch} an epoch; each must be at least 1"
         )
     if job.train.labels != job.dev.labels or len(job.train.spans) != len(job.dev.spans):
-        raise DataError(f"{name}: the targets to train on and to validate on differ in their labels or number of spans")
+        raise DataError(f"{name}: the training and development targets differ in their labels or number of spans")
     if recipe.loss == "softmax":
         for task in (job.train, job.dev):
             if (wrong := task.gold.sum(axis=1) != 1).any():
                 target = int(np.argmax(wrong))
                 raise DataError(
                     f"{name}: target {target} has {task.gold[target].sum()} labels, and the loss softmax wants one; "
-                    "take the loss sigmoid"
+                    "use the loss sigmoid"
                 )
 
 
@@ -227,9 +233,9 @@ class _Member:
 
 
 class _Group:
-    """Probes of one shape on the same targets: those still active are one tensor (active, n), all parameters in a row.
+    """Probes of one shape on the same targets.
 
-    `parameters` are views of that tensor.
+    The parameters of each active probe are concatenated to one row of `flat`, (active, n). `parameters` are its views.
     """
 
     def __init__(
@@ -286,12 +292,12 @@ class _Group:
 
     @property
     def total(self) -> int:
-        """The most steps that all its probes may take."""
+        """The largest possible number of steps of all its probes."""
         return len(self.members) * self.most_steps
 
     @property
     def done(self) -> int:
-        """Steps taken, and those that probes which have stopped were spared."""
+        """Steps of all its probes. Those that have stopped count as if they had taken all their steps."""
         return (len(self.members) - len(self.active)) * self.most_steps + len(self.active) * self.steps
 
     @property
@@ -300,11 +306,11 @@ class _Group:
         return edge_model.read_by(self.shape.kind, [member.source for member in self.active])
 
     def begin_epoch(self, order: Indices) -> None:
-        """Take the batches of an epoch from the order of all sentences."""
+        """Cut the batches of an epoch from the order of all sentences."""
         self.feed = Feed(self.train, self.layers, cut(order[self._own[order]], self.recipe.batch), self.dtype)
 
     def learn(self, window: Window, run: _Run) -> None:
-        """Take the steps for which the window has the vectors, up to the next validation."""
+        """Train on the batches that are complete with this window, up to the next validation."""
         if not self.active:
             return
         for vectors, batch in self.feed.take(window):
@@ -316,7 +322,7 @@ class _Group:
                 return
 
     def _step(self, vectors: Tensor, batch: BatchTensors) -> None:
-        """One step of Adam for every active probe, at its own learning rate."""
+        """Take one step with all active probes."""
         recipe = self.recipe
         drop = [Dropout(self.randoms, rate) for rate in (recipe.input_dropout, recipe.dropout)]
         found = edge_model.logits(self.parameters, self._input(vectors), batch, *drop)
@@ -331,14 +337,14 @@ class _Group:
         self.optimiser.step([gradient])
 
     def begin_validation(self) -> None:
-        """Set all counts of the development set to 0."""
+        """Reset the counts of the development set."""
         self.dev_feed = Feed(self.dev, self.layers, cut(self.dev_sentences, EVALUATION_SENTENCES), self.dtype)
         self.counts = torch.zeros((3, len(self.active)), dtype=torch.int64)  # right, predicted, gold
         self.dev_sums, self.dev_count = torch.zeros(len(self.active), dtype=torch.float64), 0
 
     @torch.no_grad()
     def score(self, window: Window, run: _Run) -> None:
-        """Count the development set's targets for which the window has the vectors."""
+        """Score the development batches that are complete with this window."""
         for vectors, batch in self.dev_feed.take(window):
             found = edge_model.logits(self.parameters, self._input(vectors), batch)
             predicted, gold = edge_model.decide(found, self.recipe.loss), batch.gold.bool()
@@ -351,7 +357,7 @@ class _Group:
                 return
 
     def end_validation(self) -> None:
-        """Keep better parameters, lower learning rates, and let go of the probes that have stopped."""
+        """Record scores and losses, and drop the probes that have stopped."""
         self.due = False
         right, predicted, gold = self.counts.tolist()
         dev_losses = (self.dev_sums / self.dev_count).tolist()
@@ -379,7 +385,7 @@ class _Group:
         self._start_sums()
 
     def probes(self) -> Iterable[tuple[EdgeJob, EdgeProbe]]:
-        """The trained probes, each with its job."""
+        """Yield the trained probes, each with its job."""
         (kept,) = self.optimiser.best
         for member, row, monitor in zip(self.members, kept, self.optimiser.monitors, strict=True):
             best = row.clone().cpu()
@@ -419,6 +425,6 @@ class _Group:
         return edge_model.arranged(self.shape.kind, [member.source for member in self.active], vectors)
 
     def _mean_losses(self, found: Tensor, batch: BatchTensors) -> Tensor:
-        """The mean loss of each probe, over targets and, for sigmoids, labels."""
+        """Return the mean loss of each probe over targets, and for the loss `sigmoid` over labels too."""
         losses = edge_model.target_losses(found, batch.gold, self.recipe.loss).mean(dim=1)
         return losses / batch.gold.shape[1] if self.recipe.loss == "sigmoid" else losses

@@ -1,8 +1,9 @@
-"""Multilayer perceptrons over the vectors of targets: the probe of Voita and Titov's online code.
+"""Multilayer perceptrons over the vectors of targets: the probes of Voita and Titov's online code.
 
-One probe for each input of the vectors, a layer say, all trained side by side: parameters (probes, ...), the same
-first weights and batches for all, and for each a learning rate, decay and early stopping of its own, so that each
-becomes what it would have become by itself.  Those that have stopped are computed no more.
+There is one probe for each input of the vectors, for instance a layer. All are trained side by side, as parameters
+(probes, ...), from the same initial weights and on the same batches. Each has its own learning rate and early stopping.
+
+Probes trained together give the same result as probes trained alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.progress import PhaseProgress
 
 Parameters = list[Tensor]
-"""Weights (probes, in, out) and biases (probes, 1, out), one layer after the other."""
+"""Weights (probes, in, out) and biases (probes, 1, out) of each layer in turn."""
 
 
 @dataclass(frozen=True)
 class PerceptronRecipe:
-    """How perceptrons are shaped and trained; the defaults are those of Voita and Titov's code.
+    """The shape and training of perceptrons. The defaults are those of Voita and Titov's code.
 
-    Adam on the loss of a sentence; after an epoch whose loss on what is held out is not below the best by the share
-    `decay_threshold`, the learning rate is multiplied by `decay`; the weights kept are those of the last epoch that was
-    better by `improvement` nats a sentence; a probe stops `patience` epochs after it.
+    The optimiser is Adam, on the mean loss of a sentence. After each epoch the loss of the held-out sentences is
+    computed. The learning rate is multiplied by `decay` if the loss is not below the best by the share
+    `decay_threshold`. The weights kept are those of the last epoch whose loss was lower by `improvement` nats a
+    sentence, and training ends `patience` epochs after it.
     """
 
     hidden: int = 1000
@@ -64,7 +66,7 @@ class PerceptronRecipe:
 
 @dataclass(frozen=True, eq=False)
 class PerceptronFit:
-    """Trains perceptrons for the online code: a `Fit` of `bertft.probes.mdl.online`.
+    """Train perceptrons for the online code. This is a `Fit` of `bertft.probes.mdl.online`.
 
     >>> fit = PerceptronFit(vectors, PerceptronRecipe(hidden=200))  # doctest: +SKIP
     >>> codes = online_codes(vectors.targets, uniform_bits(45, several=False), fit)  # doctest: +SKIP
@@ -75,10 +77,10 @@ class PerceptronFit:
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
     progress: PhaseProgress | None = None
-    """Called as progress(done, total), in epochs of all stages; the total is the most they may take."""
+    """Called as progress(done, total), in epochs of all stages. The total is the largest possible number."""
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
-        """Train from fresh weights at every stage, one after the other; raises as `train_perceptrons` does."""
+        """Train from new initial weights at each stage, one stage after the other. Raises as `train_perceptrons`."""
         found = np.empty((len(stages), self.vectors.inputs))
         for number, stage in enumerate(stages):
             parameters = train_perceptrons(
@@ -110,11 +112,11 @@ def train_perceptrons(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> Parameters:
-    """Train a perceptron on each input of the vectors and return their best parameters.
+    """Train a perceptron on each input of the vectors. Return the best parameters of all.
 
-    train, held_out: sentences by number.  progress: called as progress(done, total), in epochs.
+    train, held_out: indices of sentences. progress: called as progress(done, total), in epochs.
 
-    Raises `OptionError` for a recipe out of range or no sentences, `ArrayError` where a loss is not finite.
+    Raises `OptionError` for a recipe out of range and for no sentences, and `ArrayError` if a loss is not finite.
 
     Source: Voita and Titov 2020.
     """
@@ -146,7 +148,7 @@ def train_perceptrons(
 
 
 def scores(parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
-    """The scores (probes, targets, labels) of vectors (probes, targets, width)."""
+    """Return the scores (probes, targets, labels) of vectors (probes, targets, width)."""
     found = vectors
     for place, (weights, biases) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
         found = torch.baddbmm(biases, torch.relu(found) if place else found, weights)
@@ -160,7 +162,7 @@ def nats(
     sentences: NDArray[np.int64],
     inputs: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """The nats of the labels of some sentences, (probes,), each probe on its input."""
+    """Return the cost of the labels of some sentences in nats, (probes,), each probe on its own input."""
     chosen = range(vectors.inputs) if inputs is None else inputs
     weights = parameters[0]
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
@@ -174,7 +176,7 @@ def nats(
 def _drawn(
     vectors: LabelledVectors, recipe: PerceptronRecipe, seed: int, device: str | torch.device, dtype: torch.dtype
 ) -> Parameters:
-    """First parameters: uniform within 1/√inputs, as torch begins linear layers, the same for every probe."""
+    """Return initial parameters, the same for every probe: uniform within 1/√inputs, as torch's linear layers."""
     rng = np.random.default_rng(seed)
     drawn = []
     for before, after in itertools.pairwise([vectors.width, *[recipe.hidden] * recipe.hidden_layers, vectors.n_labels]):
@@ -186,7 +188,7 @@ def _drawn(
 
 
 def _check(recipe: PerceptronRecipe, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> None:
-    """Raise `OptionError` for what cannot be trained."""
+    """Raise `OptionError` for a recipe out of range and for empty sets of sentences."""
     if not recipe.learning_rate > 0:
         raise OptionError(f"the learning rate is {recipe.learning_rate:g}; it must be above 0")
     if recipe.hidden < 1 or recipe.hidden_layers < 0 or recipe.epochs < 1 or recipe.batch < 1:

@@ -1,12 +1,13 @@
-"""Structural probes: linear maps under which squared distances and norms of word vectors are those of syntax trees.
+"""Training of structural probes: linear maps under which word vectors have the distances and depths of syntax trees.
 
-A *distance probe* B predicts the path length between words i and j as |B^T (h_i - h_j)|^2, a *depth probe* the depth of
-word i as |B^T h_i|^2.  `train_probes` trains both kinds, on all layers and at several ranks, in one pass over the
-vectors: the probes of a kind are one parameter (probes, hidden, rank), with columns of zeros, which stay zeros, beside
-those of lower rank.  Each probe has its own learning rate, decay and early stopping, by a scaled step, and so becomes
-what it would have become by itself; those that have stopped are computed no more.
+A *distance probe* B predicts the path length between words i and j as |B^T (h_i - h_j)|^2. A *depth probe* predicts
+the depth of word i as |B^T h_i|^2. `train_probes` trains both kinds, on all layers and at several ranks, in one pass
+over the vectors. The probes of a kind are one parameter (probes, hidden, rank). Probes of a lower rank are padded with
+columns of zeros, whose gradient is zero.
 
-Memory is that of one batch of vectors of all layers, and the gold distances, 2 bytes a pair of words of a sentence.
+Probes trained together give the same result as probes trained alone, up to rounding.
+
+Memory: one batch of vectors of all layers, and the gold distances, 2 bytes for each pair of words of a sentence.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ Evaluation = DistanceEvaluation | DepthEvaluation
 
 @dataclass(frozen=True)
 class Recipe:
-    """How probes are trained; the defaults are those of Hewitt and Manning's code.
+    """How probes are trained. The defaults are those of Hewitt and Manning's code.
 
-    Adam; after an epoch whose loss on the development set is not below the best by the share `decay_threshold`, the
-    learning rate is multiplied by `decay`; the weights kept are those of the last epoch that was better by
-    `improvement`; a probe stops `patience` epochs after it.  `tree_loss` adds the perceptron's loss to the distances'.
+    The optimiser is Adam. After each epoch the loss on the development set is computed. The learning rate is multiplied
+    by `decay` if the loss is not below the best by the share `decay_threshold`. The weights kept are those of the last
+    epoch whose loss was lower by `improvement`, and training ends `patience` epochs after it.
     """
 
     epochs: int = 40
@@ -57,8 +58,9 @@ class Recipe:
     improvement: float = 1e-4
     patience: int = 5
     initial: float = 0.05
-    """Weights begin uniform between plus and minus this."""
+    """Weights are initialised uniformly between plus and minus this."""
     tree_loss: bool = False
+    """Add the structured perceptron's loss to that of the distances."""
 
     @property
     def schedule(self) -> Schedule:
@@ -74,7 +76,7 @@ class Recipe:
 
 
 RECIPES = {"paper": Recipe(), "today": Recipe(tree_loss=True)}
-"""paper: Hewitt and Manning 2019.  today: with the loss of Hall Maudslay et al. 2020 beside theirs."""
+"""paper: Hewitt and Manning 2019. today: the same, plus the loss of Hall Maudslay et al. 2020."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class Probe:
 
     @property
     def dev_loss(self) -> float:
-        """The loss on the development set of the weights kept."""
+        """The loss of the weights kept, on the development set."""
         return self.dev_losses[self.best_epoch]
 
 
@@ -109,15 +111,17 @@ def train_probes(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> list[Probe]:
-    """Train a probe of each kind on each layer at each rank, all in one pass an epoch over the vectors.
+    """Train a probe of each kind on each layer at each rank, in one pass an epoch over the vectors.
 
-    Equal to training each by itself with the same batches, up to rounding.  A probe's first weights depend on the seed
-    and on its kind, layer and rank alone, and the batches on the seed alone.  progress: called as progress(done,
-    total) now and then, in batches; the total is that of all epochs, which early stopping rarely needs.
+    The result is that of training each probe alone on the same batches, up to rounding. The initial weights of a probe
+    depend only on the seed and on its kind, layer and rank. The batches depend only on the seed.
 
-    On the CPU as many layers are trained side by side as torch has threads, each in one.
+    On the CPU, the layers are divided among as many workers as torch has threads, each of one thread.
 
-    Raises `OptionError` for a rank out of range, no layer or no kind, and `ArrayError` where a loss is not finite.
+    progress: called now and then as progress(done, total), in batches. The total is that of all epochs; early stopping
+    usually ends before it.
+
+    Raises `OptionError` for a rank out of range, no layer or no kind, and `ArrayError` if a loss is not finite.
 
     >>> probes = train_probes(train, dev, layers=range(13))  # doctest: +SKIP
     >>> min(probes, key=lambda probe: probe.dev_loss).layer  # doctest: +SKIP
@@ -157,7 +161,7 @@ def train_probes(
 
 
 class _Plans:
-    """The batches of every epoch, and how far the workers have come; done and stopped are shared between threads."""
+    """The batches of each epoch, and the progress of the workers, who share `done` and `stopped` between threads."""
 
     def __init__(self, train: Examples, recipe: Recipe, seed: int) -> None:
         self.train = train
@@ -169,7 +173,7 @@ class _Plans:
         self.stopped = False
 
     def of_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The same batches for every worker."""
+        """Return the batches of an epoch, the same for every worker."""
         return self.train.shuffled(self.recipe.batch, np.random.default_rng([self.seed, epoch]))
 
 
@@ -181,7 +185,7 @@ def _train(
     device: str | torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Train the probes of some layers to their end."""
+    """Train the probes of some layers until all of them have stopped."""
     for epoch in range(plans.recipe.epochs):
         layers = _active_layers(trainers)
         if not layers:
