@@ -234,7 +234,7 @@ def test_a_number_for_every_stage_is_wanted() -> None:
         (
             DataError,
             {"sentences": np.array([0, 1, 2]), "dev": np.array([2])},
-            "1 sentences, such as 2, are to be coded",
+            "1 sentences, such as 2, are both to be coded",
         ),
     ],
 )
