@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from bertft.probes.edge import EdgeJob, EdgeTask, Recipe, train_edge_probes
+from bertft.probes.edge import EdgeJob, Recipe, SubwordTask, train_edge_probes
 
 LAYERS, WIDTH = 7, 384
 RECIPE = Recipe(input_dropout=0.0, dropout=0.0, max_epochs=1, validations_per_epoch=1)
@@ -72,7 +72,7 @@ def targets(name, lengths, sentences, rng):
         return np.stack([first, np.minimum(ends, first + rng.geometric(1 / mean, len(ends)))], axis=1)
 
     gold = np.eye(labels, dtype=bool)[rng.integers(0, labels, len(ends))]
-    return EdgeTask(name, tuple(map(str, range(labels))), sentence, drawn(), drawn() if spans == 2 else None, gold)
+    return SubwordTask(name, tuple(map(str, range(labels))), sentence, drawn(), drawn() if spans == 2 else None, gold)
 
 
 class Published(nn.Module):

@@ -1,4 +1,4 @@
-"""The best tree of one root, of the compiled core and of the reference, against a search through all trees."""
+"""The best tree with one root: the compiled core and the reference against a search through all trees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMPLEMENTATIONS = {"core": arborescences, "reference": reference.arborescences}
 
 @cache
 def all_trees(words: int) -> NDArray[np.int64]:
-    """The heads of every tree of one root over some words, (trees, words)."""
+    """Return the heads of every tree with one root over some words, (trees, words)."""
     found = []
     for heads in product(range(words + 1), repeat=words):
         if heads.count(0) == 1 and all(head != word for word, head in enumerate(heads, start=1)):
@@ -35,18 +35,18 @@ def all_trees(words: int) -> NDArray[np.int64]:
             except DataError:  # a cycle
                 continue
             found.append(heads)
-    assert len(found) == words ** (words - 1)  # Cayley: n^(n-2) trees, each hung from any of its n words
+    assert len(found) == words ** (words - 1)  # Cayley: n^(n-2) trees, each with any of its n words as root
     return np.array(found)
 
 
 def totals(scores: Scores) -> NDArray[np.float64]:
-    """The score of every tree of one sentence, (trees,)."""
+    """Return the score of every tree of one sentence, (trees,)."""
     words = len(scores)
     return scores.astype(np.float64)[np.arange(words), all_trees(words)].sum(axis=1)
 
 
 def assert_best(scores: Scores, heads: NDArray[np.int32], tolerance: float = 0.0) -> None:
-    """The heads are those of a tree, and none has a higher score."""
+    """Check that the heads form a tree and that no tree has a higher score."""
     trees = all_trees(len(scores))
     (place,) = np.flatnonzero((trees == heads).all(axis=1))
     found = totals(scores)
@@ -87,7 +87,7 @@ def test_forbidden_arcs_are_not_taken(implementation: str, scores: Scores) -> No
 def test_a_thousand_graphs_of_a_batch_with_ties() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 7, 1000)
-    # What lies beyond a sentence, and a word under itself, must not be read, and would be refused.
+    # Values beyond a sentence and on the diagonal must not be read; nan there would raise.
     scores = np.full((1000, 6, 7), np.nan)
     for sentence, n in enumerate(lengths):
         scores[sentence, :n, : n + 1] = rng.integers(0, 4, (n, n + 1)) + 6.0 * (rng.random((n, n + 1)) < 0.2)
@@ -112,7 +112,7 @@ def test_longer_sentences_agree_with_the_reference(n: int, dtype: type) -> None:
     rng = np.random.default_rng(n)
     levels = rng.integers(0, 50, (3, n, n + 1)).astype(dtype)
     levels[1] += 30 * (rng.random((n, n + 1)) < 2 / n)
-    levels[2, :, 0] += 100  # every word would hang from the root
+    levels[2, :, 0] += 100  # every word prefers the root as its head
     lengths = np.array([n, n - 2, n])
     ours, theirs = (find(levels, lengths) for find in IMPLEMENTATIONS.values())
     for sentence, words in enumerate(lengths):
@@ -135,7 +135,7 @@ def test_the_best_heads_are_kept_where_they_make_a_tree() -> None:
 
 
 def test_one_root_costs_no_digits() -> None:
-    # All would hang from the root; that the second leads is worth 2^-30, which a large penalty would swallow.
+    # All prefer the root. The second has an advantage of 2^-30, which a large penalty would round away.
     scores = np.zeros((1, 3, 4))
     scores[0, :, 0] = 1e5
     scores[0, 1, 0] += 2.0**-30

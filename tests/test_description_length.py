@@ -1,4 +1,4 @@
-"""Both codes: against the released example, by hand, on labels of known entropy, and at the edges of their domain."""
+"""Both codes: against the released example, worked by hand, on labels of known entropy, and on invalid input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bertft.probes.mdl.variational import VariationalCode, VariationalRecipe, va
 
 
 class DrawnLabels:
-    """Labels drawn from a known distribution of the vectors, so that the bits they take are known.
+    """Labels drawn from a known distribution given the vectors, so that the bits they need are known.
 
     Targets of `sentences` × `per_sentence`, (inputs, width) normal vectors, labels by a softmax or by sigmoids.
 
@@ -64,27 +64,27 @@ class DrawnLabels:
             entropy = -(chances * np.log2(chances) + (1 - chances) * np.log2(1 - chances)).sum(axis=1)
             drawn = -np.log2(np.where(self.labels == 1, chances, 1 - chances)).sum(axis=1)
         self.entropy, self.drawn = entropy, drawn
-        """Bits of each target: expected, and by the best code of the labels that were drawn."""
+        """The expected bits of each target, and those of the drawn labels by the best code."""
 
     def rows(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The targets of some sentences, one sentence after the other."""
+        """Return the targets of some sentences, sentence by sentence."""
         return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in sentences])
 
     def batch(self, sentences: NDArray[np.int64], inputs: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `LabelledVectors` has it."""
+        """Return a batch, see `LabelledVectors`."""
         rows = self.rows(sentences)
         return torch.from_numpy(self.vectors[np.ix_(list(inputs), rows)]), torch.from_numpy(self.labels[rows])
 
 
 def fair(stages: Sequence[Stage], seed: int) -> list[float]:
-    """Codes every sentence with one bit."""
+    """Code every sentence with one bit."""
     return [len(stage.block) * math.log(2) for stage in stages]
 
 
 def test_the_released_example_in_bits_and_in_its_own_units() -> None:
     """The published run: 45 tags, 950,028 targets, 900 of them in the first block; 96.02 "kbits" and 53.06 as printed.
 
-    Its log gives the nats of the second block alone, 639.28; the others are what the printed sum leaves, in one piece.
+    Its log gives the nats of the second block, 639.28. The rest of the printed sum is taken as one block.
     """
     bits = uniform_bits(45, several=False)
     rest = 96.02 * 1024 - 900 * bits - 639.28
@@ -102,7 +102,7 @@ def test_the_uniform_code() -> None:
     assert uniform_bits(18, several=True) == 18
     assert uniform_bits(1, several=True) == 1
     for labels, several in ((1, False), (0, True)):
-        with pytest.raises(OptionError, match=f"{labels} labels leave nothing to say"):
+        with pytest.raises(OptionError, match=f"{labels} labels cannot be coded"):
             uniform_bits(labels, several=several)
 
 
@@ -209,7 +209,7 @@ def test_a_code_of_nothing_compresses_without_end() -> None:
     [
         (math.inf, r"probe 1 needs inf nats .* after training on 5 sentences: a label of probability zero has no code"),
         (math.nan, "needs nan nats"),
-        (-1.0, "needs -1.0 nats .* no code length"),
+        (-1.0, "needs -1.0 nats .* not a code length"),
     ],
 )
 def test_what_is_no_code_length_is_refused(nats: float, said: str) -> None:
@@ -218,7 +218,7 @@ def test_what_is_no_code_length_is_refused(nats: float, said: str) -> None:
 
 
 def test_a_number_for_every_stage_is_wanted() -> None:
-    with pytest.raises(ArrayError, match=r"got nats of shape \(3, 1\); \(stages, probes\) was wanted, of 1 stages"):
+    with pytest.raises(ArrayError, match=r"nats have shape \(3, 1\); expected \(stages, probes\) with 1 stages"):
         online_codes(np.ones(12, dtype=np.int64), 2.0, lambda *_: [1.0, 2.0, 3.0], portions=(50, 100))
 
 
@@ -234,7 +234,7 @@ def test_a_number_for_every_stage_is_wanted() -> None:
         (
             DataError,
             {"sentences": np.array([0, 1, 2]), "dev": np.array([2])},
-            "1 sentences, such as 2, are to be coded",
+            "1 sentences, such as 2, are both to be coded",
         ),
     ],
 )
@@ -247,7 +247,7 @@ def test_bad_input_is_named(error: type[Exception], change: dict[str, Any], said
 def straightforward(
     vectors: DrawnLabels, place: int, train: NDArray, held_out: NDArray, how: PerceptronRecipe, seed: int
 ) -> list[Tensor]:
-    """One perceptron by torch's own modules, optimiser and scheduler."""
+    """Train one perceptron by torch's modules, optimiser and scheduler."""
     rng = np.random.default_rng(seed)
     sizes = [vectors.width, *[how.hidden] * how.hidden_layers, vectors.n_labels]
     layers: list[torch.nn.Module] = []
@@ -303,7 +303,7 @@ def test_perceptrons_side_by_side_are_those_trained_by_torch_one_by_one(loss: Li
 
 
 def test_labels_of_known_entropy_take_their_bits() -> None:
-    """20,000 targets: within 5 % of the best code where probes stop by a development set, and where they do not."""
+    """With 20,000 targets the code is within 5 % of the best one, with and without a development set."""
     vectors = DrawnLabels(4400, 5)
     dev = np.arange(4000, 4400)
     coded = vectors.rows(np.arange(4000))
@@ -365,7 +365,7 @@ def test_vectors_that_are_not_finite_are_named() -> None:
 
 
 def test_the_released_variational_example_in_bits_and_in_its_own_units() -> None:
-    """Printed: 85 "kbits" and a compression of 59.76; in bits that is 41.42."""
+    """The printed values are 85 "kbits" and a compression of 59.76; in bits the compression is 41.42."""
     nats = 950_028 * math.log2(45) / 59.76
     code = VariationalCode(0.4 * nats, 0.6 * nats, 950_028, uniform_bits(45, several=False))
     assert round(code.released_kbits) == 85
@@ -375,7 +375,7 @@ def test_the_released_variational_example_in_bits_and_in_its_own_units() -> None
 
 
 def test_the_variational_code_of_labels_of_known_entropy() -> None:
-    """At least what the labels take; most of the rest of the way from the uniform code is gone; noise gains nothing."""
+    """The code is above the entropy, closes most of the gap to the uniform code, and does not compress noise."""
     vectors = DrawnLabels(1000, 5, 6, inputs=2, scale=3)
     true = vectors.drawn.sum()
     recipe = VariationalRecipe(
@@ -396,7 +396,7 @@ def test_the_variational_code_of_labels_of_known_entropy() -> None:
 
 def test_variational_probes_side_by_side_are_those_trained_alone() -> None:
     class OneInput:
-        """Input 1 of some vectors, by itself."""
+        """Input 1 of some vectors, alone."""
 
         def __init__(self, of: DrawnLabels) -> None:
             self.inputs, self.width, self.n_labels, self.loss, self.targets = (

@@ -1,4 +1,4 @@
-"""The loss of distance probes and its gradient, in every backend against torch's own differentiation in float64."""
+"""The loss of distance probes and its gradient: every backend against torch's autograd in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BACKENDS = ("numba", "reference", "triton", "triton-small")
 
 @pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
-    """-small: tiles so tiny that these inputs cross the edges of all of them."""
+    """Return the backend. Names with -small use tiles so small that the inputs cross the edges of all of them."""
     name, _, small = request.param.partition("-")
     if small:
         for size in triton_distance_loss.TILES:
@@ -27,7 +27,7 @@ def backend(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-    """Fresh memory is full of nan, so that reading what no kernel wrote shows."""
+    """Fill new memory with nan, so that reads of values that no kernel wrote are detected."""
     make = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: make(*args, **kwargs).fill_(torch.nan))
 
@@ -37,7 +37,7 @@ def device_of(backend):
 
 
 def random_batch(seed, layers, lengths, rank, n=None, spread=1.0):
-    """Words far from the origin with an outlying entry, distances of a tree on both sides of the predicted ones."""
+    """Return words far from the origin with an outlier, and gold distances on both sides of the predicted ones."""
     rng = np.random.default_rng(seed)
     n = n or max(lengths)
     projected = rng.standard_normal((layers, len(lengths), n, rank)) * spread * 2 / rank**0.5
@@ -55,7 +55,7 @@ def random_batch(seed, layers, lengths, rank, n=None, spread=1.0):
 
 
 def straightforward(projected, gold, lengths, slopes):
-    """Losses and gradient with every difference stored, in float64; and how far the nearest pair is from a tie."""
+    """Return losses and gradient in float64, all differences stored, and the distance of the nearest pair to a tie."""
     words = torch.tensor(projected, dtype=torch.float64, requires_grad=True)
     losses, nearest = [], np.inf
     for sentence, n in enumerate(lengths):
@@ -83,7 +83,7 @@ def test_against_autograd(backend, seed, layers, lengths, rank, n, dtype):
     projected, gold, lengths = random_batch(seed, layers, lengths, rank, n)
     slopes = torch.as_tensor(np.random.default_rng(seed).standard_normal((layers, len(lengths))))
     losses, gradient, nearest = straightforward(projected, gold, lengths, slopes)
-    # Closer to a tie than rounding goes, a sign could be either.
+    # Closer to a tie than the rounding error, the sign is undetermined.
     assert nearest > 1e-5
     device = device_of(backend)
     words = torch.tensor(projected, device=device, requires_grad=True)
@@ -113,14 +113,14 @@ def test_padding_never_matters(backend):
     again, same = both(np.nan_to_num(projected, nan=-7.0), beyond)
     assert np.array_equal(losses, again)
     assert np.array_equal(gradient, same)
-    if backend != "triton":  # where the height of the padding chooses the tile, and so the order of sums
+    if backend != "triton":  # there the padding determines the tile, and so the order of sums
         narrow, small = both(projected[:, :, :20], beyond[:, :20, :20])
         np.testing.assert_allclose(narrow, losses, rtol=1e-6)
         np.testing.assert_allclose(small, gradient[:, :, :20], rtol=0, atol=1e-6 * np.abs(gradient).max())
 
 
 def test_where_both_agree_the_slope_is_zero(backend):
-    # Small whole numbers have exact distances. All agree but one pair of the first sentence, in one direction.
+    # Small whole numbers have exact distances. All are equal except one pair of the first sentence, in one direction.
     rng = np.random.default_rng(6)
     words = rng.integers(-20, 20, (1, 2, 35, 9)).astype(np.float32)
     words[0, :, 4] = words[0, :, 30]
@@ -161,7 +161,7 @@ def test_float64_and_second_use(name):
     words = torch.tensor(np.nan_to_num(projected), dtype=torch.float64, requires_grad=True)
     given = torch.as_tensor(gold), torch.as_tensor(lengths)
     assert torch.autograd.gradcheck(lambda p: distance_loss(p, *given, backend=name), words)
-    # A gradient is a constant of the graph: asking for its own is an error, not a zero.
+    # The gradient is constant in the graph: its own gradient is an error, not zero.
     (slope,) = torch.autograd.grad(distance_loss(words, *given, backend=name).square().sum(), words, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
@@ -189,7 +189,7 @@ def test_bad_input_is_refused():
         ((words, gold, lengths[:1]), r"lengths has shape \(1,\); expected \(2,\)"),
         ((words, gold, lengths.float()), "lengths has type torch.float32; expected whole numbers"),
         ((words, gold, lengths + 1), "sentence 0 has length 4; expected 0 to 3"),
-        ((words, gold.to("meta"), lengths), "projected lies on cpu and gold on meta"),
+        ((words, gold.to("meta"), lengths), "projected is on cpu and gold on meta"),
     ]:
         with pytest.raises(ArrayError, match=message):
             distance_loss(*changed)

@@ -1,4 +1,4 @@
-"""Description length of edge-probing tasks: units, means of spans, and codes by edge probes on planted labels."""
+"""Description length of edge-probing tasks: units, means of spans, and codes by edge probes of planted labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 
 from bertft.errors import OptionError
-from bertft.probes.edge import EdgeTask, Recipe
+from bertft.probes.edge import Recipe, SubwordTask
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans
 from bertft.probes.mdl.online import online_codes, plan_online
 from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
@@ -20,7 +20,7 @@ RECIPE = Recipe(batch=10, projected=16, hidden=16, learning_rate=0.01, input_dro
 
 
 class InMemory:
-    """Vectors of the pieces of sentences, [(layers, n, d)]."""
+    """Vectors of the subwords of sentences, [(layers, n, d)]."""
 
     layers = (0, 1)
     width = WIDTH
@@ -43,9 +43,9 @@ class InMemory:
 
 
 def planted(sentences: int, *, spans: int = 1, several: bool = False, seed: int = 0) -> tuple[CodedTask, InMemory]:
-    """Labels that layer 1 says and layer 0 does not: which of 3 directions is longest in the mean of the last span.
+    """Return a task whose labels depend on layer 1 only: the largest of 3 coordinates of the mean over the last span.
 
-    A fifth of the sentences are the development set's; the first of those to code is in both.
+    A fifth of the sentences are the development set. The first sentence is in both sets.
     """
     rng = np.random.default_rng(seed)
     states = InMemory([rng.standard_normal((2, int(rng.integers(3, 9)), WIDTH)) for _ in range(sentences)])
@@ -59,7 +59,7 @@ def planted(sentences: int, *, spans: int = 1, several: bool = False, seed: int 
             first.append(ends[0])
             second.append(ends[1])
             gold.append(mean > 0 if several else np.arange(3) == mean.argmax())
-    task = EdgeTask("t", ("a", "b", "c"), np.array(sentence), np.array(first),
+    task = SubwordTask("t", ("a", "b", "c"), np.array(sentence), np.array(first),
                     np.array(second) if spans == 2 else None, np.array(gold))  # fmt: skip
     dev = np.arange(sentences - sentences // 5, sentences)
     train = np.arange(sentences - sentences // 5)
@@ -144,7 +144,7 @@ def test_perceptrons_code_means_of_spans() -> None:
 def test_a_perceptron_reads_one_layer() -> None:
     coded, states = planted(10)
     for name in ("mix", "cat"):
-        with pytest.raises(OptionError, match=f"input '{name}' is made of several layers by an edge probe"):
+        with pytest.raises(OptionError, match=f"input '{name}' combines several layers in an edge probe"):
             SpanMeans(coded, states, ("layer:1", name))
     with pytest.raises(OptionError, match="needs layer 7"):
         SpanMeans(coded, states, ("layer:7",))

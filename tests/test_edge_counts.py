@@ -1,4 +1,4 @@
-"""Micro-averaged scores of edge probes, against plain sums, scikit-like definitions by hand, and simulation."""
+"""Micro-averaged scores of edge probes: against plain sums, definitions worked by hand, and simulation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bertft.probes.edge import EdgeTask
+from bertft.probes.edge import SubwordTask
 from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 
 LABELS = ("0", "1", "x")
 
 
-def task(sentence: list[int], gold: NDArray[np.bool_], name: str = "made") -> EdgeTask:
+def task(sentence: list[int], gold: NDArray[np.bool_], name: str = "made") -> SubwordTask:
     spans = np.tile([0, 1], (len(sentence), 1))
-    return EdgeTask(name, LABELS[: gold.shape[1]], np.array(sentence), spans, None, gold)
+    return SubwordTask(name, LABELS[: gold.shape[1]], np.array(sentence), spans, None, gold)
 
 
-def drawn(targets: int = 60, seed: int = 0) -> tuple[EdgeTask, NDArray[np.bool_]]:
+def drawn(targets: int = 60, seed: int = 0) -> tuple[SubwordTask, NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     sentence = sorted(rng.integers(0, 9, targets).tolist(), key=lambda number: (number * 7) % 9)  # not in order
     return task(sentence, rng.random((targets, 3)) < 0.4), rng.random((targets, 3)) < 0.5
@@ -65,7 +65,7 @@ def test_nothing_marked_is_undefined_precision_and_no_error() -> None:
 
 
 def made_counts(n: int, rng: np.random.Generator) -> EdgeCounts:
-    """Sentences of unlike size and difficulty: cells of one are right or wrong together."""
+    """Return counts of sentences of different size and difficulty, whose cells are correlated."""
     size = rng.integers(1, 12, n)
     right = rng.binomial(size, rng.beta(3, 1, n))
     return EdgeCounts(np.arange(n), np.stack([right, size, size], axis=1))

@@ -1,4 +1,4 @@
-"""Edge probes: against a textbook probe in float64, each against itself trained alone, and on planted labels."""
+"""Edge probes: against a textbook probe in float64, together against alone, and on planted labels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.edge import (
     RECIPES,
     EdgeJob,
-    EdgeTask,
     Recipe,
+    SubwordTask,
     predict_edges,
     recipe_of,
     target_nats,
@@ -37,7 +37,7 @@ SMALL = Recipe(batch=5, projected=6, hidden=7, max_epochs=4, validations_per_epo
 
 
 class InMemory:
-    """Vectors of the pieces of sentences, [(layers, n, d)]."""
+    """Vectors of the subwords of sentences, [(layers, n, d)]."""
 
     layers = LAYERS
     width = WIDTH
@@ -70,8 +70,8 @@ def states_of(count: int, seed: int = 0, dtype: type = np.float64) -> InMemory:
 
 def task_of(
     states: InMemory, sentences, *, spans: int = 2, labels: int = 4, seed: int = 0, name: str = "t"
-) -> EdgeTask:
-    """Random spans of the sentences, up to four a sentence and at least one; labels at random, several or none."""
+) -> SubwordTask:
+    """Return random targets, one to four a sentence, each with several random labels or none."""
     rng = np.random.default_rng([seed, 3])
     sentence = rng.permutation(np.repeat(sentences, rng.integers(1, 5, len(sentences))))
     ends = states.lengths[sentence]
@@ -81,11 +81,11 @@ def task_of(
         return np.stack([first, first + 1 + (rng.random(len(ends)) * (ends - first)).astype(np.int64)], axis=1)
 
     gold = rng.random((len(sentence), labels)) < 0.3
-    return EdgeTask(name, tuple("abcdefgh"[:labels]), sentence, drawn(), drawn() if spans == 2 else None, gold)
+    return SubwordTask(name, tuple("abcdefgh"[:labels]), sentence, drawn(), drawn() if spans == 2 else None, gold)
 
 
 def textbook(weights: dict[str, Tensor], source: str, sentence: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """The logits of one target of a sentence (layers, n, d), as the published probe has them, a span at a time."""
+    """Return the logits of one target of a sentence (layers, n, d), by the published formula, span by span."""
     if source == "mix":
         shares = torch.softmax(weights["mix"], dim=0)
         x = weights["gamma"] * sum(share * layer for share, layer in zip(shares, sentence, strict=True))
@@ -106,9 +106,9 @@ def textbook(weights: dict[str, Tensor], source: str, sentence: Tensor, spans: l
 
 
 def textbook_losses(
-    weights: dict[str, Tensor], source: str, states: InMemory, task: EdgeTask, loss: str = "sigmoid"
+    weights: dict[str, Tensor], source: str, states: InMemory, task: SubwordTask, loss: str = "sigmoid"
 ) -> tuple[Tensor, Tensor]:
-    """All logits (T, K), and the mean loss."""
+    """Return the logits of all targets (T, K), and the mean loss."""
     found = []
     for target, sentence in enumerate(task.sentence):
         spans = [tuple(spans[target].tolist()) for spans in task.spans]
@@ -120,8 +120,8 @@ def textbook_losses(
     return logits, -torch.where(gold, p.log(), (1 - p).log()).mean()
 
 
-def drawn(source: str, task: EdgeTask, probes: int) -> dict[str, Tensor]:
-    """Parameters of some probes, all of them at random: those that begin at 0 or 1 too."""
+def drawn(source: str, task: SubwordTask, probes: int) -> dict[str, Tensor]:
+    """Return random parameters of some probes, including those that training initialises to 0 or 1."""
     shape = Shape.of(Input.parse(source, LAYERS), WIDTH, task, 6, 7)
     rng = np.random.default_rng(9)
     return {name: torch.from_numpy(rng.standard_normal((probes, *size))) for name, size in shape.sizes.items()}
@@ -158,7 +158,7 @@ def test_outputs_and_gradients_are_those_of_the_textbook(source: str, spans: int
 
 
 def separate(job: EdgeJob, states: InMemory) -> tuple[dict[str, Tensor], list[float], list[float], list[float]]:
-    """One probe without dropout trained the straightforward way: torch's Adam, scheduler, clipping, span by span."""
+    """Train one probe without dropout by torch's Adam, scheduler and clipping, span by span."""
     recipe = job.recipe
     source = Input.parse(job.input, LAYERS)
     shape = Shape.of(source, WIDTH, job.train, recipe.projected, recipe.hidden)
@@ -209,7 +209,7 @@ def test_training_is_that_of_torch(source: str) -> None:
 
 
 def company(states: InMemory) -> list[EdgeJob]:
-    """Probes of two tasks that share some sentences, of all inputs, two seeds and two recipes."""
+    """Return jobs of two tasks that share some sentences, with all inputs, two seeds and two recipes."""
     one = task_of(states, range(20)), task_of(states, range(30, 40), seed=1)
     other = (
         task_of(states, range(10, 30), spans=1, labels=3, seed=2, name="u"),
@@ -229,7 +229,7 @@ def test_company_changes_nothing(threads: int, held: bool, monkeypatch: pytest.M
     alone = [train_edge_probes([job], states)[0] for job in jobs]
     if not held:
         monkeypatch.setattr(edge_feed, "HELD_BYTES", 0)
-        monkeypatch.setattr(edge_feed, "WINDOW_PIECES", 20)
+        monkeypatch.setattr(edge_feed, "WINDOW_SUBWORDS", 20)
     told: list[tuple[int, int]] = []
     torch.set_num_threads(threads)
     try:
@@ -248,7 +248,7 @@ def test_company_changes_nothing(threads: int, held: bool, monkeypatch: pytest.M
         assert (one.dev_f1, one.learning_rates) == (other.dev_f1, other.learning_rates)
         for name, part in one.parameters.items():
             torch.testing.assert_close(other.parameters[name], part, rtol=0, atol=0)
-    # The case is worth its while: probes of a group stopped at different times.
+    # The probes of a group must have stopped at different times, or the test checks little.
     assert len({probe.steps for probe in together[:7]}) > 2
     assert all(0 <= done <= total for done, total in told)
 
@@ -265,8 +265,8 @@ def test_states_that_fit_are_read_once_and_others_once_an_epoch(monkeypatch: pyt
     assert states.read.count(15) == SMALL.max_epochs
 
 
-def planted(states: InMemory, sentences) -> EdgeTask:
-    """One label where the first coordinate of the first piece's middle layer is above 0; the others are noise's."""
+def planted(states: InMemory, sentences) -> SubwordTask:
+    """Return targets whose label is the sign of the first coordinate in layer 1. Other layers are noise."""
     task = task_of(states, sentences, spans=1, labels=2)
     span = task.span1 + 0
     span[:, 1] = span[:, 0] + 1

@@ -199,7 +199,7 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
         (["--probe", "linear"], "unknown probe 'linear'; choose one of edge, perceptron"),
         (["--held-out", "test"], "unknown held_out 'test'; choose one of dev, dev-counted, inside"),
         (["--input", "layer:7"], "input 'layer:7' needs layer 7"),
-        (["--code", "variational", "--input", "mix"], "input 'mix' is made of several layers by an edge probe"),
+        (["--code", "variational", "--input", "mix"], "input 'mix' combines several layers in an edge probe"),
         (["--code", "variational", "--thresholds", "0"], "1 thresholds for 3 layers"),
         (["--task", "ner"], "task ner: no folder"),
         (["--seed=-1"], "seed is -1"),

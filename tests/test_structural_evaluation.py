@@ -1,4 +1,4 @@
-"""Structural probes' evaluation: values derived by hand, the textbook on random batches, and what is refused."""
+"""Evaluation of structural probes: values worked by hand, the textbook on random batches, and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bertft.probes import evaluate_depths, evaluate_distances, keep_masks
 
 
 def tree_distances(heads):
-    """Path lengths between the words of a tree; heads count from 1, 0 is the root."""
+    """Return path lengths between the words of a tree. Heads count from 1, 0 is the root."""
     n = len(heads)
     distances = np.where(np.eye(n), 0.0, np.inf)
     for word, head in enumerate(heads):
@@ -31,7 +31,7 @@ def tree_distances(heads):
 
 
 def square(n, cells):
-    """A symmetric matrix with zeros on its diagonal from the cells above it, row by row."""
+    """Return a symmetric matrix with a zero diagonal from the values above it, row by row."""
     matrix = np.zeros((n, n))
     matrix[np.triu_indices(n, 1)] = cells
     return matrix + matrix.T
@@ -41,7 +41,7 @@ def square(n, cells):
 
 
 def test_by_hand_two_edges_of_three():
-    # Gold chain 0 - 1 - 2 - 3.  Predicted: the cheapest cells are (0,1) 1, (0,2) 2, (1,2) 3 (closes a circle), (2,3) 4.
+    # Gold chain 0 - 1 - 2 - 3.  Predicted: the cheapest cells are (0,1) 1, (0,2) 2, (1,2) 3 (closes a cycle), (2,3) 4.
     # The tree has 01, 02, 23; of the gold edges 01, 12, 23 it has two: UUAS 2/3.
     predicted, gold = square(4, [1, 2, 6, 3, 5, 4]), tree_distances([0, 1, 2, 3])
     found = evaluate_distances(predicted[None], gold[None], [4])
@@ -57,7 +57,7 @@ def test_by_hand_two_edges_of_three():
 
 
 def test_by_hand_ties_go_to_the_lowest_row_then_column():
-    # All distances 1: Kruskal takes (0,1), (0,2), (0,3), (0,4) and every other edge closes a circle.  Gold is the chain
+    # All distances 1: Kruskal takes (0,1), (0,2), (0,3), (0,4) and every other edge closes a cycle.  Gold is the chain
     # 1 - 0 - 2 - 3 - 4: two of its four edges are found.  Each predicted row has one 0 and four 1s.
     gold = tree_distances([0, 1, 1, 3, 4])
     found = evaluate_distances(np.where(np.eye(5), 0.0, 1.0)[None], gold[None], [5])
@@ -72,7 +72,7 @@ def test_by_hand_ties_go_to_the_lowest_row_then_column():
 
 
 def test_by_hand_punctuation_is_in_the_ranks_and_out_of_the_edges():
-    # "yes , go": go is the root, the others hang from it.  Without the comma the words are 0 and 2, one edge each.
+    # "yes , go": go is the root and the head of the others.  Without the comma the words are 0 and 2, one edge each.
     gold = tree_distances([3, 3, 0])
     predicted = square(3, [1, 9, 2])
     found = evaluate_distances(predicted[None], gold[None], [3], keep_masks([["UH", ",", "VB"]]))
@@ -107,7 +107,7 @@ def test_by_hand_presets_differ_where_punctuation_has_dependents():
 
 
 def test_by_hand_lengths_average_unweighted_from_5_to_50():
-    # Chains predicted as they are: correlation 1.  One of 5 words turned around in every row by 1 / distance: the word
+    # Chains predicted exactly: correlation 1.  One of 5 words is reversed in every row by 1 / distance: the word
     # itself first in both, the others reversed.  Rows 3 and 4 are 1 and 0 again; doubled and centred the ranks are
     #   row 0, distances 0 1 2 3 4: gold -4 -2 0 2 4, predicted -4 4 2 0 -2: 16 - 8 + 0 + 0 - 8 = 0
     #   row 1, distances 1 0 1 2 3: gold -1 -4 -1 2 4, predicted 3 -4 3 0 -2: -3 + 16 - 3 + 0 - 8 = 2, squares both 38
@@ -134,7 +134,7 @@ def test_by_hand_lengths_average_unweighted_from_5_to_50():
 
 def test_by_hand_depths():
     # Depths 1 0 1 2 1 against .9 .1 .7 2.5 1.1: doubled and centred 0 -4 0 4 0 and 0 -4 -2 4 2: 32 / sqrt(32 * 40).
-    # The second's lowest word, a comma, is passed over for the root; the third is all punctuation, so it is not.  The
+    # The second's lowest word, a comma, cannot be its root; the third is all punctuation, so any word can.  The
     # fourth has a constant prediction and takes the first word, which is not the root.
     predicted = np.array([[0.9, 0.1, 0.7, 2.5, 1.1], [5, 0, 1, 9, 9], [3, 1, 9, 9, 9], [2, 2, 9, 9, 9]])
     gold = np.array([[1, 0, 1, 2, 1], [1, 1, 0, 9, 9], [1, 0, 9, 9, 9], [1, 0, 9, 9, 9]])
@@ -151,7 +151,7 @@ def test_by_hand_depths():
 
 
 def random_batch(seed, batch=12, width=60):
-    """Integer and smooth distances, not always symmetric, with infinities, nan beyond the lengths, random masks."""
+    """Return integer and continuous distances, some asymmetric or infinite, nan beyond the lengths, random masks."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, width + 1, batch)
     predicted = rng.integers(0, 7, (batch, width, width)).astype(float)
@@ -190,7 +190,7 @@ def test_core_equals_the_textbook(seed, dtype):
 @pytest.mark.parametrize("preset", ["paper", "today"])
 @pytest.mark.parametrize("seed", [4, 5])
 def test_evaluation_equals_the_textbook(seed, preset):
-    """Each number again from its definition: the reference's Kruskal, SciPy's Spearman, sets of edges."""
+    """Each number is recomputed from its definition: the reference's Kruskal, SciPy's Spearman, sets of edges."""
     predicted, gold, heads, lengths, keep = random_batch(seed)
     found = evaluate_distances(predicted, gold, lengths, keep, preset, gold_heads=heads if preset == "today" else None)
     by_length, correct, total, constant = {}, 0, 0, 0
@@ -317,8 +317,8 @@ GOOD = square(5, range(1, 11))[None]
         ({"preset": "today"}, OptionError, "'today' counts the edges of the treebank; give gold_heads"),
         ({"gold_heads": [[0, 1, 1, 1, 1]]}, OptionError, "'paper' takes its edges from the gold distances"),
         ({"preset": "today", "gold_heads": [[0, 1, 6, 1, 1]]}, ArrayError, "word 2 of sentence 0 has head 6; expected"),
-        ({"preset": "today", "gold_heads": [[0, 2, 1, 1, 1]]}, ArrayError, "word 1 of sentence 0 does not come to"),
-        ({"preset": "today", "gold_heads": [[0, 3, 4, 2, 3]]}, ArrayError, "word 1 of sentence 0 does not come to"),
+        ({"preset": "today", "gold_heads": [[0, 2, 1, 1, 1]]}, ArrayError, "word 1 of sentence 0 lead into a cycle"),
+        ({"preset": "today", "gold_heads": [[0, 3, 4, 2, 3]]}, ArrayError, "word 1 of sentence 0 lead into a cycle"),
         ({"backend": "triton"}, BackendError, "triton"),
     ],
 )  # fmt: skip

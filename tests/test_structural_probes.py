@@ -1,4 +1,4 @@
-"""Training of structural probes: against autograd, against training each probe by itself, and on planted trees."""
+"""Training of structural probes: against autograd, against each probe trained alone, and on planted trees."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from bertft.data.treebank import Tree
 from bertft.errors import ArrayError, DataError, OptionError
-from bertft.probes.structural import training as structural
-from bertft.probes.structural.examples import Examples
+from bertft.probes.structural.examples import Examples, GoldBatch
 from bertft.probes.structural.losses import depth_loss, distance_loss, squared_distances, tree_loss
 from bertft.probes.structural.prediction import evaluate_probes, predict
 from bertft.probes.structural.training import KINDS, RECIPES, Probe, Recipe, train_probes
@@ -25,7 +24,7 @@ WIDTH = 12
 
 
 class InMemory:
-    """Vectors of sentences by layer in memory, [(layers, n, d)]; sentences without any are dropped."""
+    """Vectors of sentences in memory, [(layers, n, d)]. Empty sentences are dropped."""
 
     dtype = np.dtype(np.float64)
 
@@ -48,7 +47,7 @@ class InMemory:
 
 
 def grown_tree(n: int, rng: np.random.Generator, name: str = "s") -> Tree:
-    """A random tree: each word, in random order, hangs from one before it."""
+    """Return a random tree: words are added in random order, each below one that is already in the tree."""
     order = rng.permutation(n)
     heads = [0] * n
     for place in range(1, n):
@@ -59,15 +58,17 @@ def grown_tree(n: int, rng: np.random.Generator, name: str = "s") -> Tree:
 
 
 def noise(count: int, layers: int = 3, seed: int = 0) -> Examples:
-    """Trees of 1 to 9 words with vectors that know nothing of them."""
+    """Return trees of 1 to 9 words with vectors that are independent of them."""
     rng = np.random.default_rng(seed)
     trees = tuple(grown_tree(int(rng.integers(1, 10)), rng) for _ in range(count))
     return Examples(trees, InMemory([rng.standard_normal((layers, len(tree), WIDTH)) for tree in trees]))
 
 
 def planted(count: int, seed: int, width: int = 64, scale: tuple[float, ...] = (0.0, 1.0)) -> Examples:
-    """Vectors in which a tree lies, turned: a word is its head plus a direction of its own, so squared distances are
-    path lengths; layer k has it at scale[k] beside noise of deviation 1/20, and the root at the origin."""
+    """Return vectors whose squared distances are path lengths: a word is its head plus an own direction, then rotated.
+
+    The root is at the origin. Layer k holds these vectors times scale[k], plus noise of standard deviation 1/20.
+    """
     rng = np.random.default_rng([seed, 1])
     turn = np.linalg.qr(np.random.default_rng(5).standard_normal((width, width)))[0]
     trees, vectors = [], []
@@ -84,8 +85,8 @@ def planted(count: int, seed: int, width: int = 64, scale: tuple[float, ...] = (
     return Examples(tuple(trees), InMemory(vectors))
 
 
-def batch_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, structural.GoldBatch]:
-    """Projected vectors, (2 probes, sentences, n, 4) in float64 with rubbish after the ends, and trees."""
+def batch_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, GoldBatch]:
+    """Return projected vectors, (2 probes, sentences, n, 4) in float64 with random padding, and trees."""
     rng = np.random.default_rng(seed)
     trees = tuple(grown_tree(n, rng) for n in lengths)
     examples = Examples(trees, InMemory([np.ones((1, n, 1)) for n in lengths]))
@@ -93,8 +94,8 @@ def batch_of(lengths: list[int], seed: int = 0) -> tuple[Tensor, structural.Gold
     return projected, examples.gold(np.arange(len(lengths)))
 
 
-def naive_distance(projected: Tensor, gold: structural.GoldBatch, *, tree: bool = False) -> Tensor:
-    """The published loss, through a (…, n, n, rank) tensor; with `tree` the perceptron's instead."""
+def naive_distance(projected: Tensor, gold: GoldBatch, *, tree: bool = False) -> Tensor:
+    """Return the published loss, by a tensor (..., n, n, rank), or with `tree` the loss of the perceptron."""
     distances = (projected.unsqueeze(-2) - projected.unsqueeze(-3)).square().sum(-1)
     total = torch.zeros(len(projected), dtype=projected.dtype)
     for probe, sentence in itertools.product(range(len(projected)), range(len(gold.lengths))):
@@ -108,7 +109,7 @@ def naive_distance(projected: Tensor, gold: structural.GoldBatch, *, tree: bool 
     return total / len(gold.lengths)
 
 
-def naive_depth(projected: Tensor, gold: structural.GoldBatch) -> Tensor:
+def naive_depth(projected: Tensor, gold: GoldBatch) -> Tensor:
     off = (projected.square().sum(-1) - torch.from_numpy(gold.depths)).abs()
     means = [off[:, sentence, :n].sum(-1) / n for sentence, n in enumerate(gold.lengths)]
     return torch.stack(means).mean(0)
@@ -135,7 +136,7 @@ def test_losses_and_gradients_are_those_of_autograd(loss: str, lengths: list[int
     projected.requires_grad_()
     naive = naive_depth(projected, gold) if loss == "depth" else naive_distance(projected, gold, tree=loss == "tree")
     wanted = torch.zeros_like(projected)
-    if naive.requires_grad:  # a tree of one word has no edge
+    if naive.requires_grad:  # not for a tree of one word, which has no edge
         (wanted,) = torch.autograd.grad(naive.sum(), projected)
     function, values = {
         "distance": (distance_loss, gold.distances),
@@ -159,7 +160,7 @@ def test_distances_keep_their_digits_far_from_the_origin() -> None:
 
 
 def separate(train: Examples, dev: Examples, probe: Probe, recipe: Recipe, seed: int) -> tuple[Tensor, list, list, int]:
-    """One probe trained the straightforward way: torch's Adam and scheduler, autograd, (batch, n, n, rank)."""
+    """Train one probe by torch's Adam, scheduler and autograd."""
     rng = np.random.default_rng([seed, KINDS.index(probe.kind), probe.layer, probe.rank])
     weights = torch.from_numpy(rng.uniform(-recipe.initial, recipe.initial, (WIDTH, probe.rank))).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=recipe.learning_rate)
@@ -203,7 +204,7 @@ def test_batched_training_is_that_of_each_probe_by_itself(preset: str) -> None:
         assert probe.learning_rates == pytest.approx(rates, rel=1e-12)
         assert probe.dev_losses == pytest.approx(losses, rel=1e-9)
         torch.testing.assert_close(probe.weights, weights, rtol=1e-7, atol=1e-9)
-    # The case is worth its while: probes stopped at different times, and rates fell.
+    # Probes must have stopped at different times, and learning rates fallen, or the test checks little.
     assert len({len(probe.dev_losses) for probe in probes}) > 2
     assert any(len(set(probe.learning_rates)) > 2 for probe in probes)
 

@@ -26,7 +26,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def layer(probes: int = 2, inputs: int = 5, outputs: int = 3, **more: Any) -> BayesianLinear:
-    """A layer in float64 whose probes differ, with variances that are not negligible."""
+    """Return a layer in float64 whose probes differ and whose variances are not negligible."""
     found = BayesianLinear(probes, inputs, outputs, seeded(), dtype=torch.float64, **more)
     with torch.no_grad():
         for values in found.parameters():
@@ -37,7 +37,7 @@ def layer(probes: int = 2, inputs: int = 5, outputs: int = 3, **more: Any) -> Ba
 
 
 def log_uniform_divergence(log_alpha: float) -> float:
-    """KL(N(1, alpha) || 1/|z|) up to the constant that makes it 0 for alpha without end, by quadrature.
+    """Return KL(N(1, alpha) || 1/|z|) by quadrature, with the constant by which it tends to 0 for large alpha.
 
     E log|1 + s e| - log s for standard normal e and s = sqrt alpha, against E log|e|.
     """
@@ -55,7 +55,7 @@ def log_uniform_divergence(log_alpha: float) -> float:
 
 @pytest.mark.parametrize("log_alpha", [-12.0, -9.0, -6.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 def test_the_divergence_of_scales_is_that_of_the_integral(log_alpha: float) -> None:
-    """To the accuracy that its authors state, 0.009."""
+    """The tolerance is the accuracy that the authors state, 0.009."""
     found = scale_divergence(torch.tensor(log_alpha, dtype=torch.float64)).item()
     assert found == pytest.approx(log_uniform_divergence(log_alpha), abs=0.009)
 
@@ -84,7 +84,7 @@ def test_the_divergence_of_normals_is_the_integral(mean: float, variance: float)
     deviation = math.sqrt(variance)
 
     def inside(e: float) -> float:
-        """log q - log p at mean + deviation e, under q."""
+        """Return log q - log p at mean + deviation * e, times the density of q."""
         x = mean + deviation * e
         ratio = -0.5 * e * e - math.log(deviation) + 0.5 * x * x
         return math.exp(-0.5 * e * e) / math.sqrt(2 * math.pi) * ratio
@@ -100,7 +100,7 @@ def test_the_divergence_of_normals_is_the_integral(mean: float, variance: float)
 
 
 def textbook_divergence(own: dict[str, Tensor]) -> Tensor:
-    """The sum over one probe's scales, weights and biases, written out."""
+    """Return the divergence of one probe, summed over its scales, weights and biases."""
     k1, k2, k3 = 0.63576, 1.87320, 1.48695
     total = torch.zeros((), dtype=torch.float64)
     for mean, log_variance in zip(own["scale_mean"], own["scale_log_variance"], strict=True):
@@ -114,7 +114,8 @@ def textbook_divergence(own: dict[str, Tensor]) -> Tensor:
 
 
 def textbook_outputs(own: dict[str, Tensor], vectors: Tensor, noise: torch.Generator) -> Tensor:
-    """Row by row: sampled scales, then a sample of each output by its mean and variance (local reparametrisation)."""
+    """Return the outputs row by row: sampled scales, then outputs sampled by mean and variance (local
+    reparametrisation)."""
     scale_noise = torch.randn((1, *vectors.shape), generator=noise, dtype=torch.float64)[0]
     output_noise = torch.randn((1, len(vectors), own["bias_mean"].shape[-1]), generator=noise, dtype=torch.float64)[0]
     rows = []

@@ -209,10 +209,10 @@ class _Plan:
         progress: Progress | None,
     ) -> dict[str, Any]:
         """Train and evaluate the probes of all tasks, inputs and seeds."""
-        tasks, notes = group.over_pieces(states.ranges)
+        tasks, notes = group.over_subwords(states.ranges)
         kinds = {False: tasks}
         if self.control:
-            kinds[True] = group.control().over_pieces(states.ranges)[0]
+            kinds[True] = group.control().over_subwords(states.ranges)[0]
         plan = [
             (control, name, source, seed)
             for control, of_kind in kinds.items()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertft.activations.vectors import CachedPieces
-from bertft.probes.edge import EdgeProbe, EdgeTask
+from bertft.probes.edge import EdgeProbe, SubwordTask, WordTask
 from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row
 
@@ -97,7 +97,7 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
         }
 
 
-def _counted(what: Row, marked: NDArray[np.bool_], task: EdgeTask) -> Iterator[Row]:
+def _counted(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
     """Counts of all labels, and of those that Tenney et al. report where that is not all."""
     reported = reported_labels(task.name, task.labels)
     for scoring, labels in {"all": None, "reported": reported}.items():
@@ -112,7 +112,7 @@ def _counted(what: Row, marked: NDArray[np.bool_], task: EdgeTask) -> Iterator[R
             }
 
 
-def _by_label(what: Row, marked: NDArray[np.bool_], task: EdgeTask) -> Iterator[Row]:
+def _by_label(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
     """Precision, recall and F1 of each label that is gold or was marked."""
     sums = [counts.sum(axis=0).tolist() for counts in (marked & task.gold, marked, task.gold)]
     for label, right, found, gold in zip(task.labels, *sums, strict=True):
@@ -170,7 +170,7 @@ def _history(control: bool, probe: EdgeProbe) -> Row:
     }
 
 
-def _sizes(splits: Mapping[str, EdgeTask]) -> dict[str, Any]:
+def _sizes(splits: Mapping[str, WordTask]) -> dict[str, Any]:
     first = next(iter(splits.values()))
     sizes = {split: {"targets": len(task), "sentences": len(task.sentences)} for split, task in splits.items()}
     return {"labels": len(first.labels), "spans": len(first.spans), **sizes}

@@ -21,7 +21,7 @@ from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
 from bertft.errors import DataError, OptionError
-from bertft.probes.edge import EdgeTask, Input
+from bertft.probes.edge import Input, SubwordTask, WordTask
 
 FROM_TREEBANK = ("pos", "dep")
 """Tasks that can be made of a treebank."""
@@ -44,7 +44,7 @@ class TaskGroup:
     """
 
     sentences: tuple[Words, ...]
-    tasks: Mapping[str, Mapping[str, EdgeTask]]
+    tasks: Mapping[str, Mapping[str, WordTask]]
     content_hash: str
 
     @property
@@ -52,27 +52,22 @@ class TaskGroup:
         """The names of its tasks, joined."""
         return "+".join(self.tasks)
 
-    def over_pieces(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
-        """The tasks with their spans counted in pieces, and notes on targets that were left out.
+    def over_subwords(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, SubwordTask]], list[str]]:
+        """Return the tasks with their spans over subwords, and notes on targets that were left out.
 
-        A target is left out where a piece of a span was cut off, or where a span has no piece.  Raises `DataError`
-        where nothing is left of a split.
+        See `WordTask.over_subwords`. Raises `DataError` where no target of a split is left.
         """
-        found: dict[str, dict[str, EdgeTask]] = {}
+        found: dict[str, dict[str, SubwordTask]] = {}
         notes = []
         for name, splits in self.tasks.items():
             found[name] = {}
             for split, task in splits.items():
-                aligned = [ranges.spans(task.sentence, spans) for spans in task.spans]
-                whole = np.logical_and.reduce([complete for _, complete in aligned])
-                if not whole.any():
+                fitting = task.over_subwords(ranges)
+                if not len(fitting):
                     raise DataError(f"{name}, {split}: no target fits into the tokens that the model takes")
-                if dropped := int((~whole).sum()):
+                if dropped := len(task) - len(fitting):
                     notes.append(f"{name}, {split}: {dropped:,} of {len(task):,} targets do not fit and were left out")
-                spans = [pieces[whole] for pieces, _ in aligned]
-                found[name][split] = replace(
-                    task.chosen(np.flatnonzero(whole)), span1=spans[0], span2=spans[1] if len(spans) > 1 else None
-                )
+                found[name][split] = fitting
         return found, notes
 
     def control(self, seed: int = 0) -> TaskGroup:
@@ -84,7 +79,7 @@ class TaskGroup:
 
         Source: Hewitt and Liang 2019.
         """
-        tasks: dict[str, dict[str, EdgeTask]] = {}
+        tasks: dict[str, dict[str, WordTask]] = {}
         for name, splits in self.tasks.items():
             drawn_from = splits["train"].gold
             tasks[name] = {}
@@ -208,7 +203,7 @@ def _drawn(records: Sequence[EdgeRecord], wanted: int | None, seed: int) -> list
 
 def _task(
     name: str, split: str, records: Sequence[EdgeRecord], labels: tuple[str, ...], numbers: dict[Words, int]
-) -> EdgeTask:
+) -> WordTask:
     """The targets of some records; their sentences are numbered on."""
     targets = [(record, target) for record in records for target in record.targets]
     if not targets:
@@ -224,7 +219,7 @@ def _task(
     for row, (_, target) in zip(gold, targets, strict=True):
         row[[place[label] for label in target.labels]] = True
     sentence: NDArray[np.int64] = np.array([numbers.setdefault(record.words, len(numbers)) for record, _ in targets])
-    return EdgeTask(
+    return WordTask(
         name=name,
         labels=labels,
         sentence=sentence,

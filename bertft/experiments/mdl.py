@@ -28,7 +28,7 @@ from bertft.experiments.edge_tasks import TaskGroup, group_tasks, input_names, l
 from bertft.experiments.inputs import Source, loaded, with_random
 from bertft.experiments.run import Clock, KeptResults, versions
 from bertft.options import count, integer
-from bertft.probes.edge import EdgeTask, recipe_of
+from bertft.probes.edge import SubwordTask, recipe_of
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
 from bertft.probes.mdl.online import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
@@ -249,11 +249,11 @@ class _Plan:
     ) -> Iterator[tuple[str, bool, CodedTask, list[str]]]:
         """The tasks of a group and, with `control`, their control tasks: name, which of both, notes with the first."""
         for is_control in (False, True) if control else (False,):
-            tasks, notes = (group.control() if is_control else group).over_pieces(states.ranges)
+            tasks, notes = (group.control() if is_control else group).over_subwords(states.ranges)
             for number, (name, splits) in enumerate(tasks.items()):
                 yield name, is_control, self._coded(splits), [] if number else notes
 
-    def _coded(self, splits: dict[str, EdgeTask]) -> CodedTask:
+    def _coded(self, splits: dict[str, SubwordTask]) -> CodedTask:
         """The training set with, where probes stop by it, so much of the development set."""
         if self.code == "variational" or self.held_out == "inside":
             return CodedTask(splits["train"])

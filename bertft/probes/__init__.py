@@ -1,4 +1,8 @@
-"""Probes: what of a sentence's annotation can be read off its vectors.  They take arrays and records, never models."""
+"""Probes: small models that predict the annotation of a sentence from its hidden states.
+
+Probes take arrays and records, never models. `structural` predicts dependency trees, `edge` labels of spans and pairs
+of spans, and `mdl` the bits that these labels take.
+"""
 
 from __future__ import annotations
 

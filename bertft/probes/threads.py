@@ -1,7 +1,7 @@
-"""How many threads the training of probes takes: one an operation, and several probes beside one another.
+"""The threads of probes: one for each operation, several probes in parallel.
 
-Probes are small, and threads that wait for each other after every operation cost more than they bring, a hundred times
-more where other work has one of the processors.
+Probes are small. Threads that wait for each other after every operation cost more time than they save, and a hundred
+times more while other work occupies one of the processors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for each of torch's operations, in threads begun inside too."""
+    """Run each operation of torch in one thread, also in threads started inside the context."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

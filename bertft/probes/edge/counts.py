@@ -1,7 +1,7 @@
-"""Micro-averaged F1 of edge probes: counts by sentence, which labels count, intervals of sentences drawn again.
+"""Micro-averaged F1 of edge probes: counts by sentence, the labels counted, and bootstrap intervals over sentences.
 
-A cell is a target and a label.  A probe is right in a cell that it marks and that is marked in the data; several labels
-of one target may be marked, or none.  Counts are kept by sentence, for sentences and not cells are what was drawn.
+A *cell* is a pair of a target and a label. A probe marks the cells it predicts: for each target several, one or none.
+Counts are kept by sentence, since sentences, not cells, are the units of sampling.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.probes.edge.targets import EdgeTask
+from bertft.probes.edge.targets import SubwordTask
 
 DRAWS = 1000
-"""Times the sentences are drawn again for an interval."""
+"""The number of bootstrap samples of an interval."""
 
 Z95 = 1.959963984540054
 
@@ -26,19 +26,22 @@ _CORE_OR_MODIFIER = re.compile(r"A(RG)?([0-5A](-.*)?|M-.*)")  # ARG0, ARG1-DSP, 
 
 @dataclass(frozen=True, eq=False)
 class EdgeCounts:
-    """For each of n sentences the cells that are right, that were marked and that are gold, (n, 3)."""
+    """The number of cells of each of n sentences: correct, marked and gold, (n, 3)."""
 
     sentences: NDArray[np.int64]  # [n], increasing
     cells: NDArray[np.int64]
 
     @property
     def measures(self) -> dict[str, float]:
-        """Precision, recall and F1; nan where nothing was marked, is gold, or both."""
+        """Precision, recall and F1, which are nan without marked cells, gold cells, and any of both, respectively."""
         return {name: float(value) for name, value in _measures(self.cells.sum(axis=0)).items()}
 
     @property
     def reference_half(self) -> dict[str, float]:
-        """Half the 95 % intervals of the reference: normal, cells independent; of F1 the harmonic mean of both."""
+        """The half-widths of the reference's 95 % intervals, by the normal approximation for independent cells.
+
+        That of F1 is the harmonic mean of those of precision and recall.
+        """
         right, marked, gold = self.cells.sum(axis=0).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             p, r = right / marked, right / gold
@@ -47,8 +50,8 @@ class EdgeCounts:
         return {"precision": float(precision), "recall": float(recall), "f1": float(both)}
 
 
-def count_cells(marked: NDArray[np.bool_], task: EdgeTask, labels: NDArray[np.bool_] | None = None) -> EdgeCounts:
-    """Count by sentence what a probe marked, (T, K), in the columns `labels` (K,), all where it is None."""
+def count_cells(marked: NDArray[np.bool_], task: SubwordTask, labels: NDArray[np.bool_] | None = None) -> EdgeCounts:
+    """Count the cells by sentence. `marked` is (T, K); `labels` (K,) selects columns, None all of them."""
     gold = task.gold
     if labels is not None:
         marked, gold = marked[:, labels], gold[:, labels]
@@ -60,10 +63,10 @@ def count_cells(marked: NDArray[np.bool_], task: EdgeTask, labels: NDArray[np.bo
 
 
 def reported_labels(task: str, labels: Sequence[str]) -> NDArray[np.bool_] | None:
-    """The labels that Tenney et al. 2019 count, (K,), where they leave some out; None where they count all.
+    """Return the labels that Tenney et al. 2019 count, (K,), or None if they count all.
 
-    Of coreference the label `1` alone, of semantic roles the numbered arguments and the modifiers, without those that
-    continue or refer to another, and of relations all but `Other`.
+    Coreference: only the label `1`. Semantic roles: numbered arguments and modifiers, without continuations and
+    references. Relations: all labels but `Other`.
 
     >>> reported_labels("srl", ["ARG0", "ARGM-TMP", "C-ARG1", "R-ARG0"]).tolist()
     [True, True, False, False]
@@ -81,18 +84,18 @@ def reported_labels(task: str, labels: Sequence[str]) -> NDArray[np.bool_] | Non
 
 
 def intervals(counts: EdgeCounts, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """The 95 % intervals of precision, recall and F1: percentiles over sentences drawn again, with replacement."""
-    drawn = _measures(_drawn_again(len(counts.sentences), seed) @ counts.cells)
+    """Return the 95 % intervals of precision, recall and F1: percentiles of a bootstrap over sentences."""
+    drawn = _measures(_samples(len(counts.sentences), seed) @ counts.cells)
     return {name: _percentiles(values) for name, values in drawn.items()}
 
 
 def difference(base: Sequence[EdgeCounts], other: Sequence[EdgeCounts], seed: int = 0) -> tuple[float, float, float]:
-    """How much higher the mean F1 of the `other` probes is than that of `base`, with its 95 % interval.
+    """Return the mean F1 of the `other` probes minus that of `base`, and the ends of its 95 % interval.
 
-    The same sentences are drawn again for both, so what makes a sentence hard for all of them cancels.
+    The bootstrap is paired: both sides have the same samples of sentences, so variation common to both cancels.
     """
     sentences = np.unique(np.concatenate([counts.sentences for counts in (*base, *other)]))
-    weights = np.concatenate([np.ones((1, len(sentences))), _drawn_again(len(sentences), seed)])
+    weights = np.concatenate([np.ones((1, len(sentences))), _samples(len(sentences), seed)])
     means = []
     for probes in (base, other):
         of_probe = []
@@ -106,13 +109,13 @@ def difference(base: Sequence[EdgeCounts], other: Sequence[EdgeCounts], seed: in
 
 
 @functools.lru_cache(maxsize=8)
-def _drawn_again(n: int, seed: int) -> NDArray[np.float64]:
-    """How often each of n sentences is drawn, in each of so many draws of n, (DRAWS, n)."""
+def _samples(n: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each of n sentences occurs in each bootstrap sample, (DRAWS, n)."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
 
 
 def _measures(sums: NDArray[np.float64] | NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 of (…, 3) cells right, marked and gold."""
+    """Return F1, precision and recall of cells that are correct, marked and gold, (..., 3)."""
     right, marked, gold = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"f1": 2 * right / (marked + gold), "precision": right / marked, "recall": right / gold}

@@ -1,9 +1,10 @@
-"""Encoder states, read once for all probes that want them: windows of sentences, of which each probe takes its rows.
+"""Reading of hidden states, once for all probes: windows of sentences, from which each task gathers its batches.
 
-A window holds the vectors of some sentences, without padding, in the type they have on disk.  Every task goes through
-its own batches in an order of sentences that all share, and gathers from each window the rows that its spans cover; a
-batch whose sentences are spread over windows waits for the last.  So what a batch holds does not depend on the windows,
-and they not on who reads them.  What fits in `HELD_BYTES` is one window and stays in memory.
+A window holds the vectors of some sentences, without padding, in the type they have on disk. All tasks share one order
+of sentences. Each task gathers from every window the rows that its spans cover. A batch whose sentences are in several
+windows is complete with the last of them, so the content of batches does not depend on the windows.
+
+Vectors of at most `HELD_BYTES` are one window, which stays in memory.
 """
 
 from __future__ import annotations
@@ -19,39 +20,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.probes.edge.model import BatchTensors
-from bertft.probes.edge.targets import IndexedTask, Indices, PieceStates
+from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates
 
-WINDOW_PIECES = 8192
-"""Pieces of a window, of all layers that are read: 80 MB of BERT base at 13 layers and two bytes, and as much again
-for the window that is read while one is in use."""
+WINDOW_SUBWORDS = 8192
+"""Subwords of a window. All layers of BERT base in float16 take 160 MB a window. There are two, since the next one is
+read while one is in use."""
 
 HELD_BYTES = 1 << 30
-"""States that take no more than this are kept in memory from epoch to epoch."""
+"""Hidden states of at most this size are kept in memory between epochs."""
 
 _READ_TOGETHER = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The vectors of some sentences, (layers, pieces, d); sentence i has its own from starts[i] on, -1 if not here."""
+    """The vectors of some sentences, (layers, subwords, d).
+
+    Those of sentence i begin at row starts[i]; starts[i] is -1 where the window does not hold the sentence.
+    """
 
     layers: tuple[int, ...]
     vectors: Tensor
     starts: Indices
 
-    def rows(self, layers: Sequence[int], pieces: Indices, dtype: torch.dtype) -> Tensor:
-        """Some rows of some layers, (layers, rows, d)."""
-        chosen = torch.from_numpy(pieces).to(self.vectors.device)
-        found = self.vectors.new_empty((len(layers), len(pieces), self.vectors.shape[2]), dtype=dtype)
+    def rows(self, layers: Sequence[int], subwords: Indices, dtype: torch.dtype) -> Tensor:
+        """Return some rows of some layers, (layers, rows, d)."""
+        chosen = torch.from_numpy(subwords).to(self.vectors.device)
+        found = self.vectors.new_empty((len(layers), len(subwords), self.vectors.shape[2]), dtype=dtype)
         for row, layer in zip(found, layers, strict=True):
             row.copy_(self.vectors[self.layers.index(layer)].index_select(0, chosen))
         return found
 
 
 class Reader:
-    """Windows of some sentences of the states, the next one read while the last is in use."""
+    """Reads windows of sentences. The next window is read while one is in use."""
 
-    def __init__(self, states: PieceStates, device: str | torch.device = "cpu") -> None:
+    def __init__(self, states: SubwordStates, device: str | torch.device = "cpu") -> None:
         self.states = states
         self.device = device
         self.lengths = np.asarray(states.lengths, dtype=np.int64)
@@ -59,7 +63,7 @@ class Reader:
         self._held: Window | None = None
 
     def windows(self, sentences: Indices, layers: Sequence[int]) -> Iterator[Window]:
-        """Windows that hold some layers of the sentences, in their order; none where there are no sentences."""
+        """Yield windows with some layers of the sentences, in their order."""
         held, lengths = self._held, self.lengths[sentences]
         if held is not None and set(layers) <= set(held.layers) and (held.starts[sentences] >= 0).all():
             yield held
@@ -69,7 +73,7 @@ class Reader:
             yield self._held
             return
         ends = np.cumsum(lengths)
-        cuts = np.searchsorted(ends // WINDOW_PIECES, np.arange(1, ends[-1] // WINDOW_PIECES + 1))
+        cuts = np.searchsorted(ends // WINDOW_SUBWORDS, np.arange(1, ends[-1] // WINDOW_SUBWORDS + 1))
         plan = [part for part in np.split(sentences, cuts) if len(part)]
         with ThreadPoolExecutor(max_workers=1) as reader:
             pending: list[Future[Window]] = [reader.submit(self._read, plan[0], layers)]
@@ -85,7 +89,7 @@ class Reader:
         starts = np.full(len(self.lengths), -1, dtype=np.int64)
         starts[sentences] = ends - lengths
         vectors: NDArray[Any] = np.empty((len(layers), int(ends[-1]), self.states.width), dtype=self.dtype)
-        by_length = sentences[np.argsort(lengths, kind="stable")]  # so that what is read together is padded little
+        by_length = sentences[np.argsort(lengths, kind="stable")]  # sentences of similar length need little padding
         for first in range(0, len(by_length), _READ_TOGETHER):
             part = by_length[first : first + _READ_TOGETHER]
             padded = self.states.padded(part, layers, dtype=self.dtype)
@@ -96,7 +100,7 @@ class Reader:
 
 
 class Feed:
-    """The batches of one task in a given order, filled from windows as they come."""
+    """Gathers the batches of one task, in a given order, from windows."""
 
     def __init__(
         self, task: IndexedTask, layers: Sequence[int], batches: Sequence[Indices], dtype: torch.dtype
@@ -106,14 +110,14 @@ class Feed:
         self.batches = batches
         self.dtype = dtype
         self.at = 0
-        """The batch that is next."""
-        self._gathered = 0  # sentences of it whose rows are here
+        """The index of the next batch."""
+        self._gathered = 0  # how many of its sentences have their rows in `_parts`
         self._parts: list[Tensor] = []
 
     def take(self, window: Window) -> Iterator[tuple[Tensor, BatchTensors]]:
-        """The batches that are complete with this window: rows (layers, n, d), and targets over them.
+        """Yield the batches that are complete with this window: rows (layers, n, d), and targets over them.
 
-        Whoever stops before the end goes on there with the same window again.
+        A caller that stops early can continue by passing the same window again.
         """
         while self.at < len(self.batches):
             sentences = self.batches[self.at]
@@ -121,8 +125,8 @@ class Feed:
             count = len(here) if here.all() else int(np.argmin(here))
             if count:
                 part = sentences[self._gathered : self._gathered + count]
-                pieces, counts = self.task.pieces(part)
-                rows = pieces + np.repeat(window.starts[part], counts)
+                subwords, counts = self.task.subwords(part)
+                rows = subwords + np.repeat(window.starts[part], counts)
                 self._parts.append(window.rows(self.layers, rows, self.dtype))
                 self._gathered += count
             if self._gathered < len(sentences):
@@ -134,5 +138,5 @@ class Feed:
 
 
 def cut(sentences: Indices, size: int) -> list[Indices]:
-    """Batches of `size` sentences, the last with what is left."""
+    """Return batches of `size` sentences. The last may be smaller."""
     return [sentences[first : first + size] for first in range(0, len(sentences), size)]

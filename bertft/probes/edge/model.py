@@ -1,15 +1,15 @@
 """The edge probe of Tenney et al.: projection, self-attentive pooling of spans, and a small classifier.
 
-    x_i    the input: a mix of all layers, one layer, or the top layer beside the embeddings
-    p_i    = P x_i + b                               for each piece, by a projection of its own for either span
-    s      = Σ_i softmax_i(a · p_i) p_i              over the pieces of a span
+    x_i    the input: a mix of all layers, one layer, or the concatenation of the top layer and the embeddings
+    p_i    = P x_i + b                               for each subword, with one projection for each span of a target
+    s      = Σ_i softmax_i(a · p_i) p_i              over the subwords of a span
     logits = V dropout(norm(tanh(U [s_1; s_2] + c))) + d
 
-Several probes of one shape, on the same targets, are one set of parameters with a leading axis.  Pieces are projected
-once each, whatever the number of spans over them, and pooling is a ragged sum, so nothing is padded.  The bias that the
-reference adds to the logits of the attention cancels in the softmax and is left out here.
+Probes of one shape on the same targets are one set of parameters with a leading axis. Each subword is projected once,
+whatever the number of spans over it. Pooling is a ragged sum, so nothing is padded. The reference adds a bias to the
+logits of the attention. It cancels in the softmax and is left out here.
 
-Source: Tenney et al. 2019, *What do you learn from context?*, as the code of jiant 1 has it.
+Source: Tenney et al. 2019, *What do you learn from context?*, and the code of jiant 1.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.edge.targets import EdgeBatch, EdgeTask, Indices, SpanRows
+from bertft.probes.edge.targets import EdgeBatch, Indices, SpanRows, SubwordTask
 
 Loss = Literal["sigmoid", "softmax"]
 Kind = Literal["mix", "layer", "cat"]
 
 Parameters = Mapping[str, Tensor]
-"""Each (probes, …)."""
+"""Tensors (probes, ...) by name."""
 
 NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a probe reads: its kind and the layers it needs, in the order in which it needs them.
+    """The input of a probe: its kind, and the layers it reads, in the order in which it needs them.
 
-    `mix` is a learned average of all layers, `top` the last, `layer:K` layer K, `lexical` the embeddings (layer 0),
-    `cat` the last beside the embeddings.
+    `mix` is a learned average of all layers, `top` the last layer, `layer:K` layer K, `lexical` the embeddings
+    (layer 0), and `cat` the concatenation of the last layer and the embeddings.
 
     >>> Input.parse("cat", layers=range(7)).layers
     (6, 0)
@@ -54,7 +54,7 @@ class Input:
 
     @classmethod
     def parse(cls, name: str, layers: Sequence[int]) -> Input:
-        """Raises `OptionError` for an unknown input, and for a layer that there is not."""
+        """Return the input of this name. Raises `OptionError` for an unknown input, and for a layer not in `layers`."""
         kind, _, number = name.partition(":")
         top = max(layers)
         known: dict[str, tuple[Kind, tuple[int, ...]]] = {
@@ -78,11 +78,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the sizes of a probe's parameters; probes of one shape train side by side."""
+    """The settings that determine the sizes of a probe's parameters. Probes of one shape can be trained together."""
 
     kind: Kind
     layers: int
-    """Layers that are mixed; 1 where none are."""
+    """The number of layers that are mixed, 1 if none are."""
     width: int
     spans: int
     labels: int
@@ -90,14 +90,14 @@ class Shape:
     hidden: int = 256
 
     @classmethod
-    def of(cls, source: Input, width: int, task: EdgeTask, projected: int = 256, hidden: int = 256) -> Shape:
+    def of(cls, source: Input, width: int, task: SubwordTask, projected: int = 256, hidden: int = 256) -> Shape:
         layers = len(source.layers) if source.kind == "mix" else 1
         read = width * (2 if source.kind == "cat" else 1)
         return cls(source.kind, layers, read, len(task.spans), len(task.labels), projected, hidden)
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """The parameters of one probe: name and shape; weights are (in, out)."""
+        """The shapes of the parameters of one probe, by name. Weights are (in, out)."""
         sizes: dict[str, tuple[int, ...]] = {}
         if self.kind == "mix":
             sizes |= {"mix": (self.layers,), "gamma": (1,)}
@@ -119,14 +119,14 @@ class Shape:
 
     @property
     def places(self) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
-        """Where each parameter lies when all of a probe are one vector: name, place and shape."""
+        """The name, position and shape of each parameter when those of a probe are concatenated to one vector."""
         first = 0
         for name, size in self.sizes.items():
             yield name, slice(first, first + math.prod(size)), size
             first += math.prod(size)
 
     def drawn(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """First parameters of one probe, float64: uniform within 1/√inputs, as torch begins linear layers."""
+        """Return initial parameters of one probe, float64: uniform within 1/√inputs, as torch's linear layers."""
         drawn = {}
         for name, size in self.sizes.items():
             if name in ("gamma", "norm"):
@@ -134,7 +134,7 @@ class Shape:
             elif name in ("mix", "norm_bias"):
                 values = np.zeros(size)
             else:
-                if not name.endswith("_bias"):  # which stands after its weights
+                if not name.endswith("_bias"):  # a bias comes after its weights and has their bound
                     fan_in = size[0]
                 values = rng.uniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), size)
             drawn[name] = torch.from_numpy(values)
@@ -142,12 +142,12 @@ class Shape:
 
 
 def read_by(kind: Kind, inputs: Sequence[Input]) -> tuple[int, ...]:
-    """The layers that probes of one kind read, in the order in which `arranged` wants them."""
+    """Return the layers that probes of one kind read, in the order that `arranged` expects."""
     return tuple(sorted({source.layers[0] for source in inputs})) if kind == "layer" else inputs[0].layers
 
 
 def arranged(kind: Kind, inputs: Sequence[Input], vectors: Tensor) -> Tensor:
-    """What `logits` takes, of the vectors of the layers that `read_by` names, (layers, n, d)."""
+    """Return the input of `logits`, given the vectors of the layers that `read_by` names, (layers, n, d)."""
     if kind == "cat":
         return torch.cat(list(vectors), dim=1).unsqueeze(0)
     if kind == "mix":
@@ -158,17 +158,17 @@ def arranged(kind: Kind, inputs: Sequence[Input], vectors: Tensor) -> Tensor:
 
 
 def generator(seed: int, task: str, source: str) -> np.random.Generator:
-    """Random numbers of one probe, which depend on its seed, task and input alone."""
+    """Return the random generator of a probe. It depends only on the probe's seed, task and input."""
     return np.random.default_rng([seed, zlib.crc32(f"{task}/{source}".encode())])
 
 
 @dataclass(frozen=True)
 class BatchTensors:
-    """A batch of targets where the probes are."""
+    """A batch of targets, as tensors on the device of the probes."""
 
     targets: Indices
     spans: tuple[tuple[Tensor | None, Tensor, Tensor, Tensor], ...]
-    """Of each span: the rows it covers, and places, offsets and span numbers of its ragged rows."""
+    """For each span of a target: covered rows, and the row indices, offsets and span indices of the ragged rows."""
     gold: Tensor
 
     @classmethod
@@ -183,14 +183,14 @@ class BatchTensors:
 
 
 class Dropout:
-    """Masks of each probe from its own generator, so that they do not depend on its company."""
+    """Dropout with one generator for each probe, so that the masks do not depend on the other probes."""
 
     def __init__(self, generators: Sequence[torch.Generator], rate: float) -> None:
         self.generators = generators
         self.keep = 1 - rate
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (probes, …) with a share of its cells 0 and the others larger by as much."""
+        """Return x (probes, ...) with a share `rate` of its values set to 0 and the others divided by 1 - rate."""
         if self.keep == 1:
             return x
         mask = torch.empty(x.shape, dtype=torch.float32)
@@ -206,9 +206,9 @@ def logits(
     drop_input: Dropout | None = None,
     drop_hidden: Dropout | None = None,
 ) -> Tensor:
-    """The logits of all targets, (probes, t, K).
+    """Return the logits of all targets, (probes, t, K).
 
-    `vectors` are (layers, n, d) for a mix, (probes or 1, n, d) otherwise, the rows of the batch.
+    vectors: the rows of the batch, (layers, n, d) for a mix, otherwise (probes or 1, n, d).
     """
     x = mixed(parameters, vectors) if "mix" in parameters else vectors
     probes = len(parameters["classify"])
@@ -231,18 +231,18 @@ def logits(
 
 
 def mix_weights(parameters: Parameters) -> Tensor:
-    """The weight of each layer in a mix, (probes, layers), which sum to gamma."""
+    """Return the weight of each layer in a mix, (probes, layers). The weights of a probe sum to gamma."""
     return torch.softmax(parameters["mix"], dim=1) * parameters["gamma"]
 
 
 def mixed(parameters: Parameters, vectors: Tensor) -> Tensor:
-    """The mix of layers (layers, n, d) that each probe makes, (probes, n, d)."""
+    """Return the mix of the layers (layers, n, d) by each probe, (probes, n, d)."""
     flat = vectors.flatten(1)
     return _each(lambda weights: weights @ flat, mix_weights(parameters)).view(-1, *vectors.shape[1:])
 
 
 def ragged_softmax(values: Tensor, span: Tensor, spans: int) -> Tensor:
-    """The softmax within each span of ragged values (probes, m), whose spans are numbered `span` (m,).
+    """Return the softmax of ragged values (probes, m) within each span. `span` (m,) is the index of each value's span.
 
     >>> ragged_softmax(torch.zeros(1, 3), torch.tensor([0, 1, 1]), 2).tolist()
     [[1.0, 0.5, 0.5]]
@@ -256,16 +256,16 @@ def ragged_softmax(values: Tensor, span: Tensor, spans: int) -> Tensor:
 
 
 def _ragged_sum(rows: Tensor, weights: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
-    """Weighted sums of rows (probes, n, d) over ragged places (m,), (probes, spans, d)."""
+    """Return weighted sums of rows (probes, n, d) over ragged row indices `places` (m,), (probes, spans, d)."""
     return _each(
         lambda own, shares: F.embedding_bag(places, own, offsets, mode="sum", per_sample_weights=shares), rows, weights
     )
 
 
 def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A function of the tensors of each probe by itself, for those that round otherwise in company.
+    """Apply a function to the tensors of each probe separately, so that rounding does not depend on the others.
 
-    Exponentials of the last few numbers of an array differ in a bit from those of the others, products with one row
+    Exponentials of the last few numbers of an array differ in a bit from those of the others. Products with one row
     or column are summed in another order than those with several, and so are the gradients of an embedding bag.
     """
     return torch.stack([function(*own) for own in zip(*tensors, strict=True)])
@@ -276,9 +276,9 @@ def _linear(x: Tensor, parameters: Parameters, name: str) -> Tensor:
 
 
 def target_losses(found: Tensor, gold: Tensor, loss: Loss) -> Tensor:
-    """The loss of each target in nats, (probes, t), of logits (probes, t, K) and gold (t, K).
+    """Return the loss of each target in nats, (probes, t), from logits (probes, t, K) and gold labels (t, K).
 
-    `sigmoid` is the sum of the binary codes of the K labels, `softmax` the code of the one label that a target has.
+    `sigmoid`: the sum of K binary cross-entropies. `softmax`: the cross-entropy of the one label of the target.
     """
 
     def cost(own: Tensor) -> Tensor:
@@ -290,7 +290,10 @@ def target_losses(found: Tensor, gold: Tensor, loss: Loss) -> Tensor:
 
 
 def decide(found: Tensor, loss: Loss) -> Tensor:
-    """Which labels are predicted, (…, K) bool: of sigmoids those of at least one half, of a softmax the largest."""
+    """Return which labels are predicted, (..., K) bool.
+
+    `sigmoid`: those with a probability of at least one half. `softmax`: the most probable one.
+    """
     if loss == "softmax":
         return F.one_hot(found.argmax(dim=-1), found.shape[-1]).bool()
     return found >= 0

@@ -1,4 +1,4 @@
-"""What trained edge probes say of targets: probabilities of labels, and the nats that the true labels cost."""
+"""Predictions of trained edge probes: the probabilities of labels, and the cost of the true labels in nats."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from bertft.errors import DataError, OptionError
 from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, cut
 from bertft.probes.edge.model import BatchTensors, Input, Kind
-from bertft.probes.edge.targets import EdgeTask, IndexedTask, PieceStates
+from bertft.probes.edge.targets import IndexedTask, SubwordStates, SubwordTask
 from bertft.probes.edge.training import EVALUATION_SENTENCES, EdgeProbe
 from bertft.probes.threads import one_thread
 
 
 def predict_edges(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, *, device: str | torch.device = "cpu"
 ) -> NDArray[np.float32]:
-    """The probability that each probe gives to each label of each target, (probes, T, K), in the task's order.
+    """Return the probability of each label of each target by each probe, (probes, T, K), in the task's order.
 
-    Raises `DataError` where the probes are of a task with other labels.
+    Raises `DataError` if the probes are of a task with other labels, and `OptionError` if they read layers that the
+    states do not have.
 
     >>> predict_edges(probes, test, states).shape  # doctest: +SKIP
     (3, 25094, 50)
@@ -38,12 +39,11 @@ def predict_edges(
 
 
 def target_nats(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, *, device: str | torch.device = "cpu"
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, *, device: str | torch.device = "cpu"
 ) -> NDArray[np.float64]:
-    """What the labels of each target cost under each probe, in nats, (probes, T), in the task's order.
+    """Return the cost of the labels of each target under each probe, in nats, (probes, T), in the task's order.
 
-    With the loss `sigmoid` the sum of the binary codes of all K labels, with `softmax` the code of the one label.
-    Raises `DataError` where the probes are of a task with other labels.
+    See `bertft.probes.edge.model.target_losses`. Raises as `predict_edges` does.
 
     >>> target_nats(probes, test, states).sum(axis=1) / np.log(2)  # doctest: +SKIP
     array([10204.1, 9932.8])
@@ -56,15 +56,15 @@ def target_nats(
 
 
 def _logits(
-    probes: Sequence[EdgeProbe], task: EdgeTask, states: PieceStates, device: str | torch.device
+    probes: Sequence[EdgeProbe], task: SubwordTask, states: SubwordStates, device: str | torch.device
 ) -> Iterator[tuple[list[int], BatchTensors, Tensor]]:
-    """The logits of some of the probes, (probes, t, K), for a batch of targets; every pair of both once."""
+    """Yield the logits of some of the probes, (probes, t, K), for a batch of targets, until all pairs are covered."""
     alike: dict[tuple[Kind, str], list[int]] = {}
     for place, probe in enumerate(probes):
         spans = 2 if "project2" in probe.parameters else 1
         if probe.labels != task.labels or spans != len(task.spans):
             raise DataError(
-                f"the probe of {probe.task} knows {len(probe.labels)} labels of targets of {spans} spans, and the "
+                f"the probe of {probe.task} has {len(probe.labels)} labels of targets of {spans} spans, and the "
                 f"targets of {task.name} have {len(task.labels)} and {len(task.spans)}; give targets of its own task"
             )
         if any(layer not in states.layers for layer in probe.input.layers):

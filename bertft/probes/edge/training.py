@@ -1,9 +1,11 @@
-"""Training of edge probes: many tasks, inputs and seeds in one pass an epoch over the encoder's states.
+"""Training of edge probes: many tasks, inputs and seeds in one pass an epoch over the hidden states.
 
-Probes of one shape on the same targets are one set of parameters with a leading axis.  Each has its own learning rate,
-dropout, early stopping and best parameters, and becomes what it would have become alone: the order of sentences depends
-on the seed of the order, first parameters and dropout on the probe's own, and neither on the company.  Groups of probes
-run beside one another, each in one thread.
+Probes of one shape on the same targets are one set of parameters with a leading axis. Each has its own learning rate,
+dropout, early stopping and best parameters. The order of sentences depends only on its own seed, and the initial
+parameters and the dropout of a probe only on the probe's seed. Groups of probes are trained in parallel, each in one
+thread.
+
+Probes trained together give the same result as probes trained alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,96 +23,22 @@ from bertft.errors import ArrayError, DataError, OptionError
 from bertft.probes.edge import model as edge_model
 from bertft.probes.edge.feed import Feed, Reader, Window, cut
 from bertft.probes.edge.model import BatchTensors, Dropout, Input, Loss, Shape
-from bertft.probes.edge.targets import EdgeTask, IndexedTask, Indices, PieceStates
+from bertft.probes.edge.recipe import RECIPES, Recipe
+from bertft.probes.edge.targets import IndexedTask, Indices, SubwordStates, SubwordTask
+from bertft.probes.side_by_side import Optimiser
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
 
 EVALUATION_SENTENCES = 64
-"""Sentences of a batch where nothing is learned."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How edge probes are trained; the defaults are those of jiant 1 for its large tasks.
-
-    Adam with AMSGrad.  After every `validate_every` steps, or `validations_per_epoch` times an epoch where that is
-    given, the development set is scored: the learning rate is multiplied by `decay` once more than `decay_patience`
-    validations have passed without a score that beats the best by `decay_threshold`; the parameters kept are those of
-    the best score; training ends once more than `patience` validations have passed since it, when the learning rate has
-    fallen below `least_rate`, or after `max_steps` steps or `max_epochs` epochs.
-    """
-
-    loss: Loss = "sigmoid"
-    """`sigmoid`: a binary decision for each label.  `softmax`: one label a target."""
-    select: Literal["f1", "loss"] = "f1"
-    """The score of a validation: micro-F1, or the mean loss (less is better)."""
-    batch: int = 32
-    """Sentences of a batch."""
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    amsgrad: bool = True
-    clip: float = 5.0
-    """The longest gradient of a probe; longer ones are shortened to it."""
-    projected: int = 256
-    hidden: int = 256
-    input_dropout: float = 0.2
-    """Of the encoder's output."""
-    dropout: float = 0.3
-    """Before the last layer of the classifier."""
-    max_steps: int = 250_000
-    max_epochs: int | None = None
-    validate_every: int = 1000
-    validations_per_epoch: int | None = None
-    dev_sentences: int | None = 5000
-    """How many sentences of the development set are scored, the first."""
-    decay: float = 0.5
-    decay_patience: int = 5
-    decay_threshold: float = 1e-4
-    patience: int = 20
-    least_rate: float = 1e-6
-
-
-RECIPES = {
-    "paper": Recipe(),
-    "paper-small": Recipe(max_steps=10_000, validate_every=100),
-    "today": Recipe(
-        learning_rate=1e-3,
-        input_dropout=0.0,
-        max_epochs=20,
-        validations_per_epoch=1,
-        dev_sentences=None,
-        decay_patience=1,
-        patience=4,
-        least_rate=1e-5,
-    ),
-}
-"""paper: jiant 1 as Tenney et al. 2019 ran it, 250,000 steps at most.  paper-small: the same for proto-roles and
-relations, 10,000 steps.  today: ten times the learning rate and a validation an epoch, which on training sets of some
-thousand sentences comes as far in a hundredth of the steps, and no dropout on what is probed, so that a probe sees the
-states as they are (Hewitt and Liang 2019 find that dropout does not make probes more selective)."""
-
-SMALL_TASKS = frozenset({"spr", "spr1", "spr2", "rel", "dpr"})
-"""Tasks with some thousand targets, for which the reference has the shorter schedule."""
-
-
-def recipe_of(preset: str, task: str) -> Recipe:
-    """The preset's recipe for a task.  Raises `OptionError` for an unknown preset.
-
-    >>> recipe_of("paper", "spr").max_steps
-    10000
-    """
-    if preset not in ("paper", "today"):
-        raise OptionError(f"unknown preset {preset!r}; choose one of paper, today")
-    return RECIPES["paper-small" if preset == "paper" and task in SMALL_TASKS else preset]
+"""Sentences of an evaluation batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeJob:
-    """A probe to train: on which targets, validated on which, from which input."""
+    """A probe to train: its training and development targets, its input, seed and recipe."""
 
-    train: EdgeTask
-    dev: EdgeTask
+    train: SubwordTask
+    dev: SubwordTask
     input: str = "mix"
     seed: int = 0
     recipe: Recipe = RECIPES["paper"]
@@ -119,7 +46,7 @@ class EdgeJob:
 
 @dataclass(frozen=True, eq=False)
 class EdgeProbe:
-    """A trained probe: its best parameters on the CPU, and the scores, losses and learning rates of all validations."""
+    """A trained probe: its best parameters, on the CPU, and the scores, losses and learning rates by validation."""
 
     task: str
     labels: tuple[str, ...]
@@ -129,16 +56,16 @@ class EdgeProbe:
     parameters: dict[str, Tensor]
     steps: int
     best: int
-    """The validation whose parameters were kept, counted from 0."""
+    """The index of the validation whose parameters were kept."""
     dev_f1: tuple[float, ...]
     dev_losses: tuple[float, ...]
     train_losses: tuple[float, ...]
-    """The mean over the steps since the last validation."""
+    """The mean loss over the steps since the previous validation."""
     learning_rates: tuple[float, ...]
 
     @property
     def mix_weights(self) -> tuple[float, ...]:
-        """The weight of each layer that is mixed, summing to 1; empty where none are."""
+        """The weight of each layer of a mix, which sum to 1; empty for other inputs."""
         if "mix" not in self.parameters:
             return ()
         return tuple(torch.softmax(self.parameters["mix"].double(), dim=0).tolist())
@@ -146,21 +73,25 @@ class EdgeProbe:
 
 def train_edge_probes(
     jobs: Sequence[EdgeJob],
-    states: PieceStates,
+    states: SubwordStates,
     *,
     order_seed: int = 0,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> list[EdgeProbe]:
-    """Train all probes together, on states that hold the sentences of all tasks; one for each job, in order.
+    """Train one probe for each job, all of them together, and return them in the order of the jobs.
 
-    Equal to training each by itself.  `order_seed` decides the order of sentences in every epoch, which all jobs share,
-    a job's own seed its first parameters and its dropout.  progress: called as progress(done, total) now and then, in
-    steps of all probes; the total is the most they may take, which early stopping rarely lets them.
+    The result is that of training each probe alone, up to rounding.
 
-    Raises `OptionError` for an unknown input and a recipe out of range, `DataError` for targets that do not fit the
-    states or, with the loss `softmax`, have not one label each, and `ArrayError` where a loss is not finite.
+    states: the hidden states of the sentences of all tasks. order_seed: determines the order of sentences in each
+    epoch, which all jobs share. The seed of a job determines its initial parameters and its dropout. progress: called
+    now and then as progress(done, total), in steps of all probes. The total is the largest possible number; early
+    stopping usually ends before it.
+
+    Raises `OptionError` for an unknown input and for a recipe out of range. Raises `DataError` for targets that do not
+    fit the states, and for targets without exactly one label if the loss is `softmax`. Raises `ArrayError` if a loss is
+    not finite.
 
     >>> jobs = [EdgeJob(train, dev, "mix"), EdgeJob(train, dev, "top")]  # doctest: +SKIP
     >>> [max(probe.dev_f1) for probe in train_edge_probes(jobs, states)]  # doctest: +SKIP
@@ -179,14 +110,14 @@ def train_edge_probes(
                 run.epoch(np.random.default_rng([order_seed, epoch]).permutation(len(states.lengths)), pool)
                 epoch += 1
         finally:
-            run.stopped = True  # so that threads end where this one was interrupted
+            run.stopped = True  # threads end early if this one was interrupted
     found = {id(job): probe for group in run.groups for job, probe in group.probes()}
     return [found[id(job)] for job in jobs]
 
 
 @dataclass
 class _Run:
-    """All groups, and what they read; `stopped` is shared between threads."""
+    """All groups, and the readers of their hidden states. `stopped` is shared between threads."""
 
     groups: list[_Group]
     train: Reader
@@ -196,11 +127,11 @@ class _Run:
 
     @property
     def active(self) -> list[_Group]:
-        """Those with most to do first, so that none is begun when the others are done."""
+        """The groups still in training, those with most work first, so that no long one is left for the end."""
         return sorted((group for group in self.groups if group.active), key=lambda group: -group.work)
 
     def epoch(self, order: Indices, pool: ThreadPoolExecutor) -> None:
-        """One pass over the training sentences of all that are active, in the given order of all sentences."""
+        """Pass once over the training sentences of all active groups. `order` is that of all sentences."""
         groups = self.active
         for group in groups:
             group.begin_epoch(order)
@@ -210,23 +141,23 @@ class _Run:
         for window in self.train.windows(order[wanted[order]], _layers(groups)):
             going = groups
             while going:
-                self._beside_one_another(pool, [(group.learn, window) for group in going])
+                self._in_parallel(pool, [(group.learn, window) for group in going])
                 going = [group for group in going if group.due]
                 self._validate(going, pool)
 
     def _validate(self, groups: list[_Group], pool: ThreadPoolExecutor) -> None:
-        """Score the development sets of some groups, all in one pass."""
+        """Score the development sets of some groups in one pass."""
         if not groups:
             return
         for group in groups:
             group.begin_validation()
         sentences = np.unique(np.concatenate([group.dev_sentences for group in groups]))
         for window in self.dev.windows(sentences, _layers(groups)):
-            self._beside_one_another(pool, [(group.score, window) for group in groups])
+            self._in_parallel(pool, [(group.score, window) for group in groups])
         for group in groups:
             group.end_validation()
 
-    def _beside_one_another(
+    def _in_parallel(
         self, pool: ThreadPoolExecutor, calls: list[tuple[Callable[[Window, _Run], None], Window]]
     ) -> None:
         futures = [pool.submit(function, window, self) for function, window in calls]
@@ -246,9 +177,9 @@ def _layers(groups: Iterable[_Group]) -> list[int]:
 
 
 def _grouped(
-    jobs: Sequence[EdgeJob], states: PieceStates, workers: int, device: str | torch.device, dtype: torch.dtype
+    jobs: Sequence[EdgeJob], states: SubwordStates, workers: int, device: str | torch.device, dtype: torch.dtype
 ) -> list[_Group]:
-    """Jobs of one shape, recipe and targets together, each such set in as many parts as there are workers."""
+    """Group the jobs of one shape, recipe and targets, and divide each group among the workers."""
     lengths = np.asarray(states.lengths, dtype=np.int64)
     indexed: dict[int, IndexedTask] = {}
     alike: dict[tuple[int, int, Shape, Recipe], list[tuple[EdgeJob, Input]]] = {}
@@ -276,32 +207,24 @@ def _check(job: EdgeJob) -> None:
             f"after {recipe.validate_every} steps or {recipe.validations_per_epoch} an epoch; each must be at least 1"
         )
     if job.train.labels != job.dev.labels or len(job.train.spans) != len(job.dev.spans):
-        raise DataError(f"{name}: the targets to train on and to validate on differ in their labels or number of spans")
+        raise DataError(f"{name}: the training and development targets differ in their labels or number of spans")
     if recipe.loss == "softmax":
         for task in (job.train, job.dev):
             if (wrong := task.gold.sum(axis=1) != 1).any():
                 target = int(np.argmax(wrong))
                 raise DataError(
                     f"{name}: target {target} has {task.gold[target].sum()} labels, and the loss softmax wants one; "
-                    "take the loss sigmoid"
+                    "use the loss sigmoid"
                 )
 
 
 @dataclass
 class _Member:
-    """One probe on its way."""
+    """One probe of a group, and its scores, losses and learning rates so far."""
 
     job: EdgeJob
     source: Input
     random: torch.Generator
-    learning_rate: float
-    plateau: float = -math.inf
-    """The best score that a later one must beat by the threshold for the learning rate to stay."""
-    waited: int = 0
-    """Validations since the score last beat the plateau or the learning rate fell."""
-    best: int = -1
-    best_score: float = -math.inf
-    best_parameters: Tensor = field(default_factory=lambda: torch.empty(0))
     steps: int = 0
     dev_f1: list[float] = field(default_factory=list)
     dev_losses: list[float] = field(default_factory=list)
@@ -310,9 +233,9 @@ class _Member:
 
 
 class _Group:
-    """Probes of one shape on the same targets: those still active side by side in one (probes, n), with Adam's moments.
+    """Probes of one shape on the same targets.
 
-    Its parameters are views of that.
+    The parameters of each active probe are concatenated to one row of `flat`, (active, n). `parameters` are its views.
     """
 
     def __init__(
@@ -335,14 +258,16 @@ class _Group:
             rng = edge_model.generator(job.seed, job.train.name, source.name)
             drawn.append(torch.cat([part.flatten() for part in shape.drawn(rng).values()]))
             random = torch.Generator().manual_seed(int(rng.integers(2**63)))
-            self.members.append(_Member(job, source, random, recipe.learning_rate))
-        self.active = list(self.members)
-        self.flat = torch.stack(drawn).to(device, dtype)
-        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.largest = torch.zeros_like(self.flat)
-        self._make_views()
+            self.members.append(_Member(job, source, random))
+        self.optimiser = Optimiser(
+            [torch.stack(drawn).to(device, dtype)],
+            recipe.schedule,
+            betas=recipe.betas,
+            epsilon=recipe.epsilon,
+            amsgrad=recipe.amsgrad,
+        )
+        self._set_active()
 
-        self.steps = 0
         per_epoch = math.ceil(len(train.sentences) / recipe.batch)
         self.every = recipe.validate_every
         if recipe.validations_per_epoch is not None:
@@ -357,17 +282,22 @@ class _Group:
         self._start_sums()
 
     @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self.optimiser.steps
+
+    @property
     def work(self) -> int:
         return len(self.active) * int(self.train.lengths[self.train.sentences].sum())
 
     @property
     def total(self) -> int:
-        """The most steps that all its probes may take."""
+        """The largest possible number of steps of all its probes."""
         return len(self.members) * self.most_steps
 
     @property
     def done(self) -> int:
-        """Steps taken, and those that probes which have stopped were spared."""
+        """Steps of all its probes. Those that have stopped count as if they had taken all their steps."""
         return (len(self.members) - len(self.active)) * self.most_steps + len(self.active) * self.steps
 
     @property
@@ -376,11 +306,11 @@ class _Group:
         return edge_model.read_by(self.shape.kind, [member.source for member in self.active])
 
     def begin_epoch(self, order: Indices) -> None:
-        """Take the batches of an epoch from the order of all sentences."""
+        """Cut the batches of an epoch from the order of all sentences."""
         self.feed = Feed(self.train, self.layers, cut(order[self._own[order]], self.recipe.batch), self.dtype)
 
     def learn(self, window: Window, run: _Run) -> None:
-        """Take the steps for which the window has the vectors, up to the next validation."""
+        """Train on the batches that are complete with this window, up to the next validation."""
         if not self.active:
             return
         for vectors, batch in self.feed.take(window):
@@ -392,7 +322,7 @@ class _Group:
                 return
 
     def _step(self, vectors: Tensor, batch: BatchTensors) -> None:
-        """One step of Adam for every active probe, at its own learning rate."""
+        """Take one step with all active probes."""
         recipe = self.recipe
         drop = [Dropout(self.randoms, rate) for rate in (recipe.input_dropout, recipe.dropout)]
         found = edge_model.logits(self.parameters, self._input(vectors), batch, *drop)
@@ -402,27 +332,19 @@ class _Group:
         self.train_sums += losses.detach()
         self.train_count += 1
 
-        (beta, beta_square), self.steps = recipe.betas, self.steps + 1
         length = gradient.square().sum(dim=1, keepdim=True).sqrt_()
         gradient.mul_((recipe.clip / (length + 1e-6)).clamp_(max=1))
-        self.first.lerp_(gradient, 1 - beta)
-        self.second.mul_(beta_square).addcmul_(gradient, gradient, value=1 - beta_square)
-        if recipe.amsgrad:
-            torch.maximum(self.largest, self.second, out=self.largest)
-        scale = (self.largest if recipe.amsgrad else self.second).sqrt()
-        scale.div_(math.sqrt(1 - beta_square**self.steps)).add_(recipe.epsilon)
-        with torch.no_grad():
-            self.flat.sub_(torch.div(self.first, scale, out=scale).mul_(self.rates / (1 - beta**self.steps)))
+        self.optimiser.step([gradient])
 
     def begin_validation(self) -> None:
-        """Set all counts of the development set to 0."""
+        """Reset the counts of the development set."""
         self.dev_feed = Feed(self.dev, self.layers, cut(self.dev_sentences, EVALUATION_SENTENCES), self.dtype)
         self.counts = torch.zeros((3, len(self.active)), dtype=torch.int64)  # right, predicted, gold
         self.dev_sums, self.dev_count = torch.zeros(len(self.active), dtype=torch.float64), 0
 
     @torch.no_grad()
     def score(self, window: Window, run: _Run) -> None:
-        """Count the development set's targets for which the window has the vectors."""
+        """Score the development batches that are complete with this window."""
         for vectors, batch in self.dev_feed.take(window):
             found = edge_model.logits(self.parameters, self._input(vectors), batch)
             predicted, gold = edge_model.decide(found, self.recipe.loss), batch.gold.bool()
@@ -435,59 +357,38 @@ class _Group:
                 return
 
     def end_validation(self) -> None:
-        """Keep better parameters, lower learning rates, and let go of the probes that have stopped."""
+        """Record scores and losses, and drop the probes that have stopped."""
         self.due = False
         right, predicted, gold = self.counts.tolist()
         dev_losses = (self.dev_sums / self.dev_count).tolist()
         train_losses = (self.train_sums / max(1, self.train_count)).tolist()
-        going = []
-        for place, member in enumerate(self.active):
-            losses = (train_losses[place], dev_losses[place])
-            if not all(map(math.isfinite, losses)):
+        scores = [2 * r / max(1, p + g) for r, p, g in zip(right, predicted, gold, strict=True)]
+        for probe, train_loss, dev_loss, f1 in zip(
+            self.optimiser.active, train_losses, dev_losses, scores, strict=True
+        ):
+            member = self.members[probe]
+            if not (math.isfinite(train_loss) and math.isfinite(dev_loss)):
                 raise ArrayError(
-                    f"the probe of {member.job.train.name} on {member.source.name} has losses of {losses[0]} and "
-                    f"{losses[1]} after {self.steps} steps; the vectors are too large, or not finite"
+                    f"the probe of {member.job.train.name} on {member.source.name} has losses of {train_loss} and "
+                    f"{dev_loss} after {self.steps} steps; the vectors are too large, or not finite"
                 )
-            f1 = 2 * right[place] / max(1, predicted[place] + gold[place])
-            member.train_losses.append(losses[0])
-            member.dev_losses.append(losses[1])
+            member.train_losses.append(train_loss)
+            member.dev_losses.append(dev_loss)
             member.dev_f1.append(f1)
-            member.learning_rates.append(member.learning_rate)
+            member.learning_rates.append(self.optimiser.monitors[probe].learning_rate)
             member.steps = self.steps
-            if self._goes_on(member, f1 if self.recipe.select == "f1" else -losses[1], self.flat[place]):
-                going.append(place)
-        if len(going) < len(self.active):
-            self.active = [self.active[place] for place in going]
-            self.flat, self.first, self.second, self.largest = (
-                part[going] for part in (self.flat, self.first, self.second, self.largest)
-            )
+        judged = [-f1 for f1 in scores] if self.recipe.select == "f1" else dev_losses
+        if self.optimiser.validated(judged, last=self.steps >= self.most_steps):
+            self._set_active()
             if self.active:
-                self._make_views()
                 self.feed.layers = self.layers
         self._start_sums()
 
-    def _goes_on(self, member: _Member, score: float, parameters: Tensor) -> bool:
-        """Judge a probe by its last score."""
-        recipe, validation = self.recipe, len(member.dev_f1) - 1
-        if score > member.best_score:
-            member.best_score, member.best = score, validation
-            member.best_parameters = parameters.clone()
-        member.waited = 0 if score > member.plateau + recipe.decay_threshold else member.waited + 1
-        if member.waited == 0:
-            member.plateau = score
-        elif member.waited > recipe.decay_patience:
-            member.learning_rate *= recipe.decay
-            member.waited = 0
-        return (
-            self.steps < self.most_steps
-            and validation - member.best <= recipe.patience
-            and member.learning_rate >= recipe.least_rate
-        )
-
     def probes(self) -> Iterable[tuple[EdgeJob, EdgeProbe]]:
-        """The trained probes, each with its job."""
-        for member in self.members:
-            best = member.best_parameters.cpu()
+        """Yield the trained probes, each with its job."""
+        (kept,) = self.optimiser.best
+        for member, row, monitor in zip(self.members, kept, self.optimiser.monitors, strict=True):
+            best = row.clone().cpu()
             yield (
                 member.job,
                 EdgeProbe(
@@ -498,7 +399,7 @@ class _Group:
                     loss=self.recipe.loss,
                     parameters={name: best[place].view(size) for name, place, size in self.shape.places},
                     steps=member.steps,
-                    best=member.best,
+                    best=monitor.best,
                     dev_f1=tuple(member.dev_f1),
                     dev_losses=tuple(member.dev_losses),
                     train_losses=tuple(member.train_losses),
@@ -506,16 +407,17 @@ class _Group:
                 ),
             )
 
-    def _make_views(self) -> None:
+    def _set_active(self) -> None:
+        """Take the active probes and their parameters from the optimiser."""
+        (self.flat,) = self.optimiser.parameters
         self.parameters = {
             name: self.flat[:, place].view(len(self.flat), *size).detach().requires_grad_()
             for name, place, size in self.shape.places
         }
+        self.active = [self.members[probe] for probe in self.optimiser.active]
         self.randoms = [member.random for member in self.active]
 
     def _start_sums(self) -> None:
-        rates = [member.learning_rate for member in self.active]
-        self.rates = torch.tensor(rates, dtype=self.dtype, device=self.flat.device).unsqueeze(1)
         self.train_sums = torch.zeros(len(self.active), dtype=torch.float64, device=self.flat.device)
         self.train_count = 0
 
@@ -523,6 +425,6 @@ class _Group:
         return edge_model.arranged(self.shape.kind, [member.source for member in self.active], vectors)
 
     def _mean_losses(self, found: Tensor, batch: BatchTensors) -> Tensor:
-        """The mean loss of each probe, over targets and, for sigmoids, labels."""
+        """Return the mean loss of each probe over targets, and for the loss `sigmoid` over labels too."""
         losses = edge_model.target_losses(found, batch.gold, self.recipe.loss).mean(dim=1)
         return losses / batch.gold.shape[1] if self.recipe.loss == "sigmoid" else losses

@@ -1,5 +1,7 @@
-"""Description length: how many bits it takes to send labels to somebody who has the vectors (Voita and Titov 2020).
+"""Minimum description length: the bits needed to send labels to a receiver who has the vectors.
 
-`online` sends them in growing portions, each coded by a probe trained on those before; `variational` sends a Bayesian
-probe with the labels. `edge_codes` says which probes the online code trains.
+`online` sends the labels in growing portions, each coded by a probe trained on those before. `variational` sends a
+Bayesian probe and the labels given the probe. `edge_codes` applies both to edge-probing tasks.
+
+Source: Voita and Titov 2020.
 """

@@ -1,8 +1,8 @@
-"""Description length of edge-probing tasks: their sentences as units to code, and the probes that code them.
+"""Description length of edge-probing tasks: the sentences to code, and the probes that code them.
 
-`EdgeFit` codes with the probes of Tenney et al., those of all inputs and all stages trained together.  `SpanMeans`
-gives the means of the vectors of each span's pieces, two spans side by side, to the perceptrons of Voita and Titov and
-to the variational code.
+`EdgeFit` codes with the probes of Tenney et al. It trains the probes of all inputs and stages together. `SpanMeans`
+gives the mean vector of each span's subwords, two spans side by side, to the perceptrons of Voita and Titov and to the
+variational code.
 """
 
 from __future__ import annotations
@@ -18,91 +18,91 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import OptionError
-from bertft.probes.edge import EdgeJob, EdgeTask, Input, PieceStates, Recipe, target_nats, train_edge_probes
+from bertft.probes.edge import EdgeJob, Input, Recipe, SubwordStates, SubwordTask, target_nats, train_edge_probes
 from bertft.probes.edge.model import Loss
 from bertft.probes.edge.targets import Indices, ranges
 from bertft.probes.mdl.online import Stage, uniform_bits
 from bertft.progress import PhaseProgress
 
 LEAST_STEPS = 5
-"""Steps between two validations where an epoch has fewer: the first stages have a sentence or two."""
+"""The fewest steps between two validations. An epoch of the first stages has only one or two."""
 
 VALIDATIONS = 20
-"""The most of a stage."""
+"""The largest number of validations of a stage."""
 
 
 @dataclass(frozen=True, eq=False)
 class CodedTask:
-    """The sentences of a task as units to code, those to code first, then those of the development set.
+    """A task as units to code. A unit is a sentence: first those to code, then those of the development set.
 
-    A sentence that stands in both is a unit of each, with the targets it has there.
+    A sentence that is in both is two units, each with its own targets.
     """
 
-    train: EdgeTask
-    dev: EdgeTask | None = None
+    train: SubwordTask
+    dev: SubwordTask | None = None
 
     @cached_property
     def sentences(self) -> Indices:
-        """The number of each unit's sentence in the states, (units,)."""
+        """The index of each unit's sentence in the states, (units,)."""
         return np.concatenate([part.sentences for part in self._parts])
 
     @cached_property
     def targets(self) -> Indices:
-        """How many targets each unit has, (units,)."""
+        """The number of targets of each unit, (units,)."""
         return np.concatenate([np.unique(part.sentence, return_counts=True)[1] for part in self._parts])
 
     @property
     def train_units(self) -> Indices:
-        """Those to code."""
+        """The indices of the units to code."""
         return np.arange(len(self.train.sentences))
 
     @property
     def dev_units(self) -> Indices | None:
-        """Those of the development set."""
+        """The indices of the units of the development set, None without one."""
         return None if self.dev is None else np.arange(len(self.train.sentences), len(self.sentences))
 
     @cached_property
     def loss(self) -> Loss:
-        """`softmax` where every target has exactly one label, `sigmoid` otherwise."""
+        """`softmax` if every target has exactly one label, `sigmoid` otherwise."""
         return "softmax" if all((part.gold.sum(axis=1) == 1).all() for part in self._parts) else "sigmoid"
 
     @property
     def uniform_bits_per_target(self) -> float:
-        """By the uniform code: log2 K of one label of K, K of several."""
+        """The bits of a target by the uniform code: see `uniform_bits`."""
         return uniform_bits(len(self.train.labels), several=self.loss == "sigmoid")
 
-    def at(self, units: Indices) -> EdgeTask:
-        """The targets of some units, which are all to be coded or all of the development set."""
+    def at(self, units: Indices) -> SubwordTask:
+        """Return the targets of some units, either all to code or all of the development set."""
         first = len(self.train.sentences)
         if self.dev is not None and len(units) and units[0] >= first:
             return self.dev.at(self.sentences[units])
         return self.train.at(self.sentences[units])
 
     @property
-    def _parts(self) -> list[EdgeTask]:
+    def _parts(self) -> list[SubwordTask]:
         return [part for part in (self.train, self.dev) if part is not None]
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeFit:
-    """Codes with edge probes, one for each input: a `Fit` of `bertft.probes.mdl.online`.
+    """Code with edge probes, one for each input. This is a `Fit` of `bertft.probes.mdl.online`.
 
-    The loss is that of the task, and so is the score of a validation.  Learning rate, sizes, dropout and patience are
-    the recipe's; a stage is validated after every epoch, or `LEAST_STEPS` steps where an epoch has fewer, at most
-    `VALIDATIONS` times.
+    The loss depends on the task, and validations are scored by it. Learning rate, sizes, dropout and patience are those
+    of the recipe. A stage is validated at most `VALIDATIONS` times: after every epoch, or after `LEAST_STEPS` steps if
+    an epoch has fewer.
     """
 
     task: CodedTask
-    states: PieceStates
+    states: SubwordStates
     inputs: tuple[str, ...]
     recipe: Recipe
     device: str | torch.device = "cpu"
     progress: PhaseProgress | None = None
-    """Called as progress(done, total), in steps of all probes; the total is the most they may take."""
+    """Called as progress(done, total), in steps of all probes. The total is the largest possible number."""
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
-        """Train the probes of all stages together; raises as `train_edge_probes` does."""
-        held_out: dict[int, EdgeTask] = {}
+        """Train the probes of all stages together. Raises as `train_edge_probes`."""
+        held_out: dict[int, SubwordTask] = {}
         jobs = []
         for number, stage in enumerate(stages):
             train = self.task.at(stage.train)
@@ -132,16 +132,16 @@ class EdgeFit:
 
 @dataclass(frozen=True, eq=False)
 class SpanMeans:
-    """The mean vector of each span's pieces, of several layers: the `LabelledVectors` of a task.
+    """The mean vector of each span's subwords in several layers. These are `LabelledVectors` of a task.
 
-    They are made of the states batch by batch; memory is that of one batch.  Raises `OptionError` for an input that is
-    not one layer.
+    Means are computed batch by batch, so memory is that of one batch. Raises `OptionError` for an input that is not one
+    layer.
     """
 
     task: CodedTask
-    states: PieceStates
+    states: SubwordStates
     names: tuple[str, ...]
-    """Inputs: `layer:K`, `top` or `lexical`."""
+    """The inputs: `layer:K`, `top` or `lexical`."""
     _layers: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,46 +149,46 @@ class SpanMeans:
 
     @property
     def inputs(self) -> int:
-        """One for each layer."""
+        """The number of layers."""
         return len(self.names)
 
     @property
     def width(self) -> int:
-        """That of the states, for each span."""
+        """The width of the states times the number of spans of a target."""
         return self.states.width * len(self.task.train.spans)
 
     @property
     def n_labels(self) -> int:
-        """Of the task."""
+        """The number of labels of the task."""
         return len(self.task.train.labels)
 
     @property
     def loss(self) -> Loss:
-        """Of the task."""
+        """The loss of the task."""
         return self.task.loss
 
     @property
     def targets(self) -> Indices:
-        """Of each unit."""
+        """The number of targets of each unit."""
         return self.task.targets
 
     def batch(self, sentences: Indices, inputs: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `LabelledVectors` has it; sentences are units of the task."""
+        """Return vectors and labels of some units of the task, see `LabelledVectors.batch`."""
         own = self.task.at(sentences)
         layers = [self._layers[place] for place in inputs]
         padded = torch.from_numpy(self.states.padded(own.sentences, layers))
-        pieces = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
+        subwords = padded.flatten(1, 2).transpose(0, 1)  # [sentences * n, layers, d]
         first = np.searchsorted(own.sentences, own.sentence) * padded.shape[2]
         means = []
         for spans in own.spans:
             lengths = spans[:, 1] - spans[:, 0]
-            rows = pieces[torch.from_numpy(ranges(first + spans[:, 0], lengths))]
+            rows = subwords[torch.from_numpy(ranges(first + spans[:, 0], lengths))]
             means.append(torch.segment_reduce(rows, "mean", lengths=torch.from_numpy(lengths), unsafe=True))
         return torch.cat(means, dim=2).transpose(0, 1), torch.from_numpy(own.gold)
 
 
 def layer_of(name: str, layers: Sequence[int]) -> int:
-    """The one layer that an input of a perceptron reads.
+    """Return the layer of an input that reads exactly one.
 
     Raises `OptionError` for an unknown input, and for one of several layers.
 
@@ -198,7 +198,7 @@ def layer_of(name: str, layers: Sequence[int]) -> int:
     source = Input.parse(name, layers)
     if source.kind != "layer":
         raise OptionError(
-            f"input {name!r} is made of several layers by an edge probe, and a perceptron reads one; give layer:K, top "
+            f"input {name!r} combines several layers in an edge probe, and a perceptron reads one; give layer:K, top "
             "or lexical"
         )
     return source.layers[0]

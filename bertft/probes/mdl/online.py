@@ -1,18 +1,19 @@
-"""Description length: how many bits the labels of a corpus take where probes code them, by the online code.
+"""Description length by the online code: the bits of the labels of a corpus, coded by probes trained on those before.
 
-The sentences are shuffled once and cut into blocks.  The labels of the first block are sent by the uniform code; those
-of every later block by a probe trained, from fresh weights, on the sentences before it.  An easy task is one whose
-labels take few bits: the code counts how soon a probe learns as well as how well, which accuracy does not.
+The sentences are shuffled once and cut into blocks. The labels of the first block are sent by the uniform code. Those
+of each later block are coded by a probe trained, from new initial weights, on the sentences before it. Unlike accuracy,
+the code length measures how fast a probe learns as well as how well.
 
-Everything is in bits.  The code released with the paper adds a first block in bits to cross-entropies in nats, divides
-by 1024 and prints the sum as kbits; `released_kbits` and `released_compression` are those numbers, for comparison.
+The uniform code of a target with exactly one of K labels (softmax) takes log2 K bits. That of a target with any set of
+K labels (sigmoid) takes K bits, one for each label, as if each were decided by a fair coin.
 
-The uniform code of a target with exactly one of K labels (softmax) takes log2 K bits.  That of a target with any set of
-K labels (sigmoid) takes K bits, one for each label, as if each were tossed with a fair coin.
+Early stopping needs held-out sentences that sender and receiver both know. They are either the last of those already
+sent, whose bits are in the code in any case, or a development set. A development set is left out of the code, as in the
+released code, or sent first by the uniform code.
 
-Probes stop early by sentences held out, which both sides must know.  Either they are the last of those already sent, so
-that their bits are in the code anyway; or they are a development set, which is left out of the code, as in the
-released one, or sent first by the uniform code.
+All lengths are in bits. The code released with the paper adds the bits of the first block to cross-entropies in nats,
+divides the sum by 1024 and prints it as kbits. `released_kbits` and `released_compression` are these numbers, for
+comparison.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from numpy.typing import ArrayLike, NDArray
 from bertft.errors import ArrayError, DataError, OptionError
 
 PORTIONS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25.0, 50.0, 100.0)
-"""Per cent of the sentences sent when each block ends, as in Voita and Titov's code."""
+"""The end of each block, in per cent of the sentences, as in Voita and Titov's code."""
 
 INSIDE_SHARE = 0.1
-"""The share of the sentences already sent that is held out where there is no development set."""
+"""The share of the sentences already sent that is held out if there is no development set."""
 
 RELEASED_KBIT = 1024
-"""What the released code divides by."""
+"""The divisor of the released code."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A block and what the probes that code it may see, all sentences by number."""
+    """A block, and the sentences on which the probes that code it are trained and stopped, all as indices."""
 
     block: NDArray[np.int64]
     train: NDArray[np.int64]
@@ -48,9 +49,9 @@ class Stage:
 
 
 class Fit(Protocol):
-    """Trains probes and codes with them: the nats of every stage's block, (stages,) or (stages, probes).
+    """Train probes and return the cost of each stage's block in nats, (stages,) or (stages, probes).
 
-    Those of a stage begin with fresh weights and see its `train` and `held_out` alone.
+    The probes of a stage start from new initial weights and read only its `train` and `held_out`.
     """
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> ArrayLike: ...
@@ -58,12 +59,12 @@ class Fit(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The blocks in the order they are sent: the first, by the uniform code, and the stages after it."""
+    """The blocks in the order they are sent: the first, by the uniform code, and the stages."""
 
     first: NDArray[np.int64]
     stages: tuple[Stage, ...]
     percent: tuple[float, ...]
-    """The portion with which each block ends, the first included."""
+    """The end of each block, the first included, in per cent of the sentences."""
     notes: tuple[str, ...]
 
     @property
@@ -74,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class OnlineCode:
-    """The code of one probe's labels: the targets of each block, and the nats of each but the first.
+    """The code of the labels by one probe: the targets of each block, and the nats of each but the first.
 
     >>> code = OnlineCode(percent=(50, 100), targets=(2, 2), nats=(math.log(4),), uniform_bits_per_target=3.0)
     >>> code.codelength_bits, code.uniform_bits, code.compression
@@ -82,52 +83,52 @@ class OnlineCode:
     """
 
     percent: tuple[float, ...]
-    """Per cent of the sentences sent when each block ends."""
+    """The end of each block, in per cent of the sentences."""
     targets: tuple[int, ...]
     nats: tuple[float, ...]
     uniform_bits_per_target: float
     dev_targets: int = 0
-    """Those of a development set that is counted: sent first, by the uniform code."""
+    """Targets of a development set that is part of the code: sent first, by the uniform code."""
     notes: tuple[str, ...] = ()
 
     @property
     def n_targets(self) -> int:
-        """All targets that the code holds."""
+        """The number of targets in the code."""
         return self.dev_targets + sum(self.targets)
 
     @property
     def block_bits(self) -> tuple[float, ...]:
-        """The bits of each block, the first by the uniform code; a development set is in none."""
+        """The bits of each block, the first by the uniform code. A development set is in no block."""
         return (self.targets[0] * self.uniform_bits_per_target, *(nats / math.log(2) for nats in self.nats))
 
     @property
     def bits_per_target(self) -> tuple[float, ...]:
-        """The online curve: what a target of each block takes."""
+        """The online curve: the mean bits of a target of each block."""
         return tuple(bits / count for bits, count in zip(self.block_bits, self.targets, strict=True))
 
     @property
     def codelength_bits(self) -> float:
-        """The description length of all labels."""
+        """The description length of all labels, in bits."""
         return self.dev_targets * self.uniform_bits_per_target + math.fsum(self.block_bits)
 
     @property
     def uniform_bits(self) -> float:
-        """The length of the same labels by the uniform code."""
+        """The bits of the same labels by the uniform code."""
         return self.n_targets * self.uniform_bits_per_target
 
     @property
     def compression(self) -> float:
-        """How many times shorter the code is than the uniform one; below 1 where it is longer."""
+        """The ratio of the uniform code's length to this code's; below 1 if this code is longer."""
         return ratio(self.uniform_bits, self.codelength_bits)
 
     @property
     def released_kbits(self) -> float:
-        """What the released code calls the code length in kbits: bits of the first block plus nats, over 1024."""
+        """The code length that the released code prints in kbits: bits of the first block plus nats, over 1024."""
         return self._released / RELEASED_KBIT
 
     @property
     def released_compression(self) -> float:
-        """What the released code calls compression: bits of the uniform code over that sum."""
+        """The compression that the released code prints: bits of the uniform code over that sum."""
         return ratio(self.uniform_bits, self._released)
 
     @property
@@ -136,16 +137,16 @@ class OnlineCode:
 
 
 def uniform_bits(n_labels: int, *, several: bool) -> float:
-    """Bits of a target by the uniform code: log2 K for one label of K, K for any set of K labels (`several`).
+    """Return the bits of a target by the uniform code: log2 K for one of K labels, K for a set of them (`several`).
 
-    Raises `OptionError` for one label of one, which takes no bits and leaves nothing to compress.
+    Raises `OptionError` for one label of one, which takes no bits and cannot be compressed.
 
     >>> uniform_bits(32, several=False), uniform_bits(18, several=True)
     (5.0, 18.0)
     """
     least = 1 if several else 2
     if n_labels < least:
-        raise OptionError(f"{n_labels} labels leave nothing to say; a task needs at least {least}")
+        raise OptionError(f"{n_labels} labels cannot be coded; a task needs at least {least}")
     return float(n_labels) if several else math.log2(n_labels)
 
 
@@ -159,14 +160,16 @@ def plan_online(
 ) -> Plan:
     """Shuffle the sentences that have targets and cut them into blocks.
 
-    targets: how many each sentence has, (n,).  sentences: those to code, by default all that are not in `dev`.
-    dev: those by which probes stop; without them a tenth of the sentences already sent, at least one, is held out.
-    portions: ascending per cent of the sentences, the last 100.
+    targets: the number of targets of each sentence, (n,).
+    sentences: those to code, by default all that are not in `dev`.
+    dev: the development set for early stopping. Without it, a tenth of the sentences already sent, at least one, is
+        held out.
+    portions: the ends of the blocks in ascending per cent of the sentences, the last 100.
 
-    Portions that end at the same sentence are merged; so are the first ones until there is something to train on (two
-    sentences where one must be held out).  The notes say so.
+    Portions that end at the same sentence are merged. So are the first ones, until they have enough sentences to train
+    on: one, or two if one must be held out. A note of the plan reports this.
 
-    Raises `OptionError` for portions that do not ascend to 100, `DataError` for fewer than two sentences of targets.
+    Raises `OptionError` for portions that do not ascend to 100, and `DataError` for too few sentences with targets.
 
     >>> plan = plan_online(np.ones(8, dtype=np.int64), portions=(25, 50, 100))
     >>> [len(block) for block in plan.blocks], [len(stage.train) for stage in plan.stages]
@@ -182,7 +185,9 @@ def plan_online(
     coded = np.setdiff1d(np.arange(len(counts)), held) if sentences is None else np.asarray(sentences, dtype=np.int64)
     coded = coded[counts[coded] > 0]
     if (shared := np.intersect1d(coded, held)).size:
-        raise DataError(f"{len(shared)} sentences, such as {shared[0]}, are to be coded and in the development set too")
+        raise DataError(
+            f"{len(shared)} sentences, such as {shared[0]}, are both to be coded and in the development set"
+        )
     least = 1 if len(held) else 2
     if len(coded) <= least:
         raise DataError(
@@ -223,14 +228,14 @@ def online_codes(
     portions: Sequence[float] = PORTIONS,
     seed: int = 1234,
 ) -> list[OnlineCode]:
-    """The online code of each probe that `fit` trains, side by side on the same blocks.
+    """Return the online code by each probe that `fit` trains, all on the same blocks.
 
-    targets, sentences, dev, portions: see `plan_online`.  uniform_bits_per_target: see `uniform_bits`.
+    targets, sentences, dev, portions: see `plan_online`. uniform_bits_per_target: see `uniform_bits`.
     fit: called once with all stages, so that it may train their probes together.
-    count_dev: whether the development set is part of what is sent, first and by the uniform code; where the sentences
-        held out are inside, their bits are in the code in any case.
+    count_dev: whether the development set is part of the code: sent first, by the uniform code. Sentences held out of
+        those already sent are in the code in any case.
 
-    Raises `ArrayError` where a probe gives a label no probability, for no code holds it, or less than no bits.
+    Raises `ArrayError` if a cost is infinite, since a label of probability 0 has no code, or negative.
 
     >>> def fair(stages, seed):
     ...     return [len(stage.block) * math.log(2) for stage in stages]
@@ -259,22 +264,22 @@ def online_codes(
 
 
 def ratio(above: float, below: float) -> float:
-    """A ratio, infinite where nothing is below: a code of no bits at all."""
+    """Return above / below, or infinity if below is 0: a code of no bits."""
     return above / below if below else math.inf
 
 
 def _check(nats: NDArray[np.float64], plan: Plan) -> None:
-    """Raise `ArrayError` where nats (stages, probes) are no code lengths."""
+    """Raise `ArrayError` if nats (stages, probes) are not code lengths."""
     if nats.ndim != 2 or len(nats) != len(plan.stages):
-        raise ArrayError(f"got nats of shape {nats.shape}; (stages, probes) was wanted, of {len(plan.stages)} stages")
+        raise ArrayError(f"nats have shape {nats.shape}; expected (stages, probes) with {len(plan.stages)} stages")
     wrong = ~(np.isfinite(nats) & (nats >= 0))
     if not wrong.any():
         return
     number, probe = np.argwhere(wrong)[0].tolist()
     value = nats[number, probe]
-    what = "a label of probability zero has no code" if value == math.inf else "which is no code length"
+    what = "a label of probability zero has no code" if value == math.inf else "this is not a code length"
     raise ArrayError(
         f"probe {probe} needs {value} nats for the block that ends at {plan.percent[number + 1]:g} %, after training "
         f"on {len(plan.stages[number].train)} sentences: {what}; a softmax or sigmoid of finite scores gives every "
-        "label some"
+        "label a probability above zero"
     )

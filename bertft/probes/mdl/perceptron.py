@@ -1,15 +1,16 @@
-"""Multilayer perceptrons over the vectors of targets: the probe of Voita and Titov's online code.
+"""Multilayer perceptrons over the vectors of targets: the probes of Voita and Titov's online code.
 
-One probe for each input of the vectors, a layer say, all trained side by side: parameters (probes, ...), the same
-first weights and batches for all, and for each a learning rate, decay and early stopping of its own, so that each
-becomes what it would have become by itself.  Those that have stopped are computed no more.
+There is one probe for each input of the vectors, for instance a layer. All are trained side by side, as parameters
+(probes, ...), from the same initial weights and on the same batches. Each has its own learning rate and early stopping.
+
+Probes trained together give the same result as probes trained alone, up to rounding.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +22,21 @@ from bertft.errors import ArrayError, OptionError
 from bertft.probes.edge.model import target_losses
 from bertft.probes.mdl.labelled import LabelledVectors, batches_in_order, read_batch, shuffled_batches
 from bertft.probes.mdl.online import Stage
+from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.progress import PhaseProgress
 
 Parameters = list[Tensor]
-"""Weights (probes, in, out) and biases (probes, 1, out), one layer after the other."""
+"""Weights (probes, in, out) and biases (probes, 1, out) of each layer in turn."""
 
 
 @dataclass(frozen=True)
 class PerceptronRecipe:
-    """How perceptrons are shaped and trained; the defaults are those of Voita and Titov's code.
+    """The shape and training of perceptrons. The defaults are those of Voita and Titov's code.
 
-    Adam on the loss of a sentence; after an epoch whose loss on what is held out is not below the best by the share
-    `decay_threshold`, the learning rate is multiplied by `decay`; the weights kept are those of the last epoch that was
-    better by `improvement` nats a sentence; a probe stops `patience` epochs after it.
+    The optimiser is Adam, on the mean loss of a sentence. After each epoch the loss of the held-out sentences is
+    computed. The learning rate is multiplied by `decay` if the loss is not below the best by the share
+    `decay_threshold`. The weights kept are those of the last epoch whose loss was lower by `improvement` nats a
+    sentence, and training ends `patience` epochs after it.
     """
 
     hidden: int = 1000
@@ -49,10 +52,21 @@ class PerceptronRecipe:
     improvement: float = 1e-3
     patience: int = 5
 
+    @property
+    def schedule(self) -> Schedule:
+        """The decay of the learning rate and the early stopping."""
+        return Schedule(
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            decay_threshold=self.decay_threshold,
+            patience=self.patience,
+            improvement=self.improvement,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class PerceptronFit:
-    """Trains perceptrons for the online code: a `Fit` of `bertft.probes.mdl.online`.
+    """Train perceptrons for the online code. This is a `Fit` of `bertft.probes.mdl.online`.
 
     >>> fit = PerceptronFit(vectors, PerceptronRecipe(hidden=200))  # doctest: +SKIP
     >>> codes = online_codes(vectors.targets, uniform_bits(45, several=False), fit)  # doctest: +SKIP
@@ -63,10 +77,10 @@ class PerceptronFit:
     device: str | torch.device = "cpu"
     dtype: torch.dtype = torch.float32
     progress: PhaseProgress | None = None
-    """Called as progress(done, total), in epochs of all stages; the total is the most they may take."""
+    """Called as progress(done, total), in epochs of all stages. The total is the largest possible number."""
 
     def __call__(self, stages: Sequence[Stage], seed: int) -> NDArray[np.float64]:
-        """Train from fresh weights at every stage, one after the other; raises as `train_perceptrons` does."""
+        """Train from new initial weights at each stage, one stage after the other. Raises as `train_perceptrons`."""
         found = np.empty((len(stages), self.vectors.inputs))
         for number, stage in enumerate(stages):
             parameters = train_perceptrons(
@@ -98,55 +112,43 @@ def train_perceptrons(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> Parameters:
-    """Train a perceptron on each input of the vectors and return their best parameters.
+    """Train a perceptron on each input of the vectors. Return the best parameters of all.
 
-    train, held_out: sentences by number.  progress: called as progress(done, total), in epochs.
+    train, held_out: indices of sentences. progress: called as progress(done, total), in epochs.
 
-    Raises `OptionError` for a recipe out of range or no sentences, `ArrayError` where a loss is not finite.
+    Raises `OptionError` for a recipe out of range and for no sentences, and `ArrayError` if a loss is not finite.
 
     Source: Voita and Titov 2020.
     """
     how = PerceptronRecipe() if recipe is None else recipe
     _check(how, train, held_out)
-    best = _drawn(vectors, how, seed, device, dtype)
-    watch = _Watch(how, vectors.inputs)
-    parameters = [values.clone().requires_grad_() for values in best]
-    adam = _Adam(how, parameters)
-    active = list(range(vectors.inputs))
+    drawn = [values.requires_grad_() for values in _drawn(vectors, how, seed, device, dtype)]
+    optimiser = Optimiser(drawn, how.schedule, betas=how.betas, epsilon=how.epsilon)
     for epoch in range(how.epochs):
         if progress is not None:
             progress(epoch, how.epochs)
-        rates = torch.tensor([watch.rates[probe] for probe in active], dtype=dtype, device=device)
         for part in shuffled_batches(train, how.batch, np.random.default_rng([seed, epoch])):
-            read, gold = read_batch(vectors, part, active, device, dtype)
+            read, gold = read_batch(vectors, part, optimiser.active, device, dtype)
+            parameters = optimiser.parameters
             loss = target_losses(scores(parameters, read), gold, vectors.loss).sum() / len(part)
-            adam.step(parameters, torch.autograd.grad(loss, parameters), rates)
-        losses = nats(parameters, vectors, held_out, active) / len(held_out)
+            optimiser.step(torch.autograd.grad(loss, parameters))
+        losses = nats(optimiser.parameters, vectors, held_out, optimiser.active) / len(held_out)
         if not np.isfinite(losses).all():
+            wrong = optimiser.active[int(np.flatnonzero(~np.isfinite(losses))[0])]
             raise ArrayError(
-                f"input {active[int(np.flatnonzero(~np.isfinite(losses))[0])]} has a loss of nan or infinity in epoch "
-                f"{epoch + 1}; the vectors are too large, or not finite"
+                f"input {wrong} has a loss of nan or infinity in epoch {epoch + 1}; the vectors are too large, or not "
+                "finite"
             )
-        going = []
-        for place, (probe, value) in enumerate(zip(active, losses.tolist(), strict=True)):
-            if watch.better(probe, epoch, value):
-                for kept, own in zip(best, parameters, strict=True):
-                    kept[probe] = own[place].detach()
-            if not watch.done(probe, epoch):
-                going.append(place)
-        if len(going) < len(active):
-            active = [active[place] for place in going]
-            parameters = [values.detach()[going].requires_grad_() for values in parameters]
-            adam.keep(going)
-        if not active:
+        optimiser.validated(losses.tolist())
+        if not optimiser.active:
             break
     if progress is not None:
         progress(how.epochs, how.epochs)
-    return best
+    return optimiser.best
 
 
 def scores(parameters: Sequence[Tensor], vectors: Tensor) -> Tensor:
-    """The scores (probes, targets, labels) of vectors (probes, targets, width)."""
+    """Return the scores (probes, targets, labels) of vectors (probes, targets, width)."""
     found = vectors
     for place, (weights, biases) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
         found = torch.baddbmm(biases, torch.relu(found) if place else found, weights)
@@ -160,7 +162,7 @@ def nats(
     sentences: NDArray[np.int64],
     inputs: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """The nats of the labels of some sentences, (probes,), each probe on its input."""
+    """Return the cost of the labels of some sentences in nats, (probes,), each probe on its own input."""
     chosen = range(vectors.inputs) if inputs is None else inputs
     weights = parameters[0]
     total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
@@ -171,61 +173,10 @@ def nats(
     return found
 
 
-class _Watch:
-    """Of every probe the learning rate, and when it was best."""
-
-    def __init__(self, recipe: PerceptronRecipe, probes: int) -> None:
-        self.recipe = recipe
-        self.rates = [recipe.learning_rate] * probes
-        self.plateau = [math.inf] * probes
-        self.best = [math.inf] * probes
-        self.best_epoch = [-1] * probes
-
-    def better(self, probe: int, epoch: int, loss: float) -> bool:
-        """Whether the weights of this epoch are to be kept; lowers the learning rate where need be."""
-        if loss < self.plateau[probe] * (1 - self.recipe.decay_threshold):
-            self.plateau[probe] = loss
-        else:
-            self.rates[probe] *= self.recipe.decay
-        if loss < self.best[probe] - self.recipe.improvement:
-            self.best[probe], self.best_epoch[probe] = loss, epoch
-            return True
-        return False
-
-    def done(self, probe: int, epoch: int) -> bool:
-        """Whether it is time to stop."""
-        return epoch - self.best_epoch[probe] >= self.recipe.patience
-
-
-class _Adam:
-    """Adam, with a learning rate for each probe."""
-
-    def __init__(self, recipe: PerceptronRecipe, parameters: Iterable[Tensor]) -> None:
-        self.recipe = recipe
-        self.moments = [(torch.zeros_like(values), torch.zeros_like(values)) for values in parameters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, parameters: Sequence[Tensor], slopes: Sequence[Tensor], rates: Tensor) -> None:
-        """One step at `rates` (probes,)."""
-        (beta, beta_square), self.steps = self.recipe.betas, self.steps + 1
-        sizes = (rates / (1 - beta**self.steps))[:, None, None]
-        correction = math.sqrt(1 - beta_square**self.steps)
-        for values, slope, (first, second) in zip(parameters, slopes, self.moments, strict=True):
-            first.lerp_(slope, 1 - beta)
-            second.mul_(beta_square).addcmul_(slope, slope, value=1 - beta_square)
-            scale = second.sqrt().div_(correction).add_(self.recipe.epsilon)
-            values.sub_(torch.div(first, scale, out=scale).mul_(sizes))
-
-    def keep(self, going: Sequence[int]) -> None:
-        """Let go of the other probes."""
-        self.moments = [(first[going], second[going]) for first, second in self.moments]
-
-
 def _drawn(
     vectors: LabelledVectors, recipe: PerceptronRecipe, seed: int, device: str | torch.device, dtype: torch.dtype
 ) -> Parameters:
-    """First parameters: uniform within 1/√inputs, as torch begins linear layers, the same for every probe."""
+    """Return initial parameters, the same for every probe: uniform within 1/√inputs, as torch's linear layers."""
     rng = np.random.default_rng(seed)
     drawn = []
     for before, after in itertools.pairwise([vectors.width, *[recipe.hidden] * recipe.hidden_layers, vectors.n_labels]):
@@ -237,7 +188,7 @@ def _drawn(
 
 
 def _check(recipe: PerceptronRecipe, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> None:
-    """Raise `OptionError` for what cannot be trained."""
+    """Raise `OptionError` for a recipe out of range and for empty sets of sentences."""
     if not recipe.learning_rate > 0:
         raise OptionError(f"the learning rate is {recipe.learning_rate:g}; it must be above 0")
     if recipe.hidden < 1 or recipe.hidden_layers < 0 or recipe.epochs < 1 or recipe.batch < 1:

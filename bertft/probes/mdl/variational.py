@@ -1,16 +1,17 @@
 """Description length by the variational code: the bits of a probe's weights and of the labels given the weights.
 
-The probe is a multilayer perceptron whose weights are random: the input i of a layer is multiplied by a scale z_i,
-normal with a mean and a variance that are learned, and every weight and bias is normal too.  What the weights cost is
-the divergence of these posteriors from priors: the improper normal-Jeffreys prior p(z) ~ 1/|z| for the scales, by the
-approximation of Molchanov et al., and N(0, 1) for weights and biases.  Training minimises that cost plus the
-cross-entropy of the labels; the code length is their sum at the end, with the labels coded by the posterior means.
+The probe is a multilayer perceptron with random weights. Input i of a layer is multiplied by a scale z_i, normally
+distributed with a learned mean and variance. Every weight and bias is normally distributed too. The cost of the weights
+is the divergence of these posteriors from their priors: the improper normal-Jeffreys prior p(z) ~ 1/|z| for the scales,
+by the approximation of Molchanov et al., and N(0, 1) for weights and biases. Training minimises this cost plus the
+cross-entropy of the labels. The code length is their sum at the end, with the labels coded by the posterior means.
 
-An input whose scale is mostly noise, alpha = var z / (mean z)^2 large, costs next to nothing and can be left out, which
-says how large a probe the labels need.
+An input whose scale is mostly noise, with a large alpha = var z / (mean z)^2, costs almost nothing and can be pruned.
+The inputs that are left show how large a probe the labels need.
 
-Probes of several inputs (layers, say) are one parameter each, (probes, ...), and are trained side by side on the same
-batches, first weights and noise: each becomes what it would have become by itself.
+Probes of several inputs, for instance layers, are trained side by side as parameters (probes, ...), from the same
+initial weights, on the same batches and with the same noise. Probes trained together give the same result as probes
+trained alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ MOLCHANOV = (0.63576, 1.87320, 1.48695)
 
 FIRST_LOG_VARIANCE = -9.0
 FIRST_SPREAD = 0.01
-"""Standard deviation around which scales and log-variances begin."""
+"""The standard deviation of the initial scales and log-variances."""
 
 _TINY = 1e-8
-"""Keeps log alpha finite where the mean of a scale crosses zero."""
+"""Keeps log alpha finite when the mean of a scale crosses zero."""
 
 
 @dataclass(frozen=True)
 class VariationalRecipe:
-    """How the probe is shaped and trained; the defaults are those of Voita and Titov's code.
+    """The shape and training of the probe. The defaults are those of Voita and Titov's code.
 
-    Adam at a constant rate, no dropout and no early stopping.  `variance_clip` bounds the variances of the first
-    layer's weights and biases after every step.  Their code has a bound of 0.04 that its training loop does not apply:
-    with it no weight of that layer costs less than 1.63 bits, in all more than the whole code that they print.
-    `thresholds`, one a layer, are of log alpha: inputs at or above them are pruned.
+    The optimiser is Adam at a constant learning rate, without dropout and early stopping. `variance_clip` bounds the
+    variances of the first layer's weights and biases after every step. Their code has a bound of 0.04, which its
+    training loop does not apply. With it, no weight of that layer costs less than 1.63 bits, in sum more than the whole
+    code that they print. `thresholds`, one a layer, apply to log alpha: inputs at or above them are pruned.
     """
 
     hidden: int = 1000
@@ -66,7 +67,7 @@ class VariationalRecipe:
 
 @dataclass(frozen=True)
 class VariationalCode:
-    """The code of one probe's weights and labels.
+    """The code of a probe's weights and of the labels given the weights.
 
     >>> code = VariationalCode(2 * math.log(2), 6 * math.log(2), targets=8, uniform_bits_per_target=2.0)
     >>> round(code.codelength_bits, 9), code.uniform_bits, round(code.compression, 9)
@@ -80,50 +81,50 @@ class VariationalCode:
     targets: int
     uniform_bits_per_target: float
     kept: tuple[int, ...] = ()
-    """Where thresholds were given, the inputs of each layer that are left."""
+    """The number of inputs of each layer that are left after pruning; empty without thresholds."""
     loss_nats: tuple[float, ...] = ()
-    """Weights plus labels, with sampled weights, by epoch."""
+    """The nats of weights and labels by epoch, with sampled weights."""
 
     @property
     def weight_bits(self) -> float:
-        """What the weights take."""
+        """The bits of the weights."""
         return self.weight_nats / math.log(2)
 
     @property
     def label_bits(self) -> float:
-        """What the labels take given the weights."""
+        """The bits of the labels given the weights."""
         return self.label_nats / math.log(2)
 
     @property
     def codelength_bits(self) -> float:
-        """The description length of all labels."""
+        """The description length: the bits of weights and labels."""
         return self.weight_bits + self.label_bits
 
     @property
     def uniform_bits(self) -> float:
-        """The length of the same labels by the uniform code."""
+        """The bits of the same labels by the uniform code."""
         return self.targets * self.uniform_bits_per_target
 
     @property
     def compression(self) -> float:
-        """How many times shorter the code is than the uniform one."""
+        """The ratio of the uniform code's length to this code's."""
         return ratio(self.uniform_bits, self.codelength_bits)
 
     @property
     def released_kbits(self) -> float:
-        """What the released code calls the code length in kbits: nats over 1024."""
+        """The code length that the released code prints in kbits: nats over 1024."""
         return (self.weight_nats + self.label_nats) / RELEASED_KBIT
 
     @property
     def released_compression(self) -> float:
-        """What the released code calls compression: bits of the uniform code over nats."""
+        """The compression that the released code prints: bits of the uniform code over nats."""
         return ratio(self.uniform_bits, self.weight_nats + self.label_nats)
 
 
 def scale_divergence(log_alpha: Tensor) -> Tensor:
-    """The nats that a normal scale takes under the normal-Jeffreys prior, by the ratio alpha of its variance to mean².
+    """Return the nats of a normal scale under the normal-Jeffreys prior, given the log of alpha = variance / mean².
 
-    An approximation whose error is below 0.009 nats; 0 where the scale is all noise.
+    The error of the approximation is below 0.009 nats. The cost tends to 0 as alpha grows.
 
     >>> [round(nats, 3) for nats in scale_divergence(torch.tensor([-9.0, 30.0])).tolist()]
     [5.136, 0.0]
@@ -131,22 +132,22 @@ def scale_divergence(log_alpha: Tensor) -> Tensor:
     Source: Molchanov et al. 2017, equation 14.
     """
     k1, k2, k3 = MOLCHANOV
-    # k1 (1 - sigmoid(t)) = k1 sigmoid(-t) keeps its digits where both are near 1.
+    # k1 (1 - sigmoid(t)) = k1 sigmoid(-t), which does not cancel where the sigmoid is near 1.
     return k1 * torch.sigmoid(-k2 - k3 * log_alpha) - 0.5 * functional.logsigmoid(log_alpha)
 
 
 def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The nats that normals take under N(0, 1).
+    """Return the nats of normal distributions under the prior N(0, 1).
 
     >>> normal_divergence(torch.tensor(1.0), torch.tensor(0.0)).item()
     0.5
     """
-    # expm1: near variance 1 the sum would cancel.
+    # expm1 avoids cancellation near variance 1.
     return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
 
 
 class BayesianLinear(nn.Module):
-    """Linear layers of several probes whose inputs are scaled at random and whose weights are normal.
+    """Linear layers of several probes, with random scales of the inputs and normally distributed weights.
 
     Source: Louizos et al. 2017, the group normal-Jeffreys prior.
     """
@@ -165,7 +166,7 @@ class BayesianLinear(nn.Module):
         self.log_clip = None if variance_clip is None else math.log(variance_clip)
 
         def drawn(mean: float, deviation: float, *shape: int) -> nn.Parameter:
-            # Drawn once, on the CPU and in double: every probe begins alike, whatever the device and the type.
+            # Drawn once, on the CPU and in float64: the same for every probe, device and type.
             noise = torch.randn(shape, generator=generator, dtype=torch.float64)
             return nn.Parameter((mean + deviation * noise).to(dtype).expand(probes, *shape).clone())
 
@@ -177,9 +178,9 @@ class BayesianLinear(nn.Module):
         self.bias_log_variance = drawn(FIRST_LOG_VARIANCE, FIRST_SPREAD, outputs)
 
     def forward(self, vectors: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """(probes, n, inputs) to (probes, n, outputs), by the posterior means or, with `noise`, by sampled weights.
+        """Map (probes, n, inputs) to (probes, n, outputs), by the posterior means or, with `noise`, by sampled weights.
 
-        Samples differ from row to row: of each output only mean and variance are computed, and the output is drawn.
+        Samples differ between rows. Only the mean and variance of each output are computed, and the output is drawn.
         """
         if noise is None:
             return torch.baddbmm(self.bias_mean.unsqueeze(1), vectors * self.scale_mean.unsqueeze(1), self.weight_mean)
@@ -192,11 +193,11 @@ class BayesianLinear(nn.Module):
         return mean + variance.sqrt() * _noise(mean, noise)
 
     def log_alpha(self) -> Tensor:
-        """The log of variance over squared mean of each input's scale, (probes, inputs)."""
+        """Return the log of variance over squared mean of each input's scale, (probes, inputs)."""
         return self.scale_log_variance - torch.log(self.scale_mean.square() + _TINY)
 
     def divergence(self) -> Tensor:
-        """The nats of scales, weights and biases, (probes,)."""
+        """Return the nats of scales, weights and biases, (probes,)."""
         return (
             scale_divergence(self.log_alpha()).sum(dim=1)
             + normal_divergence(self.weight_mean, self.weight_log_variance).sum(dim=(1, 2))
@@ -205,7 +206,7 @@ class BayesianLinear(nn.Module):
 
     @torch.no_grad()
     def clip_variances(self) -> None:
-        """Bring the variances of weights and biases back below the bound, after a step."""
+        """Clip the variances of weights and biases to the bound."""
         if self.log_clip is not None:
             self.weight_log_variance.clamp_(max=self.log_clip)
             self.bias_log_variance.clamp_(max=self.log_clip)
@@ -234,31 +235,31 @@ class BayesianPerceptron(nn.Module):
         )
 
     def forward(self, vectors: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """Scores (probes, n, labels) of vectors (probes, n, width)."""
+        """Return scores (probes, n, labels) of vectors (probes, n, width)."""
         scores = vectors
         for place, layer in enumerate(self.layers):
             scores = layer(torch.relu(scores) if place else scores, noise)
         return scores
 
     def divergence(self) -> Tensor:
-        """The nats of all weights, (probes,)."""
+        """Return the nats of all weights, (probes,)."""
         found: Tensor = torch.stack([layer.divergence() for layer in self.bayesian]).sum(dim=0)
         return found
 
     def clip_variances(self) -> None:
-        """Bring variances back below their bounds."""
+        """Clip the variances of all layers to their bounds."""
         for layer in self.bayesian:
             layer.clip_variances()
 
     def kept(self, thresholds: Sequence[float]) -> list[tuple[int, ...]]:
-        """Of each probe the number of inputs of each layer whose log alpha is below the layer's threshold."""
+        """Return, for each probe, the number of inputs of each layer whose log alpha is below the layer's threshold."""
         alphas = zip(self.bayesian, thresholds, strict=True)
         counts = [(layer.log_alpha() < threshold).sum(dim=1).tolist() for layer, threshold in alphas]
         return list(zip(*counts, strict=True))
 
     @property
     def bayesian(self) -> list[BayesianLinear]:
-        """The layers, as what they are."""
+        """The layers, with their type."""
         return [layer for layer in self.layers if isinstance(layer, BayesianLinear)]
 
 
@@ -273,13 +274,13 @@ def variational_codes(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> list[VariationalCode]:
-    """Train a Bayesian perceptron on each input of the vectors, and return the code of the labels with each.
+    """Train a Bayesian perceptron on each input of the vectors, and return the code of the labels by each.
 
-    sentences: those to code, by default all that have targets.  progress: called as progress(done, total), in epochs.
+    sentences: those to code, by default all that have targets. progress: called as progress(done, total), in epochs.
 
-    Raises `OptionError` for a recipe out of range, `DataError` where there are no targets, `ArrayError` where a loss
-    is not finite.  Warns, with a `PrecisionWarning`, where there are too few steps for what the weights cost to come
-    down: a step of Adam moves a log-variance by about the learning rate, and they have to rise from -9.
+    Raises `OptionError` for a recipe out of range, `DataError` if there are no targets, and `ArrayError` if a loss is
+    not finite. Warns with a `PrecisionWarning` if there are too few steps for the cost of the weights to converge. One
+    step of Adam changes a log-variance by about the learning rate, and log-variances must rise from -9.
 
     >>> codes = variational_codes(vectors, uniform_bits(45, several=False))  # doctest: +SKIP
     >>> [round(code.compression, 2) for code in codes]  # doctest: +SKIP
@@ -298,37 +299,15 @@ def variational_codes(
     if steps * how.learning_rate < -FIRST_LOG_VARIANCE:
         warnings.warn(
             f"{steps:,} steps at a learning rate of {how.learning_rate:g} are too few for the weights of the "
-            f"variational code, whose log-variances begin at {FIRST_LOG_VARIANCE:g}: what they cost is too much; give "
-            "more epochs, or a higher rate",
+            f"variational code, whose log-variances begin at {FIRST_LOG_VARIANCE:g}: their cost is too high; give more "
+            "epochs, or a higher learning rate",
             PrecisionWarning,
             stacklevel=2,
         )
     model = BayesianPerceptron(vectors.inputs, vectors.width, vectors.n_labels, how, _seeded(seed), dtype=dtype)
     model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=how.learning_rate)
-    noise = _seeded(seed, device)
+    losses = _train(model, vectors, chosen, how, seed, progress)
     every = range(vectors.inputs)
-    losses: list[list[float]] = []
-    for epoch in range(how.epochs):
-        if progress is not None:
-            progress(epoch, how.epochs)
-        labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=device)
-        for part in shuffled_batches(chosen, how.batch, np.random.default_rng([seed, epoch])):
-            read, gold = read_batch(vectors, part, every, device, dtype)
-            nats = target_losses(model(read, noise), gold, vectors.loss).sum(dim=1)
-            loss = nats + model.divergence() * (read.shape[1] / targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            model.clip_variances()
-            labels += nats.detach()
-        with torch.no_grad():
-            losses.append((labels + model.divergence()).tolist())
-        if not np.isfinite(losses[-1]).all():
-            raise ArrayError(
-                f"the loss is {losses[-1]} in epoch {epoch + 1}; the vectors are too large, or not finite, or the "
-                f"learning rate, {how.learning_rate:g}, is too high"
-            )
     with torch.no_grad():
         labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=device)
         for part in batches_in_order(vectors, chosen):
@@ -351,8 +330,45 @@ def variational_codes(
     ]
 
 
+def _train(
+    model: BayesianPerceptron,
+    vectors: LabelledVectors,
+    sentences: NDArray[np.int64],
+    recipe: VariationalRecipe,
+    seed: int,
+    progress: PhaseProgress | None,
+) -> list[list[float]]:
+    """Train the probes in place. Return the nats of weights and labels, (epochs, probes)."""
+    like = next(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    noise = _seeded(seed, like.device)
+    targets = int(vectors.targets[sentences].sum())
+    losses: list[list[float]] = []
+    for epoch in range(recipe.epochs):
+        if progress is not None:
+            progress(epoch, recipe.epochs)
+        labels = torch.zeros(vectors.inputs, dtype=torch.float64, device=like.device)
+        for part in shuffled_batches(sentences, recipe.batch, np.random.default_rng([seed, epoch])):
+            read, gold = read_batch(vectors, part, range(vectors.inputs), like.device, like.dtype)
+            nats = target_losses(model(read, noise), gold, vectors.loss).sum(dim=1)
+            loss = nats + model.divergence() * (read.shape[1] / targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            model.clip_variances()
+            labels += nats.detach()
+        with torch.no_grad():
+            losses.append((labels + model.divergence()).tolist())
+        if not np.isfinite(losses[-1]).all():
+            raise ArrayError(
+                f"the loss is {losses[-1]} in epoch {epoch + 1}; the vectors are too large, or not finite, or the "
+                f"learning rate, {recipe.learning_rate:g}, is too high"
+            )
+    return losses
+
+
 def _check(recipe: VariationalRecipe) -> None:
-    """Raise `OptionError` for a recipe that cannot be followed."""
+    """Raise `OptionError` for a recipe out of range."""
     if not recipe.learning_rate > 0:
         raise OptionError(f"the learning rate is {recipe.learning_rate:g}; it must be above 0")
     if recipe.hidden < 1 or recipe.hidden_layers < 0 or recipe.epochs < 1 or recipe.batch < 1:
@@ -367,7 +383,7 @@ def _check(recipe: VariationalRecipe) -> None:
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal rows, (1, n, width), the same for every probe."""
+    """Return standard normal noise, (1, n, width), the same for every probe."""
     return torch.randn((1, *like.shape[1:]), generator=generator, dtype=like.dtype, device=like.device)
 
 

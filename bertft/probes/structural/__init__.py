@@ -1,7 +1,9 @@
-"""Structural probes: distances and depths of the dependency tree, read off word vectors (Hewitt and Manning 2019).
+"""Structural probes: distances and depths in the dependency tree, predicted from word vectors.
 
-`Examples` holds sentences with their gold trees, `train_probes` trains a probe a layer, all together, and
-`evaluate_probes` gives their scores. `evaluate_distances` and `evaluate_depths` score any predictions.
+`Examples` holds sentences with their gold trees. `train_probes` trains one probe a layer, all of them together, and
+`evaluate_probes` scores them. `evaluate_distances` and `evaluate_depths` score any predictions.
+
+Source: Hewitt and Manning 2019.
 """
 
 from __future__ import annotations

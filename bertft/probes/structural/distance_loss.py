@@ -1,4 +1,4 @@
-"""The L1 loss of distance probes as a step that torch differentiates: loss and gradient are found in one pass."""
+"""The L1 loss of distance probes as a differentiable operation of torch. Loss and gradient are computed in one pass."""
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLOATS = (torch.float32, torch.float64)
 def losses_and_gradient(
     projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, backend: str = "auto"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of every layer and sentence, (layers, batch), and the gradient of their sum by `projected`."""
+    """Return the loss of every layer and sentence, (layers, batch), and the gradient of their sum by `projected`."""
     ops = kernels.select(str(projected.device), backend)
     given: tuple[Any, ...] = projected.detach(), gold, lengths
     if ops.arrays == "torch":
@@ -29,7 +29,7 @@ def losses_and_gradient(
 
 
 class _DistanceLoss(torch.autograd.Function):
-    """Its gradient is computed together with the loss, which costs one product of matrices more, and then scaled."""
+    """The gradient is computed with the loss, at the cost of one more matrix product, and scaled in `backward`."""
 
     @staticmethod
     def forward(
@@ -50,13 +50,15 @@ class _DistanceLoss(torch.autograd.Function):
 def distance_loss(
     projected: torch.Tensor, gold: torch.Tensor, lengths: torch.Tensor, *, backend: str = "auto"
 ) -> torch.Tensor:
-    """The L1 loss of squared distances between projected words against those in the tree, (layers, batch).
+    """Return the L1 loss of squared distances between projected words against those in the tree, (layers, batch).
 
-    `projected` is (layers, batch, n, rank), float32 or, on the CPU, float64; `gold` (batch, n, n); `lengths` (batch,)
-    whole numbers up to n.  Words and cells beyond a length are not read and get gradient 0.  A sentence's loss is the
-    mean of |distance - gold| over all pairs of its words, (i, i) and both orders included, as in the reference code.
-    It can be differentiated once, with respect to `projected`; on a GPU no predicted distance is stored.  Raises
-    `ArrayError` for shapes, types, devices and lengths, and `BackendError` where the backend cannot serve.
+    `projected` is (layers, batch, n, rank), float32 or, on the CPU, float64. `gold` is (batch, n, n). `lengths`
+    (batch,) are whole numbers up to n. Values beyond a length are not read and get gradient 0.
+
+    The loss of a sentence is the mean of |distance - gold| over all n² pairs of its words, as in the reference code. It
+    can be differentiated once, with respect to `projected`. On a GPU, no predicted distance is stored.
+
+    Raises `ArrayError` for wrong shapes, types, devices and lengths, and `BackendError` if the backend cannot be used.
 
     >>> words = torch.tensor([[[[0.0], [1.0], [3.0]]]], requires_grad=True)  # squared distances 1, 4 and 9
     >>> loss = distance_loss(words, torch.tensor([[[0, 1, 2], [1, 0, 1], [2, 1, 0]]]), torch.tensor([3]))
@@ -79,10 +81,10 @@ def distance_loss(
         raise ArrayError(f"lengths has type {lengths.dtype}; expected whole numbers")
     if gold.device != projected.device:
         raise ArrayError(
-            f"projected lies on {projected.device} and gold on {gold.device}; move gold to where words lie"
+            f"projected is on {projected.device} and gold on {gold.device}; move gold to the device of projected"
         )
     if lengths.device.type == "cpu":
-        # Those on a GPU are not looked at, which would wait for it.
+        # Lengths on a GPU are not checked: reading them would synchronise with it.
         wrong = (lengths < 0) | (lengths > n)
         if wrong.any():
             sentence = int(wrong.int().argmax())

@@ -1,20 +1,20 @@
-"""How well predicted distances and depths tell the syntax tree of a sentence, by the measures of Hewitt and Manning.
+"""Evaluation of predicted distances and depths against syntax trees, by the measures of Hewitt and Manning.
 
-*Spearman* (DSpr, NSpr): the rank correlation of predicted and gold values, a row of distances a word (the word's zero
-distance to itself and the punctuation included), a row of depths a sentence; averaged over all rows of the sentences of
-one length, and these averages, unweighted, over the lengths 5 to 50.  A row where one side is constant has no rank
-correlation: it is left out and counted.
+*Spearman* (DSpr, NSpr): the rank correlation of predicted and gold values. Distances have one row a word, which
+includes the zero distance of the word to itself and punctuation. Depths have one row a sentence. The correlations are
+averaged over all rows of the sentences of one length, and these averages, unweighted, over the lengths 5 to 50. A row
+whose predicted or gold values are constant has no rank correlation. It is left out and counted.
 
-*UUAS*: of the gold edges between kept words, the share found in the spanning tree of the predicted distances between
-kept words; all sentences' edges count alike, whatever the length.
+*UUAS*: the share of the gold edges between kept words that are in the minimum spanning tree of the predicted distances
+between kept words. Every edge has the same weight, whatever the length of its sentence.
 
-*Root accuracy*: how often the kept word of the lowest predicted depth is the root.
+*Root accuracy*: the share of sentences where the kept word of the lowest predicted depth is the root.
 
-Two presets differ in the gold edges.  `paper`: the spanning tree of the gold distances between kept words, which is the
-treebank's own tree only where no word left out has a dependent.  `today`: the treebank's edges with both ends kept.
-Give each its own masks, see `keep_masks`.
+The two presets differ in the gold edges. `paper`: the minimum spanning tree of the gold distances between kept words.
+It is the tree of the treebank only if no word left out has a dependent. `today`: the edges of the treebank whose two
+words are kept. Each preset has its own masks, see `keep_masks`.
 
-Results add up: `merge` two, and they are those of both sets of sentences.
+Results can be merged: `merge` gives the result over the sentences of both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bertft.kernels.placement import where_faster
 from bertft.probes.structural.punctuation import check_preset
 
 LENGTHS = range(5, 51)
-"""Lengths of sentences whose rank correlations are averaged."""
+"""The lengths of sentences over which rank correlations are averaged."""
 
 _Result = TypeVar("_Result", bound="_Evaluation")
 _Ranks = tuple[dict[int, float], dict[int, int], int]
@@ -43,9 +43,9 @@ _Ranks = tuple[dict[int, float], dict[int, int], int]
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Sums and counts by length of sentence of the rows that have a rank correlation, and how many have none.
+    """Sums and counts of rank correlations by length of sentence, and the number of rows that have none.
 
-    Rows of one-word sentences, which cannot have one, are in neither.
+    Rows of one-word sentences, which cannot have a rank correlation, are not counted.
     """
 
     spearman_sums: Mapping[int, float]
@@ -54,7 +54,7 @@ class _Evaluation:
 
     @property
     def spearman_by_length(self) -> dict[int, float]:
-        """The mean rank correlation of the rows of the sentences of each length, 2 and up."""
+        """The mean rank correlation over the rows of the sentences of each length, from 2."""
         return {length: total / self.spearman_counts[length] for length, total in self.spearman_sums.items()}
 
     @property
@@ -65,13 +65,13 @@ class _Evaluation:
         return _ratio(math.fsum(means), len(means), what)
 
     def merge(self: _Result, other: _Result) -> _Result:
-        """The result over the sentences of both."""
+        """Return the result over the sentences of both."""
         return type(self)(*(_add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class DistanceEvaluation(_Evaluation):
-    """What `evaluate_distances` found.  Edges are undirected and between kept words; `correct_edges` are in both."""
+    """The result of `evaluate_distances`. Edges are undirected and between kept words."""
 
     correct_edges: int
     predicted_edges: int
@@ -79,20 +79,20 @@ class DistanceEvaluation(_Evaluation):
 
     @property
     def uuas(self) -> float:
-        """Undirected unlabelled attachment score, correct edges over gold edges; nan, with a warning, without any."""
+        """The undirected unlabelled attachment score, correct over gold edges; nan, with a warning, without any."""
         return _ratio(self.correct_edges, self.gold_edges, "no sentence has a gold edge between kept words")
 
 
 @dataclass(frozen=True)
 class DepthEvaluation(_Evaluation):
-    """What `evaluate_depths` found."""
+    """The result of `evaluate_depths`."""
 
     correct_roots: int
     sentences: int
 
     @property
     def root_accuracy(self) -> float:
-        """The share of sentences whose root was found; nan, with a warning, without any sentence."""
+        """The share of sentences whose root was found; nan, with a warning, if there is no sentence."""
         return _ratio(self.correct_roots, self.sentences, "there is no sentence")
 
 
@@ -106,12 +106,15 @@ def evaluate_distances(
     *,
     backend: str = "auto",
 ) -> DistanceEvaluation:
-    """Spearman and UUAS of predicted distances between words against those in the tree.
+    """Evaluate predicted distances between words against those in the tree: Spearman and UUAS.
 
-    `predicted` and `gold` are (batch, n, n), `lengths` (batch,), `keep` (batch, n) bool: words that are no punctuation,
-    all by default.  Cells beyond a length are not read.  Preset "today" needs `gold_heads` (batch, n), each word's head
-    as CoNLL-U has it: counted from 1, 0 for the root.  NumPy arrays, torch tensors, or anything with DLPack.  Raises
-    `ArrayError` for shapes, types, lengths, heads, and a nan (its sentence and words named), `OptionError` for presets.
+    `predicted` and `gold` are (batch, n, n), `lengths` (batch,). `keep` (batch, n) is True for words that are not
+    punctuation, by default for all. Values beyond a length are not read. The preset "today" needs `gold_heads`
+    (batch, n), the head of each word as in CoNLL-U: counted from 1, 0 for the root. Arrays may be NumPy arrays, torch
+    tensors, or anything with DLPack.
+
+    Raises `ArrayError` for wrong shapes, types, lengths and heads, and for a nan, whose sentence and words it names.
+    Raises `OptionError` for an unknown preset, and for heads that do not go with it.
 
     >>> import numpy as np
     >>> gold = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))[None]  # each word hangs from the one before
@@ -136,7 +139,7 @@ def evaluate_distances(
     heads = None if gold_heads is None else _kept_parents(_heads(gold_heads, inside), keep & inside)
 
     def ranks_and_trees(ops: kernels.Operations, predicted: Any, gold: Any) -> tuple[_Ranks, Any, Any]:
-        # What is found of the distances, a number a word, comes to the CPU, wherever they are.
+        # Results are one number a word, so they are moved to the CPU. The distances stay where they are.
         found = host(ops.row_spearman(predicted.reshape(-1, n), gold.reshape(-1, n), row_lengths))
         ranks = _rank_fields(found.reshape(batch, n), lengths, predicted, gold)
         parents = host(ops.spanning_trees(predicted, lengths, keep))
@@ -146,7 +149,7 @@ def evaluate_distances(
         ranks, parents, gold_parents = where_faster(ranks_and_trees, device, predicted, gold)
     else:
         ranks, parents, gold_parents = ranks_and_trees(kernels.select(device, backend), predicted, gold)
-    # An edge of the predicted tree is in the gold tree as it stands or turned around.
+    # An edge of the predicted tree may be in the gold tree in either direction.
     edges = parents >= 0
     back = gold_parents.take(parents.clip(0) + np.arange(0, batch * n, n)[:, None])
     found = (gold_parents == parents) | (back == np.arange(n))
@@ -161,12 +164,14 @@ def evaluate_distances(
 def evaluate_depths(
     predicted: Any, gold: Any, lengths: Any, keep: Any = None, preset: str = "paper", *, backend: str = "auto"
 ) -> DepthEvaluation:
-    """Spearman and root accuracy of predicted depths of words against those in the tree, where the root has depth 0.
+    """Evaluate predicted depths of words against those in the tree: Spearman and root accuracy. The root has depth 0.
 
-    `predicted` and `gold` are (batch, n), `lengths` (batch,), `keep` (batch, n) bool: words that are no punctuation,
-    all by default; where it leaves out a whole sentence, all its words can be its root.  The presets differ by their
-    masks alone.  Raises `ArrayError` for shapes, types, lengths, a nan (its sentence and word named) and a sentence
-    without a root, `OptionError` for an unknown preset.
+    `predicted` and `gold` are (batch, n), `lengths` (batch,). `keep` (batch, n) is True for words that are not
+    punctuation, by default for all. If no word of a sentence is kept, any of its words may be predicted as the root.
+    The presets differ only in their masks.
+
+    Raises `ArrayError` for wrong shapes, types and lengths, for a nan, whose sentence and word it names, and for a
+    sentence without a root. Raises `OptionError` for an unknown preset.
 
     >>> found = evaluate_depths([[0.9, 0.1, 0.7, 2.5, 1.1]], [[1, 0, 1, 2, 1]], [5])
     >>> round(found.spearman, 4), found.root_accuracy
@@ -179,7 +184,7 @@ def evaluate_depths(
     batch, n = predicted.shape
     keep = _mask(keep, batch, n)
     inside = np.arange(n) < lengths[:, None]
-    if backend == "auto":  # roots are looked for on the CPU, so that depths come there in any case
+    if backend == "auto":  # the root is searched for on the CPU, so the depths are moved there in any case
         predicted, gold, device = host(predicted), host(gold), "cpu"
     ops = kernels.select(device, backend)
     correlations = host(ops.row_spearman(predicted, gold, lengths))[:, None]
@@ -192,14 +197,14 @@ def evaluate_depths(
         raise ArrayError(f"sentence {sentence} has no word of gold depth 0; a root has depth 0, count depths from it")
     candidates = keep & inside
     candidates |= inside & ~candidates.any(axis=1, keepdims=True)
-    # A prediction may be infinite too: of the candidates with the lowest depth the first.
+    # Predictions may be infinite. Among candidates of the same lowest depth, the first is taken.
     lowest = np.where(candidates, predicted, np.inf).min(axis=1, keepdims=True)
     found = np.argmax(candidates & (predicted == lowest), axis=1)
     return DepthEvaluation(*ranks, correct_roots=int(np.sum(found == roots.argmax(axis=1))), sentences=batch)
 
 
 def _batch(predicted: Any, gold: Any, lengths: Any, dimensions: int) -> tuple[Any, Any, NDArray[np.int64], str]:
-    """The arrays of one evaluation, checked, and the device they lie on."""
+    """Check the arrays of one evaluation. Return them with the device they are on."""
     predicted, device = padded(predicted, "predicted", (None,) * dimensions)
     shape = tuple(predicted.shape)
     if dimensions == 3 and shape[1] != shape[2]:
@@ -209,7 +214,7 @@ def _batch(predicted: Any, gold: Any, lengths: Any, dimensions: int) -> tuple[An
     gold, gold_device = padded(gold, "gold", shape)
     if gold_device != device:
         raise ArrayError(
-            f"predicted lies on {device} and gold on {gold_device}; move one of them to the other's device"
+            f"predicted is on {device} and gold on {gold_device}; move one of them to the device of the other"
         )
     lengths = _whole(lengths, "lengths", shape[:1])
     wrong = (lengths < 1) | (lengths > shape[1])
@@ -253,27 +258,27 @@ def _heads(gold_heads: Any, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
             f"word {word} of sentence {sentence} has head {heads[sentence, word]}; "
             f"expected 1 to {inside[sentence].sum()}, or 0 for the root"
         )
-    # Each step doubles how far up the tree it leads, and the node above all, 0, leads to itself.
+    # Pointer jumping: each step doubles the number of ancestors that are passed. Node 0, above the root, is its own.
     above = np.pad(np.where(inside, heads, 0), ((0, 0), (1, 0)))
     for _ in range(above.shape[1].bit_length()):
         above = np.take_along_axis(above, above, axis=1)
     if above.any():
         sentence, word = np.argwhere(above)[0]
         raise ArrayError(
-            f"word {word - 1} of sentence {sentence} does not come to the root by its heads, which run in a circle; "
-            "expected a tree, whose root has head 0"
+            f"the heads above word {word - 1} of sentence {sentence} lead into a cycle, not to the root; expected a "
+            "tree, whose root has head 0"
         )
     return heads
 
 
 def _kept_parents(heads: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Heads counted from 0, and -1 where an end of the edge is not kept."""
+    """Return heads counted from 0, and -1 where one of the two words is not kept."""
     parents = np.where(kept, heads, 0) - 1
     return np.where(np.take_along_axis(kept, parents.clip(0), axis=1), parents, -1)
 
 
 def _rank_fields(correlations: NDArray[np.float64], lengths: NDArray[np.int64], predicted: Any, gold: Any) -> _Ranks:
-    """The fields of `_Evaluation` from correlations (batch, rows), nan where there is none and beyond the rows."""
+    """Return the fields of `_Evaluation` from correlations (batch, rows), which are nan where there is none."""
     defined = ~np.isnan(correlations)
     counts = np.count_nonzero(defined, axis=1)
     rows = np.minimum(lengths, correlations.shape[1])
@@ -291,7 +296,7 @@ def _rank_fields(correlations: NDArray[np.float64], lengths: NDArray[np.int64], 
 
 
 def _refuse_nan(name: str, values: Any, sentences: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-    """Refuses a nan in those sentences with a row without a correlation, the only ones that can hold one."""
+    """Raise `ArrayError` for a nan. Only sentences with a row without a correlation can have one."""
     for sentence in sentences:
         n = lengths[sentence]
         part = values[sentence, :n, :n] if values.ndim == 3 else values[sentence, :n]
@@ -299,7 +304,7 @@ def _refuse_nan(name: str, values: Any, sentences: NDArray[np.int64], lengths: N
         if len(places):
             raise ArrayError(
                 f"{name} is nan in sentence {sentence} at word {', '.join(map(str, places[0]))} (from 0), and nan has "
-                "no rank; find what overflowed, or leave the sentence out"
+                "no rank; look for an overflow, or leave the sentence out"
             )
 
 
@@ -312,5 +317,5 @@ def _add(left: Any, right: Any) -> Any:
 def _ratio(part: float, whole: float, why_not: str) -> float:
     if whole:
         return part / whole
-    warnings.warn(f"{why_not}; the answer is nan", UndefinedWarning, stacklevel=3)
+    warnings.warn(f"{why_not}; the result is nan", UndefinedWarning, stacklevel=3)
     return math.nan

@@ -1,4 +1,4 @@
-"""Sentences with gold trees, padded into batches: what structural probes are trained and evaluated on."""
+"""The data of structural probes: sentences with gold trees, padded into batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertft.data.treebank import Tree
 from bertft.errors import DataError
 
 EVALUATION_WORDS = 2000
-"""Words of a batch, padding included, where nothing is learned and the size of batches is free."""
+"""Words of an evaluation batch, padding included."""
 
 
 class Vectors(Protocol):
@@ -29,14 +29,14 @@ class Vectors(Protocol):
     def padded(
         self, sentences: NDArray[np.int64], layers: Sequence[int] | None = None, *, dtype: DTypeLike = "f4"
     ) -> NDArray[Any]:
-        """The vectors of some sentences, (layers, sentences, n, d), zeros after the end of each."""
+        """Return the vectors of some sentences, (layers, sentences, n, d), padded with zeros."""
 
 
 @dataclass(frozen=True)
 class GoldBatch:
     """The trees of a batch, padded with zeros: lengths (s,), distances (s, n, n), depths (s, n), heads (s, n).
 
-    All are NumPy arrays, but for distances and depths on the device of the predictions that they are compared with.
+    Distances and depths may be on a GPU, with the predictions that they are compared with. The others are NumPy arrays.
     """
 
     trees: tuple[Tree, ...]
@@ -48,7 +48,10 @@ class GoldBatch:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Trees and the vectors of their words; sentence i of one is sentence i of the other, and some have no vectors."""
+    """Trees and the vectors of their words, sentence by sentence. Sentences may have no vectors.
+
+    Raises `DataError` if no sentence has vectors.
+    """
 
     trees: tuple[Tree, ...]
     vectors: Vectors
@@ -62,20 +65,23 @@ class Examples:
         object.__setattr__(self, "_distances", [tree.distances() for tree in self.trees])
 
     def gold(self, sentences: NDArray[np.int64]) -> GoldBatch:
-        """The trees of some sentences."""
+        """Return the trees of some sentences."""
         return pad_trees(
             [self.trees[sentence] for sentence in sentences], [self._distances[sentence] for sentence in sentences]
         )
 
     def shuffled(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Batches of `size` sentences of like length, in random order; which of a length come together is random."""
+        """Return batches of `size` sentences of similar length, in random order.
+
+        Which sentences of one length share a batch is random.
+        """
         kept = self.vectors.kept
         by_length = kept[np.lexsort((rng.random(len(kept)), self.lengths[kept]))]
         batches = [by_length[first : first + size] for first in range(0, len(kept), size)]
         return [batches[place] for place in rng.permutation(len(batches))]
 
     def in_order(self, words: int = EVALUATION_WORDS) -> list[NDArray[np.int64]]:
-        """Batches of at most `words` words, padding included, shortest sentences first."""
+        """Return batches of at most `words` words, padding included, the shortest sentences first."""
         kept = self.vectors.kept
         kept = kept[np.argsort(self.lengths[kept], kind="stable")]
         batches, first = [], 0
@@ -89,7 +95,7 @@ class Examples:
 
 
 def pad_trees(trees: Sequence[Tree], distances: Sequence[NDArray[np.int16]] | None = None) -> GoldBatch:
-    """A batch of trees, whose distances are computed where they are not given."""
+    """Return a batch of trees. Their distances are computed if not given."""
     between = [tree.distances() for tree in trees] if distances is None else distances
     lengths = np.array([len(tree) for tree in trees], dtype=np.int64)
     cells = (len(trees), int(lengths.max()))
@@ -104,8 +110,8 @@ def pad_trees(trees: Sequence[Tree], distances: Sequence[NDArray[np.int16]] | No
 
 
 @dataclass(frozen=True)
-class _OnDevice:
-    """A batch of trees with its tensors where the probes are."""
+class GoldTensors:
+    """A batch of trees, and its tensors on the device of the probes."""
 
     batch: GoldBatch
     lengths: Tensor
@@ -115,29 +121,30 @@ class _OnDevice:
 
 
 @dataclass(frozen=True)
-class _LayerVectors:
+class LayerVectors:
     """The vectors of some layers, (layers, sentences, n, d)."""
 
     layers: tuple[int, ...]
     vectors: Tensor
 
     def padded(self, layer: int) -> Tensor:
+        """Return the vectors of one layer, (sentences, n, d)."""
         return self.vectors[self.layers.index(layer)]
 
     def rows(self, layers: tuple[int, ...]) -> Tensor:
-        """The words of some layers, (layers, sentences · n, d); copied only where it is not all of them in order."""
+        """Return the words of some layers, (layers, sentences * n, d). They are a view if all layers are asked for."""
         rows = self.vectors.flatten(1, 2)
         return rows if layers == self.layers else rows[[self.layers.index(layer) for layer in layers]]
 
 
-def _batches(
+def read_batches(
     examples: Examples,
     plan: Sequence[NDArray[np.int64]],
     layers: Sequence[int],
     device: str | torch.device,
     dtype: torch.dtype,
-) -> Iterator[tuple[_LayerVectors, _OnDevice]]:
-    """The batches of a plan, the next one read while the last is in use."""
+) -> Iterator[tuple[LayerVectors, GoldTensors]]:
+    """Yield the batches of a plan. The next one is read while the current one is in use."""
     chosen = tuple(layers)
     on_disk = getattr(examples.vectors, "dtype", np.dtype(np.float32))
 
@@ -153,5 +160,5 @@ def _batches(
             values = (torch.from_numpy(part).to(device) for part in (gold.distances, gold.depths))
             distances, depths = (part.to(dtype) for part in values)
             lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
-            of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
-            yield of_layer, _OnDevice(gold, lengths, distances, depths, heads)
+            of_layer = LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
+            yield of_layer, GoldTensors(gold, lengths, distances, depths, heads)

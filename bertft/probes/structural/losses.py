@@ -1,12 +1,13 @@
-"""The losses of structural probes with their gradients, for many probes at once and without pairs of vectors.
+"""The losses of structural probes and their gradients, for many probes at once.
 
-A probe maps the vector of word i to p_i = B^T h_i.  Distances are |p_i - p_j|^2 = |p_i|^2 + |p_j|^2 - 2 p_i . p_j, so
-the largest thing ever made is (probes, sentences, n, n), never (…, n, n, rank).  Every loss here is a sum of cells d_ij
-times weights w_ij that are constant where it can be differentiated; its gradient by p_i is 2 sum_j (w_ij + w_ji)
-(p_i - p_j), which for symmetric w is one more product of matrices.
+A probe maps the vector of word i to p_i = B^T h_i. Distances are |p_i - p_j|^2 = |p_i|^2 + |p_j|^2 - 2 p_i . p_j, so
+the largest array is (probes, sentences, n, n), never (..., n, n, rank). The losses of distances are sums of w_ij d_ij
+whose weights are constant wherever the loss is differentiable. The gradient by p_i is
+2 sum_j (w_ij + w_ji) (p_i - p_j), which for symmetric w is one more matrix product.
 
-Each loss takes `projected` (probes, sentences, n, rank), gold values padded with anything, and lengths; it gives the
-loss of every probe, (probes,), averaged over the sentences, and the gradient by `projected`, 0 after a sentence's end.
+Each loss takes `projected` (probes, sentences, n, rank), gold values, and lengths (sentences,). Values after the end of
+a sentence are not used. It returns the loss of each probe, (probes,), averaged over the sentences, and the gradient by
+`projected`, which is 0 after the end of a sentence.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from bertft.probes.structural.distance_loss import losses_and_gradient
 
 
 def squared_distances(projected: Tensor) -> Tensor:
-    """|p_i - p_j|^2 for all words of each sentence, (…, n, n) of (…, n, rank); none below 0, and 0 of a word to itself.
+    """Return |p_i - p_j|^2 for all words of each sentence, (..., n, n) of (..., n, rank).
+
+    No distance is below 0, and that of a word to itself is 0.
 
     >>> squared_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
     [[0.0, 25.0], [25.0, 0.0]]
     """
-    # Vectors of one sentence share an offset, which distances do not see and rounding does.
+    # Vectors of one sentence share an offset. It cancels in the distances but would increase the rounding error.
     centred = projected - projected.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)
     products = centred @ centred.transpose(-1, -2)
@@ -35,7 +38,7 @@ def squared_distances(projected: Tensor) -> Tensor:
 
 
 def distance_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over all n² cells of |d_ij - gold_ij|, gold (sentences, n, n).
+    """Return the mean of |d_ij - gold_ij| over all n² cells, gold (sentences, n, n), and the gradient.
 
     Source: Hewitt and Manning 2019, section 2.1.
     """
@@ -44,10 +47,11 @@ def distance_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Ten
 
 
 def tree_loss(projected: Tensor, heads: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed distance along gold edges less that along the predicted spanning tree's, divided by the words.
+    """Return the sum of distances along gold edges minus that along predicted edges, a word, and the gradient.
 
-    `heads` (sentences, n) are counted from 1, 0 for the root.  The spanning tree is the shortest there is, so the loss
-    is never below 0, and 0 where the trees are equal; its gradient is that of a structured perceptron.
+    `heads` (sentences, n) are counted from 1, 0 for the root. The predicted edges are those of the minimum spanning
+    tree, so the loss is never below 0, and it is 0 if the trees are equal. The gradient is that of a structured
+    perceptron.
 
     Source: Hall Maudslay et al. 2020, section 3.
     """
@@ -66,7 +70,7 @@ def tree_loss(projected: Tensor, heads: Tensor, lengths: Tensor) -> tuple[Tensor
 
 
 def depth_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over the words of | |p_i|^2 - gold_i |, gold (sentences, n).
+    """Return the mean of | |p_i|^2 - gold_i | over the words, gold (sentences, n), and the gradient.
 
     Source: Hewitt and Manning 2019, section 2.2.
     """
@@ -77,12 +81,12 @@ def depth_loss(projected: Tensor, gold: Tensor, lengths: Tensor) -> tuple[Tensor
 
 
 def words_inside(lengths: Tensor, width: int) -> Tensor:
-    """Which cells of padded sentences hold a word, (sentences, width)."""
+    """Return which cells of padded sentences hold a word, (sentences, width)."""
     return torch.arange(width, device=lengths.device) < lengths.unsqueeze(-1)
 
 
 def _edges(parents: Tensor, like: Tensor) -> Tensor:
-    """Half for both directions of each edge to a parent, (…, n, n); parents (…, n) count from 0, -1 for none."""
+    """Return 0.5 in both cells of each edge to a parent, (..., n, n). Parents (..., n) count from 0, -1 for none."""
     n = parents.shape[-1]
     edges = torch.zeros((*parents.shape, n), dtype=like.dtype, device=like.device)
     edges.scatter_(-1, parents.clamp(min=0).unsqueeze(-1), (parents >= 0).to(like.dtype).unsqueeze(-1))
@@ -90,5 +94,5 @@ def _edges(parents: Tensor, like: Tensor) -> Tensor:
 
 
 def _gradient(weights: Tensor, projected: Tensor) -> Tensor:
-    """The gradient by p of the sum of w_ij |p_i - p_j|^2, w symmetric."""
+    """Return the gradient by p of the sum of w_ij |p_i - p_j|^2, for symmetric w."""
     return (weights.sum(dim=-1, keepdim=True) * projected).sub_(weights @ projected).mul_(4)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bertft import kernels
 from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
 from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
-from bertft.probes.structural.examples import Examples, GoldBatch, _batches, _OnDevice
+from bertft.probes.structural.examples import Examples, GoldBatch, GoldTensors, read_batches
 from bertft.probes.structural.losses import squared_distances
 from bertft.probes.structural.punctuation import check_preset, keep_masks
 from bertft.probes.structural.training import Evaluation, Kind, Probe
@@ -28,9 +28,9 @@ def predict(
     *,
     device: str | torch.device = "cpu",
 ) -> Iterator[tuple[GoldBatch, list[NDArray[np.float32]]]]:
-    """What each probe predicts, batch by batch: distances (s, n, n) or depths (s, n), with the gold trees.
+    """Yield, batch by batch, the gold trees and the predictions of each probe: distances (s, n, n) or depths (s, n).
 
-    `sentences` are the batches to read, by default all that have vectors.
+    sentences: the batches to read, by default those of all sentences that have vectors.
     """
     for gold, predicted in _predicted(probes, examples, sentences, device):
         yield gold.batch, [values.cpu().numpy() for values in predicted]
@@ -39,11 +39,14 @@ def predict(
 def evaluate_probes(
     probes: Sequence[Probe], examples: Examples, preset: str = "paper", *, device: str | torch.device = "cpu"
 ) -> list[Evaluation]:
-    """The measures of each probe over all sentences that have vectors; see `evaluate_distances`, `evaluate_depths`."""
+    """Return the evaluation of each probe over all sentences that have vectors.
+
+    See `evaluate_distances` and `evaluate_depths` for the measures.
+    """
     results: list[Evaluation | None] = [None] * len(probes)
     with one_thread():
         for on_device, predicted in _predicted(probes, examples, None, device):
-            # Predictions of a GPU stay there, beside the gold values, for as long as that is faster.
+            # Predictions on a GPU stay there, with the gold values: `evaluate_distances` picks the faster device.
             gold = replace(on_device.batch, distances=on_device.distances, depths=on_device.depths)
             for place, (probe, values) in enumerate(zip(probes, predicted, strict=True)):
                 found, so_far = evaluate_batch(probe.kind, values, gold, preset), results[place]
@@ -52,9 +55,9 @@ def evaluate_probes(
 
 
 def evaluate_batch(kind: Kind, predicted: Any, gold: GoldBatch, preset: str) -> Evaluation:
-    """The measures of one kind of prediction on one batch, with the preset's punctuation and gold edges.
+    """Return the evaluation of one kind of prediction on one batch, by the preset's punctuation and gold edges.
 
-    The predictions and the gold values lie on one device, as NumPy arrays or as tensors.
+    Predictions and gold values are on one device, as NumPy arrays or as tensors.
     """
     keep = _keep(gold, preset)
     if kind == "depth":
@@ -64,7 +67,7 @@ def evaluate_batch(kind: Kind, predicted: Any, gold: GoldBatch, preset: str) -> 
 
 
 def spanning_edges(distances: NDArray[np.float32], gold: GoldBatch, preset: str) -> list[tuple[tuple[int, int], ...]]:
-    """The edges of the tree predicted for each sentence, between words that the preset counts, numbered from 0."""
+    """Return the edges of each sentence's predicted tree, between the words that the preset counts, from index 0."""
     parents = kernels.select("cpu").spanning_trees(distances, gold.lengths, _keep(gold, preset))
     return [tuple((word, int(parent)) for word, parent in enumerate(row) if parent >= 0) for row in parents]
 
@@ -78,12 +81,12 @@ def _predicted(
     examples: Examples,
     sentences: Sequence[NDArray[np.int64]] | None,
     device: str | torch.device,
-) -> Iterator[tuple[_OnDevice, list[Tensor]]]:
-    """What `predict` gives, on the device."""
+) -> Iterator[tuple[GoldTensors, list[Tensor]]]:
+    """Yield what `predict` does, as tensors on the device."""
     plan = examples.in_order() if sentences is None else sentences
     layers = sorted({probe.layer for probe in probes})
     weights = [probe.weights.to(device, torch.float32) for probe in probes]
-    for of_layer, gold in _batches(examples, plan, layers, device, torch.float32):
+    for of_layer, gold in read_batches(examples, plan, layers, device, torch.float32):
         predicted = []
         for probe, weight in zip(probes, weights, strict=True):
             projected = of_layer.padded(probe.layer) @ weight

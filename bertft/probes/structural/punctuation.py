@@ -1,4 +1,4 @@
-"""Which words an evaluation leaves out: punctuation, by the tags of one of two conventions."""
+"""The words that an evaluation leaves out: punctuation, by the tags of one of two conventions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ PUNCTUATION = {
     "paper": frozenset(["''", ",", ".", ":", "``", "-LRB-", "-RRB-"]),
     "today": frozenset(["PUNCT"]),
 }
-"""paper: the seven tags (XPOS) that Hewitt and Manning leave out.  They miss hyphens and lists of English treebanks,
-tagged HYPH and NFP.  today: the universal tag (UPOS)."""
+"""paper: the seven tags (XPOS) that Hewitt and Manning leave out. They do not include HYPH and NFP, the tags of hyphens
+and of superfluous punctuation in English treebanks. today: the universal tag (UPOS)."""
 
 
 def keep_masks(tags: Sequence[Sequence[str]], preset: str = "paper", width: int | None = None) -> NDArray[np.bool_]:
-    """Which words of each sentence are no punctuation, (batch, width); False beyond a sentence's end.
+    """Return which words of each sentence are not punctuation, (batch, width), False after the end of a sentence.
 
-    `tags` holds a sequence of tags for each sentence, XPOS of the Penn Treebank for the preset "paper" and UPOS for
-    "today".  `width` is the longest sentence's length unless given.  Raises `OptionError` for an unknown preset and
-    `DataError` for a sentence longer than the width.
+    tags: a sequence of tags for each sentence, XPOS of the Penn Treebank for the preset "paper", UPOS for "today".
+    width: by default the length of the longest sentence.
+
+    Raises `OptionError` for an unknown preset and `DataError` for a sentence longer than the width.
 
     >>> keep_masks([["PRP", "VBZ", "."], ["UH", "NFP"]])
     array([[ True,  True, False],
@@ -44,7 +45,7 @@ def keep_masks(tags: Sequence[Sequence[str]], preset: str = "paper", width: int 
 
 
 def check_preset(preset: str) -> str:
-    """The preset, or an `OptionError` that lists the known ones."""
+    """Return the preset. Raises `OptionError`, with the known presets, if there is none of this name."""
     if preset not in PUNCTUATION:
         raise OptionError(f"unknown preset {preset!r}; expected one of {', '.join(PUNCTUATION)}")
     return preset

@@ -1,12 +1,13 @@
-"""Structural probes: linear maps under which squared distances and norms of word vectors are those of syntax trees.
+"""Training of structural probes: linear maps under which word vectors have the distances and depths of syntax trees.
 
-A *distance probe* B predicts the path length between words i and j as |B^T (h_i - h_j)|^2, a *depth probe* the depth of
-word i as |B^T h_i|^2.  `train_probes` trains both kinds, on all layers and at several ranks, in one pass over the
-vectors: the probes of a kind are one parameter (probes, hidden, rank), with columns of zeros, which stay zeros, beside
-those of lower rank.  Each probe has its own learning rate, decay and early stopping, by a scaled step, and so becomes
-what it would have become by itself; those that have stopped are computed no more.
+A *distance probe* B predicts the path length between words i and j as |B^T (h_i - h_j)|^2. A *depth probe* predicts
+the depth of word i as |B^T h_i|^2. `train_probes` trains both kinds, on all layers and at several ranks, in one pass
+over the vectors. The probes of a kind are one parameter (probes, hidden, rank). Probes of a lower rank are padded with
+columns of zeros, whose gradient is zero.
 
-Memory is that of one batch of vectors of all layers, and the gold distances, 2 bytes a pair of words of a sentence.
+Probes trained together give the same result as probes trained alone, up to rounding.
+
+Memory: one batch of vectors of all layers, and the gold distances, 2 bytes for each pair of words of a sentence.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.errors import ArrayError, OptionError
+from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.probes.structural.evaluation import DepthEvaluation as DepthEvaluation
 from bertft.probes.structural.evaluation import DistanceEvaluation as DistanceEvaluation
 from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
 from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
-from bertft.probes.structural.examples import Examples, _batches, _LayerVectors, _OnDevice
+from bertft.probes.structural.examples import Examples, GoldTensors, LayerVectors, read_batches
 from bertft.probes.structural.losses import depth_loss, distance_loss, tree_loss
 from bertft.probes.threads import one_thread
 from bertft.progress import PhaseProgress
@@ -39,11 +41,11 @@ Evaluation = DistanceEvaluation | DepthEvaluation
 
 @dataclass(frozen=True)
 class Recipe:
-    """How probes are trained; the defaults are those of Hewitt and Manning's code.
+    """How probes are trained. The defaults are those of Hewitt and Manning's code.
 
-    Adam; after an epoch whose loss on the development set is not below the best by the share `decay_threshold`, the
-    learning rate is multiplied by `decay`; the weights kept are those of the last epoch that was better by
-    `improvement`; a probe stops `patience` epochs after it.  `tree_loss` adds the perceptron's loss to the distances'.
+    The optimiser is Adam. After each epoch the loss on the development set is computed. The learning rate is multiplied
+    by `decay` if the loss is not below the best by the share `decay_threshold`. The weights kept are those of the last
+    epoch whose loss was lower by `improvement`, and training ends `patience` epochs after it.
     """
 
     epochs: int = 40
@@ -56,12 +58,25 @@ class Recipe:
     improvement: float = 1e-4
     patience: int = 5
     initial: float = 0.05
-    """Weights begin uniform between plus and minus this."""
+    """Weights are initialised uniformly between plus and minus this."""
     tree_loss: bool = False
+    """Add the structured perceptron's loss to that of the distances."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The decay of the learning rate and the early stopping."""
+        return Schedule(
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            decay_threshold=self.decay_threshold,
+            patience=self.patience,
+            improvement=self.improvement,
+            least_change=1e-8,  # as torch's ReduceLROnPlateau, which the reference uses
+        )
 
 
 RECIPES = {"paper": Recipe(), "today": Recipe(tree_loss=True)}
-"""paper: Hewitt and Manning 2019.  today: with the loss of Hall Maudslay et al. 2020 beside theirs."""
+"""paper: Hewitt and Manning 2019. today: the same, plus the loss of Hall Maudslay et al. 2020."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +94,7 @@ class Probe:
 
     @property
     def dev_loss(self) -> float:
-        """The loss on the development set of the weights kept."""
+        """The loss of the weights kept, on the development set."""
         return self.dev_losses[self.best_epoch]
 
 
@@ -96,15 +111,17 @@ def train_probes(
     dtype: torch.dtype = torch.float32,
     progress: PhaseProgress | None = None,
 ) -> list[Probe]:
-    """Train a probe of each kind on each layer at each rank, all in one pass an epoch over the vectors.
+    """Train a probe of each kind on each layer at each rank, in one pass an epoch over the vectors.
 
-    Equal to training each by itself with the same batches, up to rounding.  A probe's first weights depend on the seed
-    and on its kind, layer and rank alone, and the batches on the seed alone.  progress: called as progress(done,
-    total) now and then, in batches; the total is that of all epochs, which early stopping rarely needs.
+    The result is that of training each probe alone on the same batches, up to rounding. The initial weights of a probe
+    depend only on the seed and on its kind, layer and rank. The batches depend only on the seed.
 
-    On the CPU as many layers are trained side by side as torch has threads, each in one.
+    On the CPU, the layers are divided among as many workers as torch has threads, each of one thread.
 
-    Raises `OptionError` for a rank out of range, no layer or no kind, and `ArrayError` where a loss is not finite.
+    progress: called now and then as progress(done, total), in batches. The total is that of all epochs; early stopping
+    usually ends before it.
+
+    Raises `OptionError` for a rank out of range, no layer or no kind, and `ArrayError` if a loss is not finite.
 
     >>> probes = train_probes(train, dev, layers=range(13))  # doctest: +SKIP
     >>> min(probes, key=lambda probe: probe.dev_loss).layer  # doctest: +SKIP
@@ -125,7 +142,7 @@ def train_probes(
     workers = min(torch.get_num_threads(), len(layers)) if torch.device(device).type == "cpu" else 1
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         shards = [
-            [_Trainer.begun(kind, layers[first::workers], ranks, width, recipe, seed, device, dtype) for kind in kinds]
+            [_Trainer(kind, layers[first::workers], ranks, width, recipe, seed, device, dtype) for kind in kinds]
             for first in range(workers)
         ]
         futures = [pool.submit(_train, trainers, train, dev, plans, device, dtype) for trainers in shards]
@@ -144,7 +161,7 @@ def train_probes(
 
 
 class _Plans:
-    """The batches of every epoch, and how far the workers have come; done and stopped are shared between threads."""
+    """The batches of each epoch, and the progress of the workers, who share `done` and `stopped` between threads."""
 
     def __init__(self, train: Examples, recipe: Recipe, seed: int) -> None:
         self.train = train
@@ -156,7 +173,7 @@ class _Plans:
         self.stopped = False
 
     def of_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The same batches for every worker."""
+        """Return the batches of an epoch, the same for every worker."""
         return self.train.shuffled(self.recipe.batch, np.random.default_rng([self.seed, epoch]))
 
 
@@ -168,18 +185,18 @@ def _train(
     device: str | torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Train the probes of some layers to their end."""
+    """Train the probes of some layers until all of them have stopped."""
     for epoch in range(plans.recipe.epochs):
         layers = _active_layers(trainers)
         if not layers:
             return
-        for step, (of_layer, gold) in enumerate(_batches(train, plans.of_epoch(epoch), layers, device, dtype)):
+        for step, (of_layer, gold) in enumerate(read_batches(train, plans.of_epoch(epoch), layers, device, dtype)):
             for trainer in trainers:
                 trainer.learn(of_layer, gold)
             if plans.stopped:
                 return
             plans.done = max(plans.done, epoch * plans.steps + step + 1)
-        for of_layer, gold in _batches(dev, dev.in_order(), layers, device, dtype):
+        for of_layer, gold in read_batches(dev, dev.in_order(), layers, device, dtype):
             for trainer in trainers:
                 trainer.try_on_dev(of_layer, gold)
         for trainer in trainers:
@@ -187,42 +204,25 @@ def _train(
 
 
 def _active_layers(trainers: Sequence[_Trainer]) -> list[int]:
-    return sorted({run.layer for trainer in trainers for run in trainer.active})
+    return sorted({history.layer for trainer in trainers for history in trainer.active})
 
 
 @dataclass
-class _Run:
-    """One probe on its way."""
+class _History:
+    """One probe, and its losses and learning rates so far."""
 
     layer: int
     rank: int
-    best: Tensor
-    best_epoch: int = -1
-    best_loss: float = math.inf
-    plateau: float = math.inf
-    """The loss that the next must be below by a share for the learning rate to stay."""
-    learning_rate: float = 0.0
     dev_losses: list[float] = field(default_factory=list)
     train_losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
 
 
 class _Trainer:
-    """All probes of one kind: those still active side by side in one parameter, with Adam's two moments."""
+    """All probes of one kind: the weights of those still active are one parameter (active, hidden, rank)."""
 
-    def __init__(self, kind: Kind, recipe: Recipe, runs: list[_Run], weights: Tensor) -> None:
-        self.kind = kind
-        self.recipe = recipe
-        self.runs = runs
-        self.active = list(runs)
-        self.weights = weights
-        self.first, self.second = torch.zeros_like(weights), torch.zeros_like(weights)
-        self.steps = 0
-        self._start_epoch()
-
-    @classmethod
-    def begun(
-        cls,
+    def __init__(
+        self,
         kind: Kind,
         layers: Sequence[int],
         ranks: Sequence[int],
@@ -231,32 +231,36 @@ class _Trainer:
         seed: int,
         device: str | torch.device,
         dtype: torch.dtype,
-    ) -> _Trainer:
-        runs: list[_Run] = []
+    ) -> None:
+        self.kind = kind
+        self.recipe = recipe
+        self.histories: list[_History] = []
         weights = torch.zeros((len(ranks) * len(layers), width, max(ranks)), dtype=dtype)
         for rank in ranks:
             for layer in layers:
                 rng = np.random.default_rng([seed, KINDS.index(kind), layer, rank])
                 drawn = rng.uniform(-recipe.initial, recipe.initial, (width, rank))
-                weights[len(runs), :, :rank] = torch.from_numpy(drawn)
-                runs.append(_Run(layer, rank, torch.empty(0), learning_rate=recipe.learning_rate))
-        return cls(kind, recipe, runs, weights.to(device))
+                weights[len(self.histories), :, :rank] = torch.from_numpy(drawn)
+                self.histories.append(_History(layer, rank))
+        self.optimiser = Optimiser([weights.to(device)], recipe.schedule, betas=recipe.betas, epsilon=recipe.epsilon)
+        self._start_epoch()
 
     def _start_epoch(self) -> None:
-        rates = [run.learning_rate for run in self.active]
-        self.rates = torch.tensor(rates, dtype=self.weights.dtype, device=self.weights.device)[:, None, None]
+        self.active = [self.histories[probe] for probe in self.optimiser.active]
+        (self.weights,) = self.optimiser.parameters
         self.train_sums, self.dev_sums = (
             torch.zeros(len(self.active), dtype=torch.float64, device=self.weights.device) for _ in range(2)
         )
         self.train_count = self.dev_count = 0
 
-    def _projected(self, of_layer: _LayerVectors) -> tuple[Tensor, Tensor]:
-        """The words (probes, words, d), and what the probes make of them (probes, sentences, n, rank)."""
-        rows = of_layer.rows(tuple(run.layer for run in self.active))
+    def _projected(self, of_layer: LayerVectors) -> tuple[Tensor, Tensor]:
+        """Return the words (probes, words, d), and their projections by the probes (probes, sentences, n, rank)."""
+        rows = of_layer.rows(tuple(history.layer for history in self.active))
         sentences, n = of_layer.vectors.shape[1:3]
         return rows, torch.bmm(rows, self.weights).view(len(self.active), sentences, n, -1)
 
-    def _loss(self, projected: Tensor, gold: _OnDevice) -> tuple[Tensor, Tensor]:
+    def _loss(self, projected: Tensor, gold: GoldTensors) -> tuple[Tensor, Tensor]:
+        """Return the loss of each probe, and the gradient by the projections."""
         if self.kind == "depth":
             return depth_loss(projected, gold.depths, gold.lengths)
         loss, gradient = distance_loss(projected, gold.distances, gold.lengths)
@@ -265,68 +269,53 @@ class _Trainer:
             loss, gradient = loss + more, gradient.add_(further)
         return loss, gradient
 
-    def learn(self, of_layer: _LayerVectors, gold: _OnDevice) -> None:
-        """One step of Adam for every active probe, at its own learning rate."""
+    def learn(self, of_layer: LayerVectors, gold: GoldTensors) -> None:
+        """Take one step with all active probes."""
         if not self.active:
             return
         rows, projected = self._projected(of_layer)
         loss, gradient = self._loss(projected, gold)
         self.train_sums += loss * len(gold.lengths)
         self.train_count += len(gold.lengths)
-        slope = torch.bmm(rows.transpose(1, 2), gradient.flatten(1, 2))
-        (beta, beta_square), self.steps = self.recipe.betas, self.steps + 1
-        self.first.lerp_(slope, 1 - beta)
-        self.second.mul_(beta_square).addcmul_(slope, slope, value=1 - beta_square)
-        scale = self.second.sqrt().div_(math.sqrt(1 - beta_square**self.steps)).add_(self.recipe.epsilon)
-        self.weights.sub_(torch.div(self.first, scale, out=scale).mul_(self.rates / (1 - beta**self.steps)))
+        self.optimiser.step([torch.bmm(rows.transpose(1, 2), gradient.flatten(1, 2))])
 
-    def try_on_dev(self, of_layer: _LayerVectors, gold: _OnDevice) -> None:
-        """Count the loss of one batch of the development set."""
+    def try_on_dev(self, of_layer: LayerVectors, gold: GoldTensors) -> None:
+        """Add the loss of one batch of the development set."""
         if self.active:
             loss, _ = self._loss(self._projected(of_layer)[1], gold)
             self.dev_sums += loss * len(gold.lengths)
             self.dev_count += len(gold.lengths)
 
     def end_epoch(self, epoch: int) -> None:
-        """Keep better weights, lower learning rates, and let go of the probes that have stopped."""
+        """Record the losses of the epoch, and drop the probes that have stopped."""
         if not self.active:
             return
-        going = []
-        losses = zip(
-            (self.train_sums / self.train_count).tolist(), (self.dev_sums / self.dev_count).tolist(), strict=True
-        )
-        for place, (run, (train_loss, dev_loss)) in enumerate(zip(self.active, losses, strict=True)):
+        train_losses = (self.train_sums / self.train_count).tolist()
+        dev_losses = (self.dev_sums / self.dev_count).tolist()
+        for probe, train_loss, dev_loss in zip(self.optimiser.active, train_losses, dev_losses, strict=True):
+            history = self.histories[probe]
             if not math.isfinite(dev_loss):
                 raise ArrayError(
-                    f"the {self.kind} probe of layer {run.layer} has a loss of {dev_loss} in epoch {epoch + 1}; "
+                    f"the {self.kind} probe of layer {history.layer} has a loss of {dev_loss} in epoch {epoch + 1}; "
                     "the vectors are too large, or not finite"
                 )
-            run.train_losses.append(train_loss)
-            run.dev_losses.append(dev_loss)
-            run.learning_rates.append(run.learning_rate)
-            if dev_loss < run.plateau * (1 - self.recipe.decay_threshold):
-                run.plateau = dev_loss
-            elif run.learning_rate * (1 - self.recipe.decay) > 1e-8:  # as torch's scheduler: no change below its eps
-                run.learning_rate *= self.recipe.decay
-            if dev_loss < run.best_loss - self.recipe.improvement:
-                run.best_loss, run.best_epoch = dev_loss, epoch
-                run.best = self.weights[place, :, : run.rank].clone()
-            if epoch - run.best_epoch < self.recipe.patience:
-                going.append(place)
-        if len(going) < len(self.active):
-            self.active = [self.active[place] for place in going]
-            self.weights, self.first, self.second = (t[going] for t in (self.weights, self.first, self.second))
+            history.train_losses.append(train_loss)
+            history.dev_losses.append(dev_loss)
+            history.learning_rates.append(self.optimiser.monitors[probe].learning_rate)
+        self.optimiser.validated(dev_losses)
         self._start_epoch()
 
     def probes(self) -> Iterator[Probe]:
-        for run in self.runs:
+        """Yield the trained probes."""
+        (best,) = self.optimiser.best
+        for history, weights, monitor in zip(self.histories, best, self.optimiser.monitors, strict=True):
             yield Probe(
                 kind=self.kind,
-                layer=run.layer,
-                rank=run.rank,
-                weights=run.best.cpu(),
-                best_epoch=run.best_epoch,
-                dev_losses=tuple(run.dev_losses),
-                train_losses=tuple(run.train_losses),
-                learning_rates=tuple(run.learning_rates),
+                layer=history.layer,
+                rank=history.rank,
+                weights=weights[:, : history.rank].clone().cpu(),
+                best_epoch=monitor.best,
+                dev_losses=tuple(history.dev_losses),
+                train_losses=tuple(history.train_losses),
+                learning_rates=tuple(history.learning_rates),
             )
