@@ -23,7 +23,7 @@ from bertft.probes import evaluate_depths, evaluate_distances
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "bertft" / "kernels" / "trees.cu"
-ON_GPU = torch.cuda.is_available() and kernels.refusals("cuda:0")["cupy"] is None
+ON_GPU = torch.cuda.is_available() and kernels.refusals("cuda:0", "spanning_trees")["gpu"] is None
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,9 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     expected = evaluate_distances(predicted, gold, lengths), evaluate_depths(predicted[:, 1], depths, lengths)
     if device == "cpu":  # tensors of the CPU come as NumPy: let them stay, as those of a GPU do
         monkeypatch.setattr("bertft.probes.structural.evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
-        on_cpu = kernels.select("cpu")
-        monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else kernels.Operations("cupy"))
+        on_cpu, on_gpu = kernels.select("cpu"), kernels.Operations("gpu", "cuda:0")
+        monkeypatch.setattr(kernels, "_missing", lambda *_: None)
+        monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else on_gpu)
     seconds = iter([1.0, 2.0] if stays else [2.0, 1.0])
     monkeypatch.setattr(placement, "_least_seconds", lambda run: next(seconds))
     monkeypatch.setattr(placement, "_faster", {})
@@ -169,25 +170,28 @@ def test_half_precisions_are_widened_wherever_they_lie(dtype, monkeypatch):
     torch.testing.assert_close(found, values.float(), rtol=0, atol=0)
 
 
-def test_a_gpu_takes_each_operation_where_it_is(monkeypatch):
+def test_operations_of_a_gpu_need_only_their_own_library(monkeypatch):
     have = {"triton", "cupy"}
-    monkeypatch.setattr(kernels, "_missing", lambda package, remedy: None if package in have else f"no {package}")
+    monkeypatch.setattr(kernels, "_missing", lambda library, remedy: None if library in have else f"no {library}")
     both = kernels.select("cuda:0")
-    assert (both.backend, both.arrays) == ("triton", "torch")
+    assert (both.backend, both.arrays) == ("gpu", "torch")
     assert both.spanning_trees is cupy_trees.spanning_trees
-    assert both.moments.__module__ == "bertft.kernels.triton_moments"
-    with pytest.raises(BackendError, match=r"triton has no row_spearman, only reference, numba, cupy; move"):
-        _ = kernels.select("cuda:0", "triton").row_spearman
+    assert kernels.choose("cuda:0", operation="moments") == "gpu"
     have.remove("cupy")
-    with pytest.raises(BackendError, match=r"triton has no row_spearman.*; cupy: no cupy; move .* with \.cpu\(\)"):
+    with pytest.raises(BackendError, match="backend 'gpu' cannot compute row_spearman: no cupy"):
         _ = kernels.select("cuda:0").row_spearman
     have.clear()
-    with pytest.raises(BackendError, match="no backend can serve arrays on cuda:0: triton: no triton; cupy: no cupy"):
-        kernels.select("cuda:0")
-    have.add("cupy")
-    assert kernels.choose("cuda:0") == "cupy"
-    with pytest.raises(BackendError, match=r"'cupy' cannot serve: cupy: the arrays are on the CPU; .* with \.cuda\(\)"):
-        kernels.select("cpu", "cupy")
+    assert kernels.select("cuda:0", "gpu").tied_ranks.__module__ == "bertft.kernels.torch_ranks"
+    with pytest.raises(BackendError, match="backend 'gpu' cannot compute moments: no triton"):
+        _ = kernels.select("cuda:0").moments
+    with pytest.raises(BackendError, match="backend 'gpu' cannot serve: no triton"):
+        kernels.choose("cuda:0", operation="moments")
+
+
+def test_cuda_kernels_do_not_run_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(BackendError, match=r"cannot compute spanning_trees: the arrays are on the CPU; .* \.cuda\(\)"):
+        _ = kernels.select("cpu", "gpu").spanning_trees
 
 
 def test_the_source_stands_alone():

@@ -9,7 +9,7 @@ import torch
 from bertft import kernels
 from bertft.errors import ArrayError, BackendError
 from bertft.kernels import reference, triton_distance_loss
-from bertft.kernels.triton_tiles import Tile
+from bertft.kernels.triton_gram import Tile
 from bertft.probes.structural.distance_loss import distance_loss
 
 BACKENDS = ("numba", "reference", "triton", "triton-small")

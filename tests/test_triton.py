@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bertft.kernels import reference, torch_ranks, triton_moments, triton_tiles
-from bertft.kernels.triton_tiles import Tile, triangle_strip
+from bertft.kernels import reference, torch_ranks, triton_gram, triton_moments, triton_tiles
+from bertft.kernels.triton_gram import Tile, triangle_strip
 from bertft.kernels.types import Bins, Link, Rows
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -32,8 +32,8 @@ def device():
 def tiles(request, monkeypatch):
     """Tiny: tiles, groups, launches and spans so small that these inputs cross the edges of all of them."""
     if request.param == "tiny":
-        for name in triton_tiles.TILES:
-            monkeypatch.setitem(triton_tiles.TILES, name, Tile(16, 8 if name == "float64" else 16, 16, 4, 2))
+        for name in triton_gram.TILES:
+            monkeypatch.setitem(triton_gram.TILES, name, Tile(16, 8 if name == "float64" else 16, 16, 4, 2))
         monkeypatch.setattr(triton_tiles, "GROUP", 2)
         monkeypatch.setattr(triton_tiles, "SLAB", 23)
         monkeypatch.setattr(triton_moments, "SPAN", 32)
@@ -303,7 +303,7 @@ def test_the_walk_is_exact_far_out(device):
 
 def test_scales_are_exact_inverse_powers_of_two():
     largest = torch.tensor([0.0, 1e-45, 1e-38, 2.0**-113, 0.99, 1.0, 65504.0, 3.4e38])
-    scale, shrink = triton_tiles.power_of_two_scales(largest)
+    scale, shrink = triton_gram.power_of_two_scales(largest)
     assert (scale * shrink == 1.0).all()
     assert (torch.frexp(scale).mantissa == 0.5).all()
     scaled = (largest.double() * scale.double())[3:]
