@@ -71,7 +71,7 @@ def bench_evaluation_on_gpu(race, batch, words):
     race(
         lambda: evaluate_distances(*there, lengths, keep),
         {
-            "the CUDA twin": lambda: evaluate_distances(*there, lengths, keep, backend="gpu"),
+            "the CUDA twin": lambda: evaluate_distances(*there, lengths, keep, backend="cupy"),
             "copied to the CPU": lambda: evaluate_distances(*(side.cpu() for side in there), lengths, keep),
         },
         check,
@@ -90,7 +90,7 @@ def bench_trees_on_gpu(race, batch, words):
     lengths = rng.integers(2, words + 1, batch)
     keep = rng.random((batch, words)) > 0.12
     there = on_gpu(distances)[0]
-    here, twin = kernels.select("cpu"), kernels.select(str(there.device))
+    here, twin = kernels.select("cpu"), kernels.select(str(there.device), "cupy")
     truth = here.spanning_trees(distances, lengths, keep)
 
     def check(name, answer):
@@ -113,7 +113,7 @@ def bench_row_spearman_on_gpu(race, rows, words):
     predicted, gold = rng.random((rows, words), np.float32), rng.integers(0, 9, (rows, words)).astype(np.float32)
     lengths = rng.integers(2, words + 1, rows)
     x, y = on_gpu(predicted, gold)
-    here, twin = kernels.select("cpu"), kernels.select(str(x.device))
+    here, twin = kernels.select("cpu"), kernels.select(str(x.device), "cupy")
     truth = here.row_spearman(predicted, gold, lengths)
 
     def check(name, answer):

@@ -1,7 +1,7 @@
-"""The CUDA kernels of trees and ranks: compiled for GPUs, and run on the CPU, lane by lane, against the C++ core.
+"""The CUDA kernels of trees and ranks: compiled for GPUs, and compared with the C++ core on the CPU, lane by lane.
 
-csrc/tests/cuda_emulation.hpp makes C++ of them; csrc/tests/fuzz_cuda_trees.cpp does the same under the sanitizers.
-Where there is a GPU and CuPy, the same tests run there.
+csrc/tests/cuda_emulation.hpp compiles them as C++, and csrc/tests/fuzz_cuda_trees.cpp runs them under the sanitizers.
+With a GPU and CuPy, the tests run there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def emulated(tmp_path_factory):
 
 @pytest.fixture
 def device(request, monkeypatch):
-    """A GPU, or the CPU with kernels that are emulated there."""
+    """A GPU, or the CPU with emulated kernels."""
     if ON_GPU:
         return "cuda"
     function = request.getfixturevalue("emulated")
@@ -93,7 +93,7 @@ def test_correlations_equal_the_core(device, types, rows, width):
 
 
 def test_subnormal_values_are_told_apart(device):
-    """CuPy compiles with -ftz=true, under which a float comparison takes all of these for zeros."""
+    """CuPy compiles with -ftz=true, under which a comparison of floats treats all of these as zeros."""
     rng = np.random.default_rng(8)
     cells = rng.permutation(2 * 7 * 7).reshape(2, 7, 7).astype(np.float32) * np.float32(1e-42)
     lengths, keep = np.array([7, 5]), np.ones((2, 7), dtype=bool)
@@ -143,7 +143,7 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     predicted = (gold + rng.standard_normal(gold.shape)).astype(np.float32)
     depths = np.where(np.arange(n) == 2, 0, gold[:, 0])
     expected = evaluate_distances(predicted, gold, lengths), evaluate_depths(predicted[:, 1], depths, lengths)
-    if device == "cpu":  # tensors of the CPU come as NumPy: let them stay, as those of a GPU do
+    if device == "cpu":  # tensors on the CPU become NumPy: keep them, as those on a GPU are kept
         monkeypatch.setattr("bertft.probes.structural.evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
         on_cpu, on_gpu = kernels.select("cpu"), kernels.Operations("gpu", "cuda:0")
         monkeypatch.setattr(kernels, "_missing", lambda *_: None)
@@ -162,8 +162,8 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precisions_are_widened_wherever_they_lie(dtype, monkeypatch):
-    monkeypatch.setattr(arrays, "_for_kernels", lambda array: array)  # what it does to those on a GPU
+def test_half_precisions_are_widened_on_any_device(dtype, monkeypatch):
+    monkeypatch.setattr(arrays, "_for_kernels", lambda array: array)  # as it does for arrays on a GPU
     values = torch.rand(2, 3, 3).to(dtype)
     found, _ = arrays.padded(values, "predicted", (None, 3, 3))
     assert found.dtype == torch.float32
@@ -195,7 +195,7 @@ def test_cuda_kernels_do_not_run_on_the_cpu(monkeypatch):
 
 
 def test_the_source_stands_alone():
-    """NVRTC, which compiles it for users, has no headers; and what the package lacks could not be compiled."""
+    """NVRTC, which compiles the source for users, has no headers, and the source must be in the package."""
     assert "#include" not in SOURCE.read_text(encoding="utf-8")
     assert SOURCE == cupy_trees.SOURCE
 

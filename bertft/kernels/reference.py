@@ -69,6 +69,34 @@ def gram_pearson(x: Rows, y: Rows, x_link: Link, y_link: Link) -> Array:
     return np.array([f.sum(), g.sum(), f @ f, g @ g, f @ g])
 
 
+def rsa(x: Array, y: Array, block: int = 2000) -> float:
+    """Return RSA with the cosine kernel and Pearson's correlation, in float64, without a whole n x n matrix.
+
+    Rows are shifted before they are multiplied, about the mean of the unit rows, which is what keeps the digits where
+    all cosines are near 1. Pairs are computed in squares of `block` rows.
+    """
+    sides = []
+    for rows in (x, y):
+        u = map_rows(rows, "unit")
+        center = u.mean(axis=0)
+        u -= center
+        sides.append(Rows(u, u @ center))
+    sums, n = np.zeros(5), len(x)
+    for i in range(0, n, block):
+        for j in range(i, n, block):
+            values = [
+                a[i : i + block, None] + a[None, j : j + block] + u[i : i + block] @ u[j : j + block].T
+                for u, a in sides
+            ]
+            if i == j:
+                upper = np.triu_indices(len(values[0]), 1)
+                values = [square[upper] for square in values]
+            f, g = (square.ravel() for square in values)
+            sums += f.sum(), g.sum(), f @ f, g @ g, f @ g
+    f_mean, g_mean, ff, gg, fg = sums / (n * (n - 1) / 2)
+    return float((fg - f_mean * g_mean) / np.sqrt((ff - f_mean**2) * (gg - g_mean**2)))
+
+
 def bin_of(values: Array, bins: Bins) -> Array:
     """Return the bin of each value, (n,) int64."""
     cells = len(bins.first) - 1
