@@ -1,8 +1,8 @@
-"""The rows of any array, checked once and then read batch by batch where they live.
+"""Read the rows of any kind of array, checked once and then batch by batch on its own device.
 
-Arrays of NumPy (memory maps are never read whole), torch, CuPy and anything else that speaks DLPack.  CPU rows come
-out as NumPy, GPU rows as torch tensors on their own device; nothing is copied that need not be, and nothing given is
-ever changed.
+Arrays may be NumPy arrays (memory maps are never read whole), torch tensors, CuPy arrays and anything else with DLPack.
+Rows on the CPU are returned as NumPy, rows on a GPU as torch tensors on the same device. Arrays are copied only where
+that is needed, and never changed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from bertft.errors import ArrayError
 
 RUNS = 16
-"""Places that a sample of rows is taken from."""
+"""Runs of neighbouring rows that a sample is taken from."""
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class RowSource:
-    """The rows of one array: `len(source)`, `source.width`, `source.device`, and `source.batch(low, high)`.
+    """The rows of one checked array: `len(source)`, `source.width`, `source.device`, and `source.batch(low, high)`.
 
-    A CPU batch is float32 (half precisions are widened, exactly) or float64 NumPy; a GPU batch is a torch tensor of
-    its own type.
+    A batch of the CPU is float32 or float64 NumPy; half precisions are widened to float32, exactly. A batch of a GPU
+    is a torch tensor of its own type. Raises `ArrayError`, with the array's name, for another shape, type or device.
     """
 
     def __init__(self, array: Any, name: str) -> None:
@@ -33,7 +33,7 @@ class RowSource:
         self._array = _as_numpy_or_torch(array, name)
         shape = tuple(self._array.shape)
         if len(shape) != 2 or shape[1] == 0:
-            raise ArrayError(f"{name} has shape {shape}; expected rows and columns (n, d): reshape it, one row an item")
+            raise ArrayError(f"{name} has shape {shape}; expected (n, d): reshape it to one row per item")
         self._n, self.width = int(shape[0]), int(shape[1])
         self.device = str(getattr(self._array, "device", "cpu")) if not isinstance(self._array, np.ndarray) else "cpu"
         self.dtype = str(self._array.dtype).removeprefix("torch.")
@@ -43,15 +43,15 @@ class RowSource:
         return self._n
 
     def batch(self, low: int, high: int, *, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
-        """Rows low to high, contiguous; those of the CPU as the kind of array asked for."""
+        """Return rows low to high, contiguous; those of the CPU as the kind of array asked for."""
         rows = self._array[low:high]
         rows = _for_kernels(rows)
         return as_torch(np.array(rows)) if isinstance(rows, np.ndarray) and arrays == "torch" else rows
 
     def spread(self, count: int, arrays: Literal["numpy", "torch"] = "numpy") -> Any:
-        """About `count` rows from all over: runs of neighbours at even distances.
+        """Return about `count` rows from the whole array, as runs of neighbours at even distances.
 
-        Single rows would each bring a page of a memory map into the process, and the system's pages may be megabytes.
+        Single rows would each read a page of a memory map, and pages may be megabytes.
         """
         if len(self) <= count:
             return self.batch(0, len(self), arrays=arrays)
@@ -68,13 +68,13 @@ class RowSource:
         return rows
 
     def release(self) -> None:
-        """Gives the pages of a read-only or shared memory map back, so that reading it does not grow the process."""
+        """Release the pages of a read-only or shared memory map, so that reading it does not use up memory."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def padded(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Any, str]:
-    """A padded batch as kernels take it, and its device; None in `shape` stands for any number.
+    """Return a padded batch as kernels take it, and its device; None in `shape` means any number.
 
     Raises `ArrayError` for another shape, and for types that are not numbers.
     """
@@ -85,12 +85,12 @@ def padded(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Any, s
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ArrayError(f"{name} has shape {tuple(found.shape)}; expected ({wanted}): pad sentences to one length")
     if not isinstance(found, np.ndarray) and found.dtype.itemsize == 2:
-        found = found.float()  # as _for_kernels does on the CPU; of those on a GPU it leaves the type alone
+        found = found.float()  # _for_kernels does this on the CPU only
     return _for_kernels(found), "cpu" if isinstance(found, np.ndarray) else str(found.device)
 
 
 def check_pair(x: RowSource, y: RowSource, least: int = 3) -> None:
-    """Refuses two spaces that do not describe the same rows on the same device."""
+    """Raise `ArrayError` unless two spaces have the same number of rows, enough of them, on the same device."""
     if len(x) != len(y):
         raise ArrayError(
             f"{x.name} has {len(x):,} rows and {y.name} has {len(y):,}; "
@@ -102,12 +102,12 @@ def check_pair(x: RowSource, y: RowSource, least: int = 3) -> None:
         )
     if x.device != y.device:
         raise ArrayError(
-            f"{x.name} lies on {x.device} and {y.name} on {y.device}; move one of them to the other's device"
+            f"{x.name} is on {x.device} and {y.name} on {y.device}; move one of them to the other's device"
         )
 
 
 def bad_row(batch: Any, row_map: str) -> tuple[int, str] | None:
-    """The first row of a batch that has no value under a row map, and why, or None."""
+    """Return the first row of a batch without a value under a row map, and why, or None."""
     rows = batch if isinstance(batch, np.ndarray) else batch.detach().double().cpu().numpy()
     rows = rows.astype(np.float64)
     finite = np.isfinite(rows).all(axis=1)
@@ -127,34 +127,34 @@ def bad_row(batch: Any, row_map: str) -> tuple[int, str] | None:
 
 
 def host(array: Any) -> Any:
-    """The array as NumPy."""
+    """Return the array as NumPy."""
     return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
 
 
 def is_double(array: Any) -> bool:
-    """Whether an array is float64."""
+    """Return whether an array is float64."""
     return str(array.dtype).endswith("float64")
 
 
 def as_double(array: Any) -> Any:
-    """The array in float64, itself where it is."""
+    """Return the array in float64, without a copy where it is float64 already."""
     return array.astype(np.float64, copy=False) if isinstance(array, np.ndarray) else array.double()
 
 
 def like(table: np.ndarray, array: Any) -> Any:
-    """A NumPy table where an array lives: itself, or a torch tensor on the array's device."""
+    """Return a NumPy table on the device of an array: the table itself, or a torch tensor."""
     return table if isinstance(array, np.ndarray) else as_torch(table).to(array.device)
 
 
 def as_torch(array: np.ndarray) -> Any:
-    """The same memory as a torch tensor."""
+    """Return a torch tensor of the same memory."""
     import torch
 
     return torch.from_numpy(array)
 
 
 def _for_kernels(array: Any) -> Any:
-    """The array contiguous and, on the CPU, as NumPy in float32 or float64."""
+    """Return the array contiguous and, on the CPU, as NumPy in float32 or float64."""
     if not isinstance(array, np.ndarray):
         if array.device.type != "cpu":
             return array.contiguous()
@@ -167,11 +167,11 @@ def _for_kernels(array: Any) -> Any:
 
 
 def _as_numpy_or_torch(array: Any, name: str) -> Any:
-    torch = sys.modules.get("torch")  # an array of torch cannot exist where torch was never imported
+    torch = sys.modules.get("torch")  # there are no torch tensors unless torch was imported
     if torch is not None and isinstance(array, torch.Tensor):
         array = array.detach()
         if array.layout is not torch.strided:
-            raise ArrayError(f"{name} is a sparse tensor; expected rows and columns in full: .to_dense()")
+            raise ArrayError(f"{name} is a sparse tensor; expected a dense one: convert it with .to_dense()")
         array = array.resolve_neg()
     elif not isinstance(array, np.ndarray) and hasattr(array, "__dlpack_device__"):
         if int(array.__dlpack_device__()[0]) == 1:  # kDLCPU
@@ -184,7 +184,7 @@ def _as_numpy_or_torch(array: Any, name: str) -> Any:
         try:
             array = np.asarray(array)
         except ValueError as error:
-            raise ArrayError(f"{name} is no array of equal rows ({error}); expected shape (n, d)") from None
+            raise ArrayError(f"{name} does not have rows of equal length ({error}); expected shape (n, d)") from None
     kind = str(array.dtype).removeprefix("torch.")
     if isinstance(array, np.ndarray):
         if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
@@ -194,12 +194,12 @@ def _as_numpy_or_torch(array: Any, name: str) -> Any:
     elif kind not in FLOATS:
         raise ArrayError(f"{name} has type {kind}; expected one of {', '.join(FLOATS)}: convert it with .float()")
     elif array.device.type not in ("cpu", "cuda"):
-        raise ArrayError(f"{name} lies on {array.device}; bertft computes on cpu and cuda: move it with .cpu()")
+        raise ArrayError(f"{name} is on {array.device}; bertft computes on cpu and cuda: move it with .cpu()")
     return array
 
 
 def _memory_map_of(array: Any) -> mmap.mmap | None:
-    """The mmap under an array, if its pages may be dropped: not a copy-on-write one, whose changes live only there."""
+    """Return the mmap under an array if its pages may be dropped: changes to a copy-on-write map are in memory only."""
     owner = array
     while isinstance(owner, np.ndarray):
         if isinstance(owner, np.memmap) and owner.mode in ("r", "r+", "w+"):

@@ -1,4 +1,4 @@
-// bertft._core: checks shapes and types, releases the GIL and forwards to the headers beside this file.
+// bertft._core: checks shapes and types, releases the GIL and calls the headers beside this file.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -51,7 +51,7 @@ const Value* data_of(const char* function, const char* name, const py::array& ar
     return static_cast<const Value*>(array.data());
 }
 
-// Calls work with the data as const double* or const float*, whichever it is.
+// Calls work with the data as const double* or const float*, by its type.
 template <class Work>
 auto with_floats(const char* function, const char* name, const py::array& array, const Work& work) {
     check_contiguous(function, name, array);

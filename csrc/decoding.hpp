@@ -1,12 +1,12 @@
-// Maximum spanning arborescences of many small dense graphs: what the arc scores of a parser say of a sentence.
+// Maximum spanning arborescences of many small dense graphs: the best tree of a sentence from a parser's arc scores.
 //
-// Chu, Liu and Edmonds's algorithm, O(n²) a sentence: from each word a path is grown along best incoming arcs until it
-// meets the root or a word already settled; where it meets itself, the cycle becomes one node. Exactly one word hangs
-// from the root. The weight of an arc is a pair, (-1, score) for an arc from the root and (0, score) for any other,
-// compared and subtracted part by part: such pairs are an ordered group, and the algorithm asks no more of its weights.
-// So the tree found has as few arcs from the root as any, and among those the highest score. This is what subtracting a
-// large number from the root's scores is meant to do (Stanojević and Cohen 2021), without the digits that one costs,
-// and in the time of a single tree; trying each root in turn costs n times as much.
+// The algorithm of Chu, Liu and Edmonds, O(n²) for a sentence. From each word a path is grown along best incoming arcs
+// until it meets the root or a settled word. Where it meets itself, the cycle becomes one node. Exactly one word
+// depends on the root. To get this, the weight of an arc is a pair, (-1, score) for an arc from the root and (0, score)
+// for any other, and pairs are compared and subtracted component by component. Such pairs are an ordered group, which
+// is all that the algorithm needs. So the tree has the fewest arcs from the root, and among those trees the highest
+// score. To subtract a large number from the root's scores (Stanojević and Cohen 2021) has the same aim but loses
+// digits. To try each root in turn takes n times as long.
 #pragma once
 
 #include <algorithm>
@@ -26,22 +26,22 @@ namespace bertft {
 namespace decoding_detail {
 
 constexpr std::size_t kBlockSentences = 16;
-constexpr double kLargest = 0x1p1000;  // scores are added up, and their sums must be numbers too
+constexpr double kLargest = 0x1p1000;  // so that sums of scores are finite
 constexpr std::int32_t kForbidden = std::int32_t{1} << 30;
 constexpr std::size_t kMostWords = std::size_t{1} << 16;
 
 enum class Problem : unsigned char { none, bad_score, no_tree };
 
-// What is wrong with a sentence, and at a bad score the word and the head.
+// What is wrong with a sentence; for a bad score also the word and the head.
 struct Finding {
     Problem problem = Problem::none;
     std::size_t word = 0, head = 0;
 };
 
-// Finds the trees of one thread's sentences; keeps its space from sentence to sentence.
+// Finds the trees of one thread's sentences; its memory is kept between sentences.
 //
-// Nodes are 0, the root, and 1, …, n, the words, as in CoNLL-U; further ones stand for cycles. A node that is in no
-// cycle yet owns a slot, the row of the weights of its incoming arcs, one for each of the nodes 0, …, n they may leave.
+// Nodes are 0, the root, and 1, …, n, the words, as in CoNLL-U; further nodes are cycles. A node that is not in a cycle
+// yet owns a slot: the row of the weights of its incoming arcs, one for each node 0, …, n that an arc may leave.
 class Edmonds {
   public:
     // `scores` is (words, stride): a row for each dependent, a column for each head.
@@ -63,7 +63,7 @@ class Edmonds {
   private:
     struct Weight {
         double score;
-        std::int32_t level;  // less by one for an arc from the root, and by kForbidden for one that is forbidden
+        std::int32_t level;  // minus one for an arc from the root, minus kForbidden for a forbidden arc
 
         bool operator>(const Weight& other) const {
             return level != other.level ? level > other.level : score > other.score;
@@ -72,14 +72,14 @@ class Edmonds {
     };
     struct Arc {
         Weight weight;
-        std::uint32_t dependent;  // the word it enters, one of those of the node
+        std::uint32_t dependent;  // the word of the node that it enters
     };
     struct Choice {
         std::uint32_t head, dependent;
     };
     enum class State : unsigned char { fresh, on_path, settled };
 
-    // The best head of each word by itself: where these make a tree it is the best one.
+    // The best head of each word alone. If these make a tree, it is the best one.
     template <class Value>
     Finding choose_best_heads(const Value* scores, std::size_t stride, std::int32_t* heads) const {
         for (std::size_t word = 1; word <= words_; ++word) {
@@ -106,7 +106,7 @@ class Edmonds {
         return {};
     }
 
-    // Whether every word hangs from the one word that hangs from the root.
+    // Whether one word depends on the root, and all others on that word, directly or not.
     bool is_tree(const std::int32_t* heads) {
         std::size_t roots = 0;
         for (std::size_t word = 0; word < words_; ++word) roots += heads[word] == 0;
@@ -139,7 +139,7 @@ class Edmonds {
             const Value* row = scores + (word - 1) * stride;
             Arc* arcs = &arcs_[word * nodes];
             for (std::size_t head = 0; head <= words_; ++head) {
-                // What stands for an arc from a word to itself is never looked at.
+                // The cell of a word with itself is never read.
                 const double score = head == word ? 0 : static_cast<double>(row[head]);
                 const std::int32_t level = std::isinf(score) ? -kForbidden : head == 0 ? -1 : 0;
                 arcs[head] = {{score, level}, static_cast<std::uint32_t>(word)};
@@ -149,7 +149,7 @@ class Edmonds {
 
     Arc* arcs_into(std::size_t slot) { return &arcs_[slot * (words_ + 1)]; }
 
-    // Settles the node of a slot and all that the path from it passes; false where a node has no incoming arc.
+    // Settles the node of a slot and all nodes on the path from it. Returns false if a node has no incoming arc.
     bool grow_path(std::size_t slot) {
         path_.clear();
         while (state_[slot] != State::settled) {
@@ -171,8 +171,8 @@ class Edmonds {
         return true;
     }
 
-    // Makes one node, in the slot `first`, of the cycle that is the end of the path from there on, and takes it off the
-    // path. An arc into the cycle costs what the arc chosen before, which it would replace, was worth.
+    // Contracts the cycle that the path ends in, from `first` on, to one node in the slot `first`, and removes it from
+    // the path. An arc into the cycle loses the weight of the chosen arc that it would replace.
     void contract(std::size_t first) {
         const std::size_t cycle = parent_.size();
         parent_.push_back(0);
@@ -196,7 +196,7 @@ class Edmonds {
         node_[first] = cycle;
     }
 
-    // The arc chosen for a cycle stands in for that of the part it enters, from the last cycle down to the words.
+    // The arc chosen for a cycle replaces that of the part it enters, from the last cycle down to the words.
     void expand(std::int32_t* heads) {
         for (std::size_t cycle = parent_.size() - 1; cycle > words_; --cycle) {
             std::size_t part = choice_[cycle].dependent;
@@ -212,8 +212,8 @@ class Edmonds {
     std::vector<Arc> arcs_;
     std::vector<std::size_t> slot_of_;  // of each node 0, …, n
     std::vector<State> state_;          // of each slot
-    std::vector<std::size_t> node_;     // whose a slot is: a word or a cycle
-    std::vector<std::size_t> parent_;   // of each word and cycle: the cycle it became part of, 0 for none
+    std::vector<std::size_t> node_;     // the node of a slot: a word or a cycle
+    std::vector<std::size_t> parent_;   // of each word and cycle: the cycle that contains it, 0 for none
     std::vector<Choice> choice_;        // of each word and cycle: the best arc into it
     std::vector<std::size_t> path_;     // slots
     std::vector<std::size_t> seen_from_;
@@ -234,12 +234,12 @@ inline std::invalid_argument refusal(std::size_t sentence, const Finding& findin
 
 }  // namespace decoding_detail
 
-// Writes to `heads` (batch, width) the heads of the highest-scoring tree of each sentence in which one word has head 0,
-// the root; -1 beyond a sentence's end. `scores` is (batch, width, width + 1): of word i as the dependent of head h at
-// [i - 1, h], words counted from 1; -inf forbids an arc. Of each sentence the first lengths[sentence] words count;
-// cells beyond them, and those of a word with itself, are not read. Of several trees with that score it is always the
-// same. Throws std::invalid_argument, naming the first such sentence, where a score is NaN, inf or beyond 2^1000, or
-// where every tree of one root takes a forbidden arc; and at a length above the width.
+// Writes to `heads` (batch, width) the heads of each sentence's highest-scoring tree in which one word has head 0, the
+// root; -1 beyond a sentence's end. `scores` is (batch, width, width + 1) and holds the score of word i under head h at
+// [i - 1, h], with words counted from 1; -inf forbids an arc. The first lengths[sentence] words of a sentence count.
+// Cells beyond them, and those of a word with itself, are not read. Among trees of equal score the choice is always the
+// same. Throws std::invalid_argument for a length above the width, and, naming the first such sentence, where a score
+// is NaN, inf or beyond 2^1000, or where every tree with one root uses a forbidden arc.
 template <class Value>
 void arborescences(const Value* scores, std::size_t batch, std::size_t width, const std::int64_t* lengths,
                    std::int32_t* heads, std::size_t threads = 0) {

@@ -8,7 +8,7 @@
 
 namespace bertft {
 
-// Throws std::invalid_argument at the first length that is not within 0, …, width; `item` is what a length belongs to.
+// Throws std::invalid_argument for the first length outside 0, …, width; `item` names what a length belongs to.
 inline void check_lengths(const char* function, const char* item, const std::int64_t* lengths, std::size_t n,
                           std::size_t width) {
     for (std::size_t i = 0; i < n; ++i) {

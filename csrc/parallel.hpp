@@ -1,4 +1,4 @@
-// Fork and join over std::thread: the one way the C++ core uses more than one processor.
+// Fork and join over std::thread, with which the C++ core uses several processors.
 #pragma once
 
 #include <algorithm>
@@ -15,11 +15,11 @@
 
 namespace bertft {
 
-// The number of threads to use: `wanted`, or where it is 0 one for each processor that this process may run on.
+// The number of threads to use: `wanted`, or if that is 0 one for each processor that this process may run on.
 inline std::size_t thread_count(std::size_t wanted) {
     if (wanted != 0) return wanted;
 #ifdef __linux__
-    // A process held to few processors, by taskset or a container, would wait for its own threads.
+    // A process limited to few processors, by taskset or a container, would wait for its own threads otherwise.
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return static_cast<std::size_t>(CPU_COUNT(&allowed));
 #endif
@@ -40,7 +40,7 @@ void run_parallel(std::size_t threads, const Work& work) {
     std::vector<std::thread> others;
     others.reserve(threads - 1);
     for (std::size_t thread = 1; thread < threads; ++thread) {
-        // Where the system refuses another thread, the work is done here, later: nothing is lost but time.
+        // If the system refuses another thread, its work is done here afterwards: only time is lost.
         try {
             others.emplace_back(guarded, thread);
         } catch (const std::system_error&) {
@@ -54,7 +54,7 @@ void run_parallel(std::size_t threads, const Work& work) {
     }
 }
 
-// Calls work(low, high) on blocks that cover 0, …, n - 1, each once; threads take the next block when they are free.
+// Calls work(low, high) on blocks that cover 0, …, n - 1, each once. A free thread takes the next block.
 template <class Work>
 void parallel_blocks(std::size_t n, std::size_t block, std::size_t threads, const Work& work) {
     const std::size_t blocks = (n + block - 1) / block;

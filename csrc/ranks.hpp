@@ -1,11 +1,11 @@
-// Average ranks of many floating-point values, ties sharing the mean of their places: what Spearman correlation needs.
+// Average ranks of many floating-point values, for Spearman's correlation: ties share the mean of their ranks.
 //
-// A sample sort that never moves an index. Every value becomes an integer key in the same order (order_key), and
-// 1. random samples give splitters that cut the keys into buckets of about kBucketValues, however the values crowd;
-// 2. each thread counts, then copies, the keys of its own stretch of the input into the buckets, in input order;
-// 3. each bucket, small enough for the cache, is sorted, and its keys are overwritten by their ranks where they stand;
-// 4. each thread walks its stretch again: the next rank in a value's bucket is that value's own.
-// Step 4 is why step 2 keeps input order: all large arrays are then read and written as streams, and the only extra
+// A sample sort that never moves an index. Every value becomes an integer key of the same order (order_key). Then
+// 1. random samples give splitters that cut the keys into buckets of about kBucketValues, for any distribution;
+// 2. each thread counts, then copies, the keys of its own part of the input into the buckets, in input order;
+// 3. each bucket, small enough for the cache, is sorted, and its keys are overwritten in place by their ranks;
+// 4. each thread reads its part of the input again: the next rank in a value's bucket is the rank of that value.
+// Step 4 needs the input order of step 2. All large arrays are then read and written as streams, and the only extra
 // memory is the key (8 bytes) and the bucket number (2 bytes) of each value. A value so frequent that it is drawn twice
 // as a splitter gets a bucket to itself, so ties cost nothing. The answer does not depend on the threads or the sample.
 #pragma once
@@ -61,7 +61,7 @@ class Splitters {
         if (wanted > 1) {
             std::mt19937_64 random;
             std::vector<std::uint64_t> sample(wanted * kSamplesPerBucket);
-            // A NaN is found and refused later; held down to infinity it leaves room for the key after it.
+            // A NaN is found and refused later. Limited to infinity, it leaves room for the key after it.
             const std::uint64_t infinity = order_key(std::numeric_limits<double>::infinity());
             for (auto& key : sample) key = std::min(order_key(values[random() % n]), infinity);
             std::sort(sample.begin(), sample.end());
@@ -78,13 +78,13 @@ class Splitters {
         std::size_t size = 1;
         while (size < buckets_) size *= 2;
         half_ = size / 2;
-        // Filled up to a power of two with a key above all but NaN, which is refused before it is looked up.
+        // Filled up to a power of two with a key above all others; NaN is refused before it is looked up.
         keys_.resize(size, std::numeric_limits<std::uint64_t>::max());
     }
 
     std::size_t buckets() const { return buckets_; }
 
-    // Binary search without branches, so that the processor overlaps one key's search with the next one's.
+    // Binary search without branches, so that the processor overlaps the searches of successive keys.
     std::size_t bucket_of(std::uint64_t key) const {
         std::size_t below = 0;
         for (std::size_t step = half_; step != 0; step /= 2) below += keys_[below + step - 1] <= key ? step : 0;
@@ -102,7 +102,7 @@ struct Entry {
     std::uint32_t place;
 };
 
-// Sorts one bucket at a time and writes ranks over its keys; keeps its space from bucket to bucket.
+// Sorts one bucket at a time and writes ranks over its keys; its memory is kept between buckets.
 class BucketRanker {
   public:
     // Overwrites each of the m keys with the bits of its rank, counted from `before` values that are smaller.
@@ -114,7 +114,7 @@ class BucketRanker {
             std::fill(keys, keys + m, rank_bits(before, m));
             return;
         }
-        // About one value a bin where values spread evenly; where they do not, sorting the bins makes up for it.
+        // About one value in a bin where values are spread evenly; otherwise sorting the bins takes longer.
         std::size_t bins = 2;
         while (bins < m) bins *= 2;
         int shift = 0;
@@ -164,8 +164,8 @@ class BucketRanker {
 
 }  // namespace ranks_detail
 
-// Writes the average ranks, counted from 1, of n float or double values. O(n log n) at worst, O(n) where values spread
-// smoothly; 10 bytes a value beside input and output. Throws std::invalid_argument at a NaN, naming the first.
+// Writes the average ranks, counted from 1, of n float or double values. O(n log n) at worst, O(n) where values are
+// spread smoothly; 10 bytes for each value beside input and output. Throws std::invalid_argument naming the first NaN.
 template <class Value>
 void tied_ranks(const Value* values, std::size_t n, double* ranks, std::size_t threads = 0) {
     using namespace ranks_detail;

@@ -1,10 +1,10 @@
-// Spearman's rank correlation of many short rows, ties sharing the mean of their places.
+// Spearman's rank correlation of many short rows; ties share the mean of their ranks.
 //
 // A value's rank, doubled and centred, is the number of values below it minus the number above it: an integer, and zero
-// on average. Short rows count these by comparing every pair, four or more values an instruction and no branch, which
-// is several times faster than sorting forty numbers; long rows are sorted. Doubles are compared as floats, twice as
-// many an instruction, where that shows to change no order. All sums are of integers, so they are exact, and the answer
-// depends neither on the instructions nor on the order.
+// on average. In short rows these are counted by comparing every pair, four or more values in one instruction and
+// without branches, which is several times faster than sorting forty numbers. Long rows are sorted. Doubles are
+// compared as floats, twice as many in one instruction, where a check shows that this changes no order. All sums are
+// sums of integers, so they are exact, and the answer does not depend on the instructions or the order.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +36,8 @@ bool any_nan(const Value* values, std::size_t n) {
     return nan;
 }
 
-// Vectors of 16 bytes, which every 64-bit processor has: compilers left to vectorise the counting choose the wrong
-// loop.
+// Vectors of 16 bytes, which every 64-bit processor has: by themselves, compilers vectorise the wrong loop of the
+// counting.
 template <class Value>
 struct Vector {
     using Count = std::conditional_t<sizeof(Value) == 4, std::int32_t, std::int64_t>;
@@ -46,18 +46,18 @@ struct Vector {
     static constexpr std::size_t lanes = 16 / sizeof(Value);
 };
 
-// Ranks the rows of one side on one thread; keeps its space from row to row.
+// Ranks the rows of one side on one thread; its memory is kept between rows.
 template <class Value>
 class Ranker {
   public:
-    // The ranks, doubled and centred, of n <= kMostCounted values; null where one is NaN.
+    // Returns the ranks, doubled and centred, of n <= kMostCounted values; null if one is NaN.
     const std::int16_t* count(const Value* values, std::size_t n) {
         if (!round(values, n)) return nullptr;
         if (n <= kMostCoded && encode(n) && exact(values, n)) {
             count_codes(n);
             return counts_;
         }
-        // Rounding never swaps two values, so where it makes no ties it changes no rank.
+        // Rounding never swaps two values, so it changes no rank unless it makes ties.
         count_if<false>(floats_, n);
         if (!untied(n)) {
             if (exact(values, n)) {
@@ -71,7 +71,7 @@ class Ranker {
         return counts_;
     }
 
-    // The same of any number of values.
+    // Returns the same for any number of values.
     const double* sort(const Value* values, std::size_t n) {
         sorted_.resize(n);
         tied_ranks(values, n, sorted_.data(), 1);
@@ -81,9 +81,9 @@ class Ranker {
 
   private:
     static constexpr std::size_t kBytes = 16;
-    static constexpr std::size_t kMostCoded = 127;  // then a count fits a byte too
+    static constexpr std::size_t kMostCoded = 127;  // so that a count fits in a byte too
 
-    // Rounds the values to floats_; false where one is NaN.
+    // Rounds the values to floats_; returns false if one is NaN.
     bool round(const Value* values, std::size_t n) {
         int nan = 0;
         for (std::size_t i = 0; i < n; ++i) {
@@ -93,7 +93,7 @@ class Ranker {
         return nan == 0;
     }
 
-    // Whether floats_ are the values, and not only near them.
+    // Whether floats_ equal the values exactly.
     bool exact(const Value* values, std::size_t n) const {
         std::uint64_t changed = 0;
         for (std::size_t i = 0; i < n; ++i) {
@@ -102,8 +102,8 @@ class Ranker {
         return changed == 0;
     }
 
-    // Whole numbers from 0 to 127, as the distances and depths of trees are, fit a byte: sixteen make a vector. Writes
-    // them to codes_, and returns false where floats_ are others.
+    // Whole numbers from 0 to 127, such as distances and depths in trees, fit in a byte, sixteen in a vector. Writes
+    // them to codes_, or returns false if floats_ has other numbers.
     bool encode(std::size_t n) {
         typedef typename Vector<float>::Values Floats;
         typedef typename Vector<float>::Counts Whole;
@@ -130,8 +130,8 @@ class Ranker {
         return true;
     }
 
-    // Sets the ranks from the codes. They stand in codes_ twice, so that what stands s places on from each of a
-    // vector's values, round the end, is a vector too.
+    // Sets the ranks from the codes. codes_ holds them twice in a row, so that the values s positions after those of a
+    // vector, with wrap-around, are a vector too.
     void count_codes(std::size_t n) {
         std::memcpy(codes_ + n, codes_, n);
         std::size_t first = 0;
@@ -159,10 +159,10 @@ class Ranker {
         for (std::size_t i = 0; i < sizeof counts; ++i) counts_[first + i] = found[i];
     }
 
-    // For each value: sets its count to the number of values below, or takes from it the number of values above.
+    // For each value, sets its count to the number of values below, or subtracts the number of values above.
     template <bool above, class Number>
     void count_if(const Number* values, std::size_t n) {
-        constexpr std::size_t step = 4 * Vector<Number>::lanes;  // as many values and counts stay in sixteen registers
+        constexpr std::size_t step = 4 * Vector<Number>::lanes;  // values and counts of a step fit in sixteen registers
         std::size_t first = 0;
         for (; n - first > step; first += step) count_vectors<above, 4>(values, n, first);
         switch ((n - first - 1) / Vector<Number>::lanes) {
@@ -196,7 +196,7 @@ class Ranker {
         }
     }
 
-    // Where of every pair one is below the other, what is not below is above: makes ranks of the counts of those below.
+    // Makes ranks of the counts of values below. Without ties, every other value that is not below is above.
     bool untied(std::size_t n) {
         int below = 0;
         for (std::size_t i = 0; i < n; ++i) below += counts_[i];
@@ -214,7 +214,7 @@ class Ranker {
     std::vector<double> sorted_;
 };
 
-// Of centred ranks; NaN where a side is constant.
+// The correlation of centred ranks; NaN if a side is constant.
 template <class Sum, class Rank>
 double correlation(const Rank* x, const Rank* y, std::size_t n) {
     Sum xx = 0, xy = 0, yy = 0;
@@ -230,8 +230,8 @@ double correlation(const Rank* x, const Rank* y, std::size_t n) {
 }  // namespace spearman_detail
 
 // Writes to `correlations` (rows), for each row, Spearman's correlation of the first lengths[row] values of `x` and `y`
-// (rows, width), of which nothing further is read. As in SciPy the answer is NaN where a side is constant (an empty
-// row and a single value are), or holds a NaN. Throws std::invalid_argument at a length above the width.
+// (rows, width); values beyond are not read. As in SciPy the answer is NaN if a side has a NaN or is constant, as an
+// empty row and a single value are. Throws std::invalid_argument for a length above the width.
 template <class X, class Y>
 void row_spearman(const X* x, const Y* y, std::size_t rows, std::size_t width, const std::int64_t* lengths,
                   double* correlations, std::size_t threads = 0) {

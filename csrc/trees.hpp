@@ -1,9 +1,9 @@
-// Minimum spanning trees of many small dense graphs: what the syntax distances of a structural probe say of a sentence.
+// Minimum spanning trees of many small dense graphs: the tree of a sentence from a structural probe's distances.
 //
-// Prim's algorithm on a padded batch of distance matrices, O(n²) a sentence. The tree is the one that Kruskal finds
-// when he sorts all cells by (distance, row, column): this is a strict total order of the edges, an edge being ordered
-// by the lower of its two cells, and under a strict order there is one minimum spanning tree, whoever looks for it. So
-// ties fall the same way, and matrices that rounding left not quite symmetric are no special case.
+// Prim's algorithm on a padded batch of distance matrices, O(n²) for a sentence. The tree is that of Kruskal's
+// algorithm over all cells sorted by (distance, row, column). With an edge ordered by the lower of its two cells, this
+// is a strict total order of the edges, under which there is exactly one minimum spanning tree. So ties are broken the
+// same way by both algorithms, and matrices that are not quite symmetric after rounding are not a special case.
 #pragma once
 
 #include <cmath>
@@ -23,7 +23,7 @@ namespace bertft {
 
 namespace trees_detail {
 
-constexpr std::size_t kBlockSentences = 32;  // about 20 µs of work: a thread costs as much to start
+constexpr std::size_t kBlockSentences = 32;  // about 20 µs of work, as long as a thread takes to start
 
 __extension__ typedef unsigned __int128 Bits128;
 
@@ -36,13 +36,13 @@ inline std::uint32_t order_key(float value) {
 }
 using bertft::order_key;
 
-// Finds the trees of one thread's sentences; keeps its space from sentence to sentence.
+// Finds the trees of one thread's sentences; its memory is kept between sentences.
 template <class Value>
 class Prim {
   public:
     explicit Prim(std::size_t width) : width_(width), outside_(width), best_(width) {}
 
-    // Writes a parent for each of the `width` words, and returns whether a NaN was met.
+    // Writes a parent for each of the `width` words, and returns whether there was a NaN.
     bool tree(const Value* distances, std::size_t length, const unsigned char* keep, std::int32_t* parents) {
         std::size_t left = 0;
         for (std::size_t word = 0; word < width_; ++word) {
@@ -52,7 +52,7 @@ class Prim {
         if (left == 0) return false;
 
         std::size_t joined = outside_[0];  // the first word is the root of the tree
-        // Words leave by being overwritten by the last; which is where does not matter, edges alone are compared.
+        // A word is removed by moving the last one to its index. The order does not matter: only edges are compared.
         outside_[0] = outside_[--left];
         for (std::size_t i = 0; i < left; ++i) best_[i] = ~Key{0};
         bool nan = false;
@@ -83,7 +83,7 @@ class Prim {
     }
 
   private:
-    // The bits of a distance above the number of its cell: one integer that orders as (distance, row, column) does.
+    // The bits of a distance above the number of its cell: one integer with the order of (distance, row, column).
     using Key = std::conditional_t<sizeof(Value) == 4, std::uint64_t, Bits128>;
 
     static Key key(Value distance, std::size_t cell) {
@@ -91,17 +91,17 @@ class Prim {
     }
 
     std::size_t width_;
-    std::vector<std::uint32_t> outside_;  // the words that are not yet in the tree
-    std::vector<Key> best_;               // and the lowest edge that joins each to it
+    std::vector<std::uint32_t> outside_;  // the words that are not in the tree yet
+    std::vector<Key> best_;               // the lowest edge that joins each of them to it
 };
 
 }  // namespace trees_detail
 
-// Writes to `parents` (batch, width), for each kept word but the first, the word before it on the way from the first
-// kept word in the spanning tree of the kept words; -1 everywhere else. `distances` is (batch, width, width), `keep`
-// (batch, width); of each sentence the first lengths[sentence] words count, and nothing beyond them is read.
-// Infinities are distances like any other. Throws std::invalid_argument at a NaN between kept words, naming the
-// sentence, and at a length above the width.
+// Writes to `parents` (batch, width) the parent of each kept word in the spanning tree of the kept words of its
+// sentence, rooted in the first of them; -1 for the root and elsewhere. `distances` is (batch, width, width), `keep`
+// (batch, width). The first lengths[sentence] words of a sentence count, and nothing beyond them is read. Infinities
+// are distances like any other. Throws std::invalid_argument for a length above the width, and for a NaN between kept
+// words, naming the sentence.
 template <class Value>
 void spanning_trees(const Value* distances, std::size_t batch, std::size_t width, const std::int64_t* lengths,
                     const unsigned char* keep, std::int32_t* parents, std::size_t threads = 0) {

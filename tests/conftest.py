@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from kernel_cases import compiled as compiled
 
 # Triton and transformers read these when they are first imported, which is after this file.
 if not torch.cuda.is_available():

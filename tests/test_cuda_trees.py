@@ -1,7 +1,7 @@
-"""The CUDA kernels of trees and ranks: compiled for GPUs, and run on the CPU, lane by lane, against the C++ core.
+"""The CUDA kernels of trees and ranks: compiled for GPUs, and compared with the C++ core on the CPU, lane by lane.
 
-csrc/tests/cuda_emulation.hpp makes C++ of them; csrc/tests/fuzz_cuda_trees.cpp does the same under the sanitizers.
-Where there is a GPU and CuPy, the same tests run there.
+csrc/tests/cuda_emulation.hpp compiles them as C++, and csrc/tests/fuzz_cuda_trees.cpp runs them under the sanitizers.
+With a GPU and CuPy, the tests run there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bertft.probes import evaluate_depths, evaluate_distances
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "bertft" / "kernels" / "trees.cu"
-ON_GPU = torch.cuda.is_available() and kernels.refusals("cuda:0")["cupy"] is None
+ON_GPU = torch.cuda.is_available() and kernels.refusals("cuda:0", "spanning_trees")["gpu"] is None
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def emulated(tmp_path_factory):
 
 @pytest.fixture
 def device(request, monkeypatch):
-    """A GPU, or the CPU with kernels that are emulated there."""
+    """A GPU, or the CPU with emulated kernels."""
     if ON_GPU:
         return "cuda"
     function = request.getfixturevalue("emulated")
@@ -93,7 +93,7 @@ def test_correlations_equal_the_core(device, types, rows, width):
 
 
 def test_subnormal_values_are_told_apart(device):
-    """CuPy compiles with -ftz=true, under which a float comparison takes all of these for zeros."""
+    """CuPy compiles with -ftz=true, under which a comparison of floats treats all of these as zeros."""
     rng = np.random.default_rng(8)
     cells = rng.permutation(2 * 7 * 7).reshape(2, 7, 7).astype(np.float32) * np.float32(1e-42)
     lengths, keep = np.array([7, 5]), np.ones((2, 7), dtype=bool)
@@ -143,10 +143,11 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
     predicted = (gold + rng.standard_normal(gold.shape)).astype(np.float32)
     depths = np.where(np.arange(n) == 2, 0, gold[:, 0])
     expected = evaluate_distances(predicted, gold, lengths), evaluate_depths(predicted[:, 1], depths, lengths)
-    if device == "cpu":  # tensors of the CPU come as NumPy: let them stay, as those of a GPU do
+    if device == "cpu":  # tensors on the CPU become NumPy: keep them, as those on a GPU are kept
         monkeypatch.setattr("bertft.probes.structural.evaluation.padded", lambda array, *_: (array.contiguous(), "gpu"))
-        on_cpu = kernels.select("cpu")
-        monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else kernels.Operations("cupy"))
+        on_cpu, on_gpu = kernels.select("cpu"), kernels.Operations("gpu", "cuda:0")
+        monkeypatch.setattr(kernels, "_missing", lambda *_: None)
+        monkeypatch.setattr(kernels, "select", lambda name, *_: on_cpu if name == "cpu" else on_gpu)
     seconds = iter([1.0, 2.0] if stays else [2.0, 1.0])
     monkeypatch.setattr(placement, "_least_seconds", lambda run: next(seconds))
     monkeypatch.setattr(placement, "_faster", {})
@@ -161,37 +162,40 @@ def test_evaluation_of_predictions_on_a_gpu(device, stays, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precisions_are_widened_wherever_they_lie(dtype, monkeypatch):
-    monkeypatch.setattr(arrays, "_for_kernels", lambda array: array)  # what it does to those on a GPU
+def test_half_precisions_are_widened_on_any_device(dtype, monkeypatch):
+    monkeypatch.setattr(arrays, "_for_kernels", lambda array: array)  # as it does for arrays on a GPU
     values = torch.rand(2, 3, 3).to(dtype)
     found, _ = arrays.padded(values, "predicted", (None, 3, 3))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, values.float(), rtol=0, atol=0)
 
 
-def test_a_gpu_takes_each_operation_where_it_is(monkeypatch):
+def test_operations_of_a_gpu_need_only_their_own_library(monkeypatch):
     have = {"triton", "cupy"}
-    monkeypatch.setattr(kernels, "_missing", lambda package, remedy: None if package in have else f"no {package}")
+    monkeypatch.setattr(kernels, "_missing", lambda library, remedy: None if library in have else f"no {library}")
     both = kernels.select("cuda:0")
-    assert (both.backend, both.arrays) == ("triton", "torch")
+    assert (both.backend, both.arrays) == ("gpu", "torch")
     assert both.spanning_trees is cupy_trees.spanning_trees
-    assert both.moments.__module__ == "bertft.kernels.triton_moments"
-    with pytest.raises(BackendError, match=r"triton has no row_spearman, only reference, numba, cupy; move"):
-        _ = kernels.select("cuda:0", "triton").row_spearman
+    assert kernels.choose("cuda:0", operation="moments") == "gpu"
     have.remove("cupy")
-    with pytest.raises(BackendError, match=r"triton has no row_spearman.*; cupy: no cupy; move .* with \.cpu\(\)"):
+    with pytest.raises(BackendError, match="backend 'gpu' cannot compute row_spearman: no cupy"):
         _ = kernels.select("cuda:0").row_spearman
     have.clear()
-    with pytest.raises(BackendError, match="no backend can serve arrays on cuda:0: triton: no triton; cupy: no cupy"):
-        kernels.select("cuda:0")
-    have.add("cupy")
-    assert kernels.choose("cuda:0") == "cupy"
-    with pytest.raises(BackendError, match=r"'cupy' cannot serve: cupy: the arrays are on the CPU; .* with \.cuda\(\)"):
-        kernels.select("cpu", "cupy")
+    assert kernels.select("cuda:0", "gpu").tied_ranks.__module__ == "bertft.kernels.torch_ranks"
+    with pytest.raises(BackendError, match="backend 'gpu' cannot compute moments: no triton"):
+        _ = kernels.select("cuda:0").moments
+    with pytest.raises(BackendError, match="backend 'gpu' cannot serve: no triton"):
+        kernels.choose("cuda:0", operation="moments")
+
+
+def test_cuda_kernels_do_not_run_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(BackendError, match=r"cannot compute spanning_trees: the arrays are on the CPU; .* \.cuda\(\)"):
+        _ = kernels.select("cpu", "gpu").spanning_trees
 
 
 def test_the_source_stands_alone():
-    """NVRTC, which compiles it for users, has no headers; and what the package lacks could not be compiled."""
+    """NVRTC, which compiles the source for users, has no headers, and the source must be in the package."""
     assert "#include" not in SOURCE.read_text(encoding="utf-8")
     assert SOURCE == cupy_trees.SOURCE
 

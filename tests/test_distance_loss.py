@@ -5,35 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kernel_cases import serving
 
-from bertft import kernels
 from bertft.errors import ArrayError, BackendError
-from bertft.kernels import reference, triton_distance_loss
-from bertft.kernels.triton_tiles import Tile
+from bertft.kernels import reference
 from bertft.probes.structural.distance_loss import distance_loss
 
-BACKENDS = ("numba", "reference", "triton", "triton-small")
 
-
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["cpu", "reference", "gpu", "gpu-small"])
 def backend(request, monkeypatch):
-    """Return the backend. Names with -small use tiles so small that the inputs cross the edges of all of them."""
-    name, _, small = request.param.partition("-")
-    if small:
-        for size in triton_distance_loss.TILES:
-            monkeypatch.setitem(triton_distance_loss.TILES, size, Tile(16, 16, 16, 4, 2))
-    return name
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Fill new memory with nan, so that reads of values that no kernel wrote are detected."""
-    make = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: make(*args, **kwargs).fill_(torch.nan))
-
-
-def device_of(backend):
-    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    """Return each backend that has the loss. Names with -small use tiles so small that the inputs cross their edges."""
+    return serving(request.param, monkeypatch)
 
 
 def random_batch(seed, layers, lengths, rank, n=None, spread=1.0):
@@ -85,10 +67,10 @@ def test_against_autograd(backend, seed, layers, lengths, rank, n, dtype):
     losses, gradient, nearest = straightforward(projected, gold, lengths, slopes)
     # Closer to a tie than the rounding error, the sign is undetermined.
     assert nearest > 1e-5
-    device = device_of(backend)
+    device = backend.device
     words = torch.tensor(projected, device=device, requires_grad=True)
     found = distance_loss(
-        words, torch.as_tensor(gold, dtype=dtype, device=device), torch.as_tensor(lengths), backend=backend
+        words, torch.as_tensor(gold, dtype=dtype, device=device), torch.as_tensor(lengths), backend=backend.name
     )
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.detach().cpu().numpy(), losses, rtol=1e-6, atol=0)
@@ -101,7 +83,7 @@ def test_against_autograd(backend, seed, layers, lengths, rank, n, dtype):
 
 def test_padding_never_matters(backend):
     projected, gold, lengths = random_batch(5, 2, [7, 20, 1], 12, n=37)
-    ops, device = kernels.select(device_of(backend), backend), device_of(backend)
+    ops, device = backend.ops, backend.device
 
     def both(words, distances):
         arrays = torch.as_tensor(words, device=device), torch.as_tensor(distances, device=device).float()
@@ -113,7 +95,7 @@ def test_padding_never_matters(backend):
     again, same = both(np.nan_to_num(projected, nan=-7.0), beyond)
     assert np.array_equal(losses, again)
     assert np.array_equal(gradient, same)
-    if backend != "triton":  # there the padding determines the tile, and so the order of sums
+    if backend.name != "gpu":  # there the padding determines the tile, and so the order of sums
         narrow, small = both(projected[:, :, :20], beyond[:, :20, :20])
         np.testing.assert_allclose(narrow, losses, rtol=1e-6)
         np.testing.assert_allclose(small, gradient[:, :, :20], rtol=0, atol=1e-6 * np.abs(gradient).max())
@@ -127,10 +109,10 @@ def test_where_both_agree_the_slope_is_zero(backend):
     exact = words[0].astype(np.float64)
     gold = np.square(exact[:, :, None] - exact[:, None]).sum(-1)
     gold[0, 2, 34] += 3
-    device = device_of(backend)
+    device = backend.device
     projected = torch.tensor(words, device=device, requires_grad=True)
     losses = distance_loss(
-        projected, torch.as_tensor(gold, device=device).float(), torch.tensor([35, 35]), backend=backend
+        projected, torch.as_tensor(gold, device=device).float(), torch.tensor([35, 35]), backend=backend.name
     )
     losses.sum().backward()
     found, expected = projected.grad[0].cpu().numpy(), np.zeros((2, 35, 9))
@@ -147,15 +129,16 @@ def test_words_of_any_magnitude(backend, spread):
     words = (rng.standard_normal((1, 1, 12, 20)) * spread).astype(np.float32)
     gold = np.zeros((1, 12, 12))
     losses, gradient = reference.distance_loss(words, gold, [12])
-    device = device_of(backend)
+    device = backend.device
     projected = torch.tensor(words, device=device, requires_grad=True)
-    found = distance_loss(projected, torch.as_tensor(gold, device=device).float(), torch.tensor([12]), backend=backend)
+    gold = torch.as_tensor(gold, device=device).float()
+    found = distance_loss(projected, gold, torch.tensor([12]), backend=backend.name)
     found.sum().backward()
     np.testing.assert_allclose(found.detach().cpu().numpy(), losses, rtol=2e-6)
     np.testing.assert_allclose(projected.grad.cpu().numpy(), gradient, rtol=0, atol=1e-6 * np.abs(gradient).max())
 
 
-@pytest.mark.parametrize("name", ["numba", "reference"])
+@pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_float64_and_second_use(name):
     projected, gold, lengths = random_batch(8, 2, [6, 9], 4)
     words = torch.tensor(np.nan_to_num(projected), dtype=torch.float64, requires_grad=True)
@@ -171,10 +154,10 @@ def test_float64_and_second_use(name):
 def test_what_overflowed_shows(backend):
     words = np.ones((1, 2, 5, 3), dtype=np.float32)
     words[0, 1, 2] = np.inf
-    ops = kernels.select(device_of(backend), backend)
+    ops = backend.ops
     arrays = words, np.zeros((2, 5, 5), dtype=np.float32)
     if ops.arrays == "torch":
-        arrays = [torch.as_tensor(array, device=device_of(backend)) for array in arrays]
+        arrays = [torch.as_tensor(array, device=backend.device) for array in arrays]
     losses = torch.as_tensor(ops.distance_loss(*arrays, np.array([5, 5]))[0])
     assert losses[0, 0] == 0
     assert not losses[0, 1].isfinite()
@@ -193,11 +176,15 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(ArrayError, match=message):
             distance_loss(*changed)
+
+
+def test_a_gpu_refuses_float64(monkeypatch):
+    words, gold, lengths = torch.zeros(1, 2, 3, 4), torch.zeros(2, 3, 3), torch.tensor([3, 2])
     with pytest.raises(ArrayError, match=r"float64; on a GPU .* convert it with .float\(\)"):
-        triton_distance_loss.distance_loss(words.double(), gold, lengths)
+        serving("gpu", monkeypatch).ops.distance_loss(words.double(), gold, lengths)
 
 
 def test_a_backend_that_cannot_serve_says_why(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(BackendError, match=r"'triton' cannot serve: .* the arrays are on the CPU"):
-        distance_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2), torch.tensor([2]), backend="triton")
+    with pytest.raises(BackendError, match=r"'gpu' cannot serve: the arrays are on the CPU"):
+        distance_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2), torch.tensor([2]), backend="gpu")

@@ -1,4 +1,4 @@
-"""What may import what: data flows one way, one place names the backends, and `import bertft` loads nothing heavy."""
+"""What may import what: data flows one way, only kernels name their libraries, and `import bertft` loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ INSIDE: dict[str, dict[str, set[str]]] = {
     },
 }
 
-BACKENDS = {"triton", "numba", "cupy"}
+# What backends compute with: only the dispatch and its modules name them.
+LIBRARIES = {"triton", "numba", "cupy"}
 HEAVY = {"torch", "transformers", "numba", "scipy", "pandas", "matplotlib", "rich", "triton", "cupy"}
 
 
@@ -92,13 +93,13 @@ def imported_modules(source: str, file: Path) -> Iterator[str]:
                 yield name if base.startswith("bertft") and is_module(name) else base
 
 
-def backend_mentions(source: str) -> set[str]:
-    """The backends that the code names, in imports, identifiers or strings; docstrings and comments may say more."""
+def library_mentions(source: str) -> set[str]:
+    """The libraries that the code names, in imports, identifiers or strings; docstrings and comments may say more."""
     tree = ast.parse(source)
     docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     fields = [field for node in ast.walk(tree) if node not in docstrings for _, field in ast.iter_fields(node)]
     words = [field for field in fields if isinstance(field, str)]
-    return {backend for backend in BACKENDS for word in words if backend in word.lower()}
+    return {library for library in LIBRARIES for word in words if library in word.lower()}
 
 
 def ids(file: Path) -> str:
@@ -153,9 +154,9 @@ def test_floor_plans_have_no_cycle(plan: dict[str, set[str]]) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if part_of(module_of(file)) != "kernels"], ids=ids)
-def test_only_kernels_name_a_backend(file: Path) -> None:
-    named = backend_mentions(file.read_text())
-    assert not named, f"{', '.join(sorted(named))}: only bertft.kernels names backends; ask it instead"
+def test_only_kernels_name_a_library_of_theirs(file: Path) -> None:
+    named = library_mentions(file.read_text())
+    assert not named, f"{', '.join(sorted(named))}: only bertft.kernels names them; ask it for an operation instead"
 
 
 def test_the_readers_above_see_every_form() -> None:
@@ -169,9 +170,9 @@ def test_the_readers_above_see_every_form() -> None:
     }
     for code, part in forms.items():
         assert [part_of(name) for name in imported_modules(code, file)] == [part], code
-    for code in ("import triton.language as tl", "from cupy import x", "a = numba_cpu.f()", "f(backend='triton')"):
-        assert backend_mentions(code), code
-    assert not backend_mentions('def f():\n    "On triton."\n    return 1  # numba\n')
+    for code in ("import triton.language as tl", "from cupy import x", "a = numba_tiles.f()", "f(backend='triton')"):
+        assert library_mentions(code), code
+    assert not library_mentions('def f():\n    "On triton."\n    return 1  # numba\n')
 
 
 @pytest.mark.parametrize("module", ["bertft", "bertft.cli"])

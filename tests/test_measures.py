@@ -1,4 +1,4 @@
-"""The table of measures: every declared range and invariance holds, and every one not declared breaks."""
+"""The table of measures: every declared range and invariance holds, and every undeclared invariance fails."""
 
 from __future__ import annotations
 

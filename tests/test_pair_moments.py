@@ -1,4 +1,4 @@
-"""The laws of the accumulator: any split, any merge tree, identity, no aliasing, round trips."""
+"""The laws of the accumulator: any split, any tree of merges, the empty state, no shared memory, round trips."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bertft import PairMoments
 from bertft.errors import ArrayError, OptionError
+from bertft.similarity.pair_moments import update_together
 from bertft.statistics.reservoir import Reservoir
 
 MAPS = ("unit", "centred_unit", "raw")
@@ -88,7 +89,7 @@ def test_inputs_and_merged_states_are_never_changed_or_kept():
 
 
 def test_far_batches_keep_their_digits():
-    """A few rows of elsewhere come first; what follows lies in a cone ten thousand times narrower than its distance."""
+    """A few rows are far from the rest, which are in a cone ten thousand times narrower than its distance."""
     rng = np.random.default_rng(2)
     first = rng.standard_normal((8, 64)).astype(np.float32)
     direction = rng.standard_normal(64) * 10
@@ -147,6 +148,65 @@ def test_bad_updates_name_the_row_and_leave_the_state_alone():
     assert moments.n == 40
 
 
+def several_spaces(n, offset, dtype):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((n, 7)) + offset
+    ys = [x[:, :width] + rng.standard_normal((n, width)) for width in (5, 7, 3)]
+    return x.astype(dtype), [y.astype(dtype) for y in ys]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_states_updated_together_equal_those_updated_apart(dtype, tolerance, offset):
+    x, ys = several_spaces(90, offset, dtype)
+    # States that have seen other rows before, so that their centers differ, one of other maps and products.
+    before = [(x[:20] + 3.0 * k, ys[k][:20] - 2.0 * k) for k in range(2)]
+    options = [{"maps": MAPS}, {"maps": MAPS}, {"maps": ("raw",), "products": "float64"}]
+    apart, together = ([PairMoments(**some) for some in options] for _ in range(2))
+    for states in (apart, together):
+        for state, rows in zip(states, before, strict=False):
+            state.update(*rows)
+    groups = np.arange(90) // 4
+    for rows in np.split(np.arange(90), [1, 30, 33]):
+        for state, y in zip(apart, ys, strict=True):
+            state.update(x[rows], y[rows], groups[rows])
+        update_together(together, x[rows], [y[rows] for y in ys], groups[rows])
+    for one, other in zip(apart, together, strict=True):
+        assert one.n == other.n
+        assert np.array_equal(one.sample.groups, other.sample.groups)
+        assert np.array_equal(one.sample.y, other.sample.y)
+        for row_map in one.maps:
+            left, right = one.moments(row_map), other.moments(row_map)
+            right = right.about(left.x_center, left.y_center)
+            for name, part, same in zip(left.sums._fields, left.sums, right.sums, strict=True):
+                np.testing.assert_allclose(same, part, rtol=0, atol=tolerance * np.abs(part).max(), err_msg=name)
+
+
+def test_states_updated_together_share_no_memory():
+    x, ys = several_spaces(60, 0.0, np.float64)
+    together = [PairMoments(MAPS) for _ in ys]
+    update_together(together, x[:40], [y[:40] for y in ys])
+    values = [numbers(state) for state in together[1:]]
+    together[0].update(x[40:], ys[0][40:])
+    assert [numbers(state) for state in together[1:]] == values
+
+
+def test_a_bad_row_leaves_all_states_alone():
+    x, ys = several_spaces(40, 0.0, np.float64)
+    together = [PairMoments(MAPS) for _ in ys]
+    update_together(together, x, ys)
+    values = [numbers(state) for state in together]
+    ys[2] = ys[2].copy()
+    ys[2][7] = np.nan
+    with pytest.raises(ArrayError, match="row 47 of y is not finite"):
+        update_together(together, x, ys)
+    with pytest.raises(ArrayError, match="widths 7 and 7, the rows before had 7 and 3"):
+        update_together(together, x, [ys[0], ys[1], ys[1]])
+    with pytest.raises(OptionError, match="different backends"):
+        update_together([together[0], PairMoments(backend="reference")], x, ys[:2])
+    assert [numbers(state) for state in together] == values
+
+
 def test_states_that_cannot_be_added_say_so():
     x, y = spaces(10)
     with pytest.raises(OptionError, match="cannot merge states of different options"):
@@ -192,7 +252,7 @@ def test_the_sample_depends_on_the_groups_not_on_their_order(data):
 @pytest.mark.parametrize("length", [1, 30, 1000, 10_000])
 @pytest.mark.parametrize("chunk", [1, 5, 150, 700])
 def test_one_row_much_longer_than_the_rest(length, chunk):
-    """Pairs of a row with itself are taken out exactly; float32's rounding of them must not be left standing."""
+    """Pairs of a row with itself are subtracted exactly; float32's rounding of them must not remain."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((700, 32))
     y = x + rng.standard_normal(x.shape)

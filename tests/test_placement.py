@@ -1,4 +1,4 @@
-"""Work on a GPU's arrays goes where it was faster: a clock that the work itself moves says how long it took."""
+"""Work on a GPU's arrays runs where it was faster, by a clock that the work itself advances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bertft.kernels.placement import TRIALS, where_faster
 
 
 class Machine:
-    """Two devices and how long work takes on each; `runs` are the devices it was done on."""
+    """Two devices and the seconds that work takes on each; `runs` lists the devices it ran on."""
 
     def __init__(self, monkeypatch, **seconds):
         self.seconds, self.now, self.runs = seconds, 0.0, []
@@ -22,10 +22,10 @@ class Machine:
         monkeypatch.setattr(placement.time, "perf_counter", lambda: self.now)
 
     def work(self, ops, *arrays):
-        """The sum of the arrays, which come to the CPU as NumPy."""
+        """Return the sum of the arrays, which are NumPy on the CPU."""
         assert all(isinstance(array, np.ndarray) == (ops == "cpu") for array in arrays)
         self.runs.append(ops)
-        # The first run on a device compiles, and says nothing of the others.
+        # The first run on a device compiles, which must not count.
         self.now += self.seconds[ops] + 100 * (self.runs.count(ops) == 1 and ops == "gpu")
         return sum(float(array.sum()) for array in arrays)
 

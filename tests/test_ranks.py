@@ -1,4 +1,4 @@
-"""Tied ranks of the compiled core, against scipy's."""
+"""Tied ranks of the C++ core against SciPy's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_equals_scipy_on_any_values(values: npt.NDArray[np.floating], threads: i
     np.testing.assert_array_equal(values, before)
 
 
-# Long enough for many buckets: smooth, crowded like the cosines of a top layer, tied, sorted, over all exponents.
+# Long enough for many buckets: smooth, close together like cosines of a top layer, tied, sorted, of all exponents.
 SHAPES: dict[str, Callable[[np.random.Generator, int], npt.NDArray[np.float64]]] = {
     "normal": lambda rng, n: rng.normal(size=n),
     "crowded": lambda rng, n: 1 - 1e-7 * rng.random(n),
@@ -55,7 +55,7 @@ def test_equals_scipy_on_many_values(shape: str, threads: int) -> None:
 
 def test_float32_ranks_the_stored_values() -> None:
     values = np.random.default_rng(3).normal(size=100_000).astype(np.float32)
-    assert len(np.unique(values)) < len(values), "the case is meant to have ties"
+    assert len(np.unique(values)) < len(values), "the case must have ties"
     np.testing.assert_array_equal(tied_ranks(values), rankdata(values))
 
 

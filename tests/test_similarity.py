@@ -1,4 +1,4 @@
-"""rsa and its companions on whole arrays: right against dense float64, whatever the rows, and clear about bad input."""
+"""rsa and the other measures on whole arrays: against dense float64 on all kinds of rows, and on bad input."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from scipy.stats import spearmanr
 import bertft
 from bertft import cka, compare, explain, rsa
 from bertft.errors import ArrayError, BackendError, OptionError, PrecisionWarning, UndefinedWarning
+from bertft.kernels import reference
+from bertft.similarity import plan
 from bertft.statistics import ranks, tiles
 
 KERNELS = ("cosine", "correlation", "dot", "sqeuclidean", "euclidean", "rbf")
@@ -20,7 +22,7 @@ METHODS = ("pearson", "cosine", "spearman")
 
 
 def dense_values(x, kernel):
-    """The kernel's values over pairs, by SciPy in float64: nothing of ours."""
+    """Return the kernel's values over pairs, by SciPy in float64, independent of bertft."""
     x = np.asarray(x, dtype=np.float64)
     if kernel in ("cosine", "correlation"):
         return 1.0 - pdist(x, kernel)
@@ -39,20 +41,6 @@ def dense_rsa(x, y, kernel="cosine", method="pearson"):
     if method == "cosine":
         return f @ g / np.sqrt(f @ f) / np.sqrt(g @ g)
     return np.corrcoef(f, g)[0, 1]
-
-
-def centred_dense_rsa(x, y):
-    """Pearson of cosines shifted before they are multiplied: right to the last digits at any mean cosine."""
-    values = []
-    for rows in (x, y):
-        unit = np.asarray(rows, dtype=np.float64)
-        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-        center = unit.mean(axis=0)
-        u = unit - center
-        along = u @ center
-        gram = u @ u.T + along[:, None] + along[None, :]
-        values.append(gram[np.triu_indices(len(gram), 1)])
-    return np.corrcoef(*values)[0, 1]
 
 
 def related(n, d1, d2, seed=0, dtype=np.float32):
@@ -74,7 +62,7 @@ def test_every_kernel_with_every_method(kernel, method, n, d1, d2):
 @pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize(("n", "d"), [(3, 32), (50, 96), (900, 32), (2500, 96)])
 def test_exact_at_any_mean_cosine(dtype, spread, n, d):
-    """From cosines about 0 to 0.99999999, where plain float32 has no digit left; truth on the same stored values."""
+    """From cosines of about 0 to 0.99999999, where float32 alone has no correct digit. The truth uses the same values."""
     rng = np.random.default_rng(1)
     mean = rng.standard_normal(d)
     mean *= np.sqrt(d) / np.linalg.norm(mean)
@@ -83,25 +71,25 @@ def test_exact_at_any_mean_cosine(dtype, spread, n, d):
         for _ in range(2)
     ]
     y = (rows[0].double() + 0.5 * (rows[1].double() - torch.from_numpy(mean * (spread < 1)))).to(rows[0].dtype)
-    truth = centred_dense_rsa(rows[0].double().numpy(), y.double().numpy())
+    truth = reference.rsa(rows[0].double().numpy(), y.double().numpy())
     assert rsa(rows[0], y) == pytest.approx(truth, abs=1e-7)
 
 
 def test_single_precision_products_are_exact_too(monkeypatch):
-    """The same where the rows are many enough that products run in float32, by both paths."""
-    monkeypatch.setattr(bertft.similarity, "CHEAP_FLOPS", 0.0)
+    """The same with products in float32, as for many rows, by both paths."""
+    monkeypatch.setattr(plan, "CHEAP_FLOPS", 0.0)
     for n, d in ((3000, 64), (60, 200)):
         for offset in (0.0, 30.0, 1000.0):
             x, y = related(n, d, d // 2, dtype=np.float64)
             x, y = (x + offset).astype(np.float32), (y - offset).astype(np.float32)
-            assert rsa(x, y) == pytest.approx(centred_dense_rsa(x, y), abs=1e-7)
+            assert rsa(x, y) == pytest.approx(reference.rsa(x, y), abs=1e-7)
     x, y = related(300, 20, 20)
     for kernel in ("euclidean", "rbf"):
         assert rsa(x, y, kernel=kernel) == pytest.approx(dense_rsa(x, y, kernel), abs=1e-7)
 
 
 def test_sorted_rows_and_outliers_do_not_hurt(monkeypatch):
-    monkeypatch.setattr(bertft.similarity, "CHEAP_FLOPS", 0.0)
+    monkeypatch.setattr(plan, "CHEAP_FLOPS", 0.0)
     x, y = related(2000, 40, 40)
     x[:5] *= 1000
     y[:1000] += 50
@@ -118,7 +106,7 @@ def test_ties(method, monkeypatch):
         assert rsa(x, y, kernel=kernel, method=method) == pytest.approx(dense_rsa(x, y, kernel, method), abs=1e-7)
     if method == "spearman":
         monkeypatch.setattr(ranks, "EXACT_PAIRS", 0)
-        monkeypatch.setattr(bertft.similarity, "CHEAP_FLOPS", 0.0)
+        monkeypatch.setattr(plan, "CHEAP_FLOPS", 0.0)
         for kernel in ("sqeuclidean", "dot"):
             assert rsa(x, y, kernel=kernel, method=method) == pytest.approx(dense_rsa(x, y, kernel, method), abs=1e-6)
 
@@ -160,7 +148,7 @@ def test_a_memory_map_is_neither_changed_nor_kept_in_memory(tmp_path):
     for mode in ("r", "r+", "c"):
         mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
         if mode == "c":
-            mapped[0] = 5.0  # lives in this process alone: dropping its page would lose it
+            mapped[0] = 5.0  # is in the memory of this process only: dropping its page would lose it
         before = np.array(mapped)
         assert rsa(mapped, y) == pytest.approx(rsa(before, y), abs=1e-12)
         assert np.array_equal(mapped, before)
@@ -213,8 +201,8 @@ def test_explain_names_path_backend_and_reasons(monkeypatch):
     assert many.flops == 4 * 5000 * 768**2
     text = str(many)
     assert "bilinear" in text
-    assert "numba" in text
-    assert "not triton" in text
+    assert "backend   cpu" in text
+    assert "not gpu" in text
     assert "GFLOP" in text
     assert "few against 768 + 768 columns" in str(few)
     assert explain(*np.zeros((2, 9000, 4)), method="spearman").path == "binned ranks"
@@ -234,9 +222,9 @@ def test_explain_names_path_backend_and_reasons(monkeypatch):
             "x has 5 rows and y has 4; both must describe the same items",
         ),
         (np.ones((2, 2)), np.ones((2, 2)), {}, ArrayError, "x and y have 2 rows; at least 3 are needed"),
-        (np.ones(5), np.ones((5, 2)), {}, ArrayError, r"x has shape \(5,\); expected rows and columns"),
+        (np.ones(5), np.ones((5, 2)), {}, ArrayError, r"x has shape \(5,\); expected \(n, d\)"),
         (np.ones((5, 2), complex), np.ones((5, 2)), {}, ArrayError, "x has type complex128; expected one of float16"),
-        ([[1, 2], [3]], np.ones((2, 2)), {}, ArrayError, "x is no array of equal rows"),
+        ([[1, 2], [3]], np.ones((2, 2)), {}, ArrayError, "x does not have rows of equal length"),
         (torch.ones(5, 2, dtype=torch.int64), np.ones((5, 2)), {}, ArrayError, r"torch|type int64.*\.float\(\)"),
         (
             np.eye(5),
@@ -315,27 +303,27 @@ def test_explicit_backends_serve_or_refuse(monkeypatch):
     assert rsa(x, y, backend="reference") == pytest.approx(rsa(x, y), abs=1e-7)
     for kernel in KERNELS:
         for method in METHODS:
-            found = [rsa(x, y, kernel=kernel, method=method, backend=backend) for backend in ("reference", "numba")]
+            found = [rsa(x, y, kernel=kernel, method=method, backend=backend) for backend in ("reference", "cpu")]
             assert found[0] == pytest.approx(found[1], abs=1e-7)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(BackendError, match="'triton' cannot serve: triton: the arrays are on the CPU"):
-        rsa(x, y, backend="triton")
+    with pytest.raises(BackendError, match="backend 'gpu' cannot serve: the arrays are on the CPU"):
+        rsa(x, y, backend="gpu")
 
 
 @pytest.mark.parametrize("products", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ["cosine", "euclidean", "rbf"])
 def test_the_gpu_path_from_end_to_end(kernel, products, monkeypatch):
-    """On the GPU where there is one; else its kernels interpreted, over torch tensors, through the same statistics."""
+    """On a GPU, or else with its kernels interpreted on torch tensors, through the same statistics."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if products == "float32":
-        monkeypatch.setattr(bertft.similarity, "CHEAP_FLOPS", 0.0)
+        monkeypatch.setattr(plan, "CHEAP_FLOPS", 0.0)
     x, y = related(40, 10, 8)
     x[3] = x[4]
     on_device = [torch.from_numpy(rows).to(device) for rows in (x, y)]
     for method in METHODS:
         for exact_pairs in (10**9, 0) if method == "spearman" else (10**9,):
             monkeypatch.setattr(ranks, "EXACT_PAIRS", exact_pairs)
-            found = rsa(*on_device, kernel=kernel, method=method, backend="triton")
+            found = rsa(*on_device, kernel=kernel, method=method, backend="gpu")
             tolerance = 2e-4 if exact_pairs == 0 else 1e-6  # so few pairs lie in wide bins
             assert found == pytest.approx(dense_rsa(x, y, kernel, method), abs=tolerance)
 
@@ -344,7 +332,7 @@ def test_the_gpu_path_from_end_to_end(kernel, products, monkeypatch):
 def test_moments_on_the_gpu_path_merge_with_those_of_the_cpu():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = related(90, 10, 8)
-    gpu = bertft.PairMoments(("unit", "raw"), backend="triton")
+    gpu = bertft.PairMoments(("unit", "raw"), backend="gpu")
     gpu.update(*(torch.from_numpy(rows[:50]).to(device) for rows in (x, y)))
     cpu = bertft.PairMoments(("unit", "raw")).update(x[50:], y[50:])
     whole = bertft.PairMoments(("unit", "raw")).update(x, y)
@@ -361,10 +349,10 @@ def test_moments_on_the_gpu_path_merge_with_those_of_the_cpu():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precisions_on_the_gpu_path(dtype, monkeypatch):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":  # rows of the CPU are widened: leave these as they are, as those of a GPU are left
+    if device == "cpu":  # rows on the CPU are widened: keep these, as rows on a GPU are kept
         monkeypatch.setattr("bertft.arrays._for_kernels", lambda rows: rows)
     x, y = (torch.from_numpy(rows).to(dtype) for rows in related(60, 10, 8))
-    found = bertft.PairMoments(backend="triton").update(x.to(device), y.to(device))
+    found = bertft.PairMoments(backend="gpu").update(x.to(device), y.to(device))
     assert found.rsa() == pytest.approx(dense_rsa(x.double().numpy(), y.double().numpy()), abs=1e-6)
     assert found.sample.x.dtype == np.float32
 
@@ -385,4 +373,4 @@ def test_compare_gives_values_and_errors():
             compare(x, y, groups=groups)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(compare(x[:5], y[:5])["rsa"].stderr)  # five groups do not show their spread
+        assert np.isnan(compare(x[:5], y[:5])["rsa"].stderr)  # five groups are too few for a standard error

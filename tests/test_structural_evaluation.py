@@ -319,7 +319,7 @@ GOOD = square(5, range(1, 11))[None]
         ({"preset": "today", "gold_heads": [[0, 1, 6, 1, 1]]}, ArrayError, "word 2 of sentence 0 has head 6; expected"),
         ({"preset": "today", "gold_heads": [[0, 2, 1, 1, 1]]}, ArrayError, "word 1 of sentence 0 lead into a cycle"),
         ({"preset": "today", "gold_heads": [[0, 3, 4, 2, 3]]}, ArrayError, "word 1 of sentence 0 lead into a cycle"),
-        ({"backend": "triton"}, BackendError, "triton"),
+        ({"backend": "gpu"}, BackendError, "gpu"),
     ],
 )  # fmt: skip
 def test_bad_distances_are_refused(changes, error, message, monkeypatch):

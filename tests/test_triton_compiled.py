@@ -70,17 +70,17 @@ def compile_case(case: str, arch: int) -> dict[str, object]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from bertft.kernels import triton_distance_loss, triton_moments, triton_tiles
+    from bertft.kernels import triton_distance_loss, triton_gram, triton_moments, triton_tiles
     from bertft.kernels.types import CONSTANT
 
     name, dtype, link, *_ = [*case.split(), "", ""]
     double = dtype == "float64"
-    modules = triton_tiles, triton_moments, triton_distance_loss
+    modules = triton_gram, triton_tiles, triton_moments, triton_distance_loss
     (kernel,) = {getattr(module, f"{name}_kernel") for module in modules if hasattr(module, f"{name}_kernel")}
     if name == "distance_loss":
         tile = triton_distance_loss.TILES[dtype]
     else:
-        tile = triton_tiles.TILES[
+        tile = triton_gram.TILES[
             "float32 on sm_90"
             if name in ("pearson", "products") and (dtype, arch) == ("float32", 90)
             else dtype or "float32"

@@ -24,7 +24,7 @@ from bertft.errors import ArrayError, RowError
 from bertft.experiments.run import Clock
 from bertft.measures import Measure
 from bertft.progress import Progress
-from bertft.similarity.pair_moments import PairMoments
+from bertft.similarity.pair_moments import PairMoments, update_together
 
 
 @dataclass(frozen=True)
@@ -142,23 +142,31 @@ def _accumulate(
         with clock.phase("statistics"):
             for layer in chunk.base:
                 x = base_scale[layer].apply(chunk.base[layer]) if options.standardize else chunk.base[layer]
-                for states, scales, layer_rows in zip(moments, tuned_scales, chunk.tuned, strict=True):
-                    if layer in states:
+                states, ys = [], []
+                for held, scales, layer_rows in zip(moments, tuned_scales, chunk.tuned, strict=True):
+                    if layer in held:
                         y = layer_rows.get(layer)
                         if y is None:  # the base's own layer
                             y = x
                         elif options.standardize:
                             y = scales[layer].apply(y)
-                        _add(states[layer], x, y, chunk.sentences, layer, stimuli.examples)
+                        states.append(held[layer])
+                        ys.append(y)
+                _add(states, x, ys, chunk.sentences, layer, stimuli.examples)
     return moments
 
 
 def _add(
-    moments: PairMoments, x: Tensor, y: Tensor, sentences: NDArray[np.int64], layer: int, examples: Sequence[Example]
+    states: Sequence[PairMoments],
+    x: Tensor,
+    ys: Sequence[Tensor],
+    sentences: NDArray[np.int64],
+    layer: int,
+    examples: Sequence[Example],
 ) -> None:
-    """Update the moments; a row without a value is named by layer, model and sentence."""
+    """Update the moments of each tuned model; a row without a value is named by layer, model and sentence."""
     try:
-        moments.update(x, y, sentences, first_row=0)
+        update_together(states, x, ys, sentences, first_row=0)
     except RowError as error:
         example = examples[sentences[error.row]]
         side = "the base" if error.side == "x" else "the tuned model"

@@ -1,12 +1,16 @@
-"""The one place that knows the backends: which there are, which can serve, and why the others cannot.
+"""Choose which code computes an operation: the one place that knows the backends.
 
-    ops = kernels.select("cpu")            # or a device such as "cuda:0", and a backend by name
+    ops = kernels.select("cpu")  # or a device such as "cuda:0", and a backend by name
     sums = ops.moments(x, y, x_center, y_center, "unit")
 
-An operation has the same signature in every backend that has it; `bertft.kernels.reference` says what each computes
-and has them all.  `backend="auto"` takes the compiled backend of the device the arrays lie on.  A backend asked for by
-name either serves or raises `BackendError` with the reason; nothing falls back in silence.  On a GPU two backends share
-the work, tiles in Triton and what is irregular in CUDA, and "auto" takes each operation where it is.
+A backend is named for where it runs. "cpu" computes on NumPy arrays with BLAS, Numba and C++; "gpu" computes on torch
+tensors with Triton, torch and CUDA compiled by CuPy; "reference" is float64 NumPy with whole n x n matrices. An
+operation has the same signature in every backend that has it, and `bertft.kernels.reference` has them all and says
+what each computes.
+
+`backend="auto"` takes the compiled backend of the device that holds the arrays. A backend asked for by name serves or
+raises `BackendError` with the reason: nothing falls back in silence. Each operation of the GPU is in one module, so
+where CuPy is missing only the operations that need it raise.
 """
 
 from __future__ import annotations
@@ -22,51 +26,62 @@ from bertft.errors import BackendError, OptionError
 from bertft.kernels.blas_threads import one_blas_thread as one_blas_thread
 
 _MODULES: Mapping[str, Mapping[str, str]] = {
-    "reference": {
-        "shifted_rows": "reference",
-        "moments": "reference",
-        "gram_pearson": "reference",
-        "pair_values": "reference",
-        "pair_histogram": "reference",
-        "pair_rank_products": "reference",
-        "tied_ranks": "reference",
-        "row_spearman": "reference",
-        "spanning_trees": "reference",
-        "arborescences": "reference",
-        "distance_loss": "reference",
-    },
-    "numba": {
-        "shifted_rows": "numba_cpu",
-        "moments": "numba_cpu",
-        "gram_pearson": "numba_cpu",
-        "pair_values": "numba_cpu",
-        "pair_histogram": "numba_cpu",
-        "pair_rank_products": "numba_cpu",
+    "reference": dict.fromkeys(
+        (
+            "shifted_rows",
+            "moments",
+            "shared_moments",
+            "gram_pearson",
+            "pair_values",
+            "pair_histogram",
+            "pair_rank_products",
+            "tied_ranks",
+            "row_spearman",
+            "spanning_trees",
+            "arborescences",
+            "distance_loss",
+        ),
+        "reference",
+    ),
+    "cpu": {
+        "shifted_rows": "numba_moments",
+        "moments": "numba_moments",
+        "shared_moments": "numba_moments",
+        "gram_pearson": "numba_tiles",
+        "pair_values": "numba_tiles",
+        "pair_histogram": "numba_tiles",
+        "pair_rank_products": "numba_tiles",
         "tied_ranks": "core_cpu",
         "row_spearman": "core_cpu",
         "spanning_trees": "core_cpu",
         "arborescences": "core_cpu",
         "distance_loss": "blas_cpu",
     },
-    "triton": {
+    "gpu": {
         "shifted_rows": "triton_moments",
         "moments": "triton_moments",
+        "shared_moments": "triton_moments",
         "gram_pearson": "triton_tiles",
         "pair_values": "torch_ranks",
         "pair_histogram": "triton_tiles",
         "pair_rank_products": "triton_tiles",
         "tied_ranks": "torch_ranks",
-        "distance_loss": "triton_distance_loss",
-    },
-    "cupy": {
         "row_spearman": "cupy_trees",
         "spanning_trees": "cupy_trees",
+        "distance_loss": "triton_distance_loss",
     },
 }
-"""Backend, operation, the module of this package that holds it."""
+"""The module of this package that holds each operation of each backend."""
 
-_OF_DEVICE: Mapping[str, tuple[str, ...]] = {"cpu": ("numba",), "gpu": ("triton", "cupy")}
-"""The compiled backends of a kind of device; "auto" takes an operation from the first that serves and has it."""
+_LIBRARIES: Mapping[str, tuple[str, str]] = {
+    "numba": ("numba", "pip install numba"),
+    "triton": ("triton", "pip install 'bertft[gpu]'"),
+    "cupy": ("cupy", "pip install 'bertft[gpu]'"),
+}
+"""The library that a module needs, by the first word of its name, and how to install it."""
+
+# Names of backends before 0.1, accepted until 0.2.
+_FORMER_NAMES: Mapping[str, str] = {"numba": "cpu", "triton": "gpu", "cupy": "gpu"}
 
 Arrays = Literal["numpy", "torch"]
 
@@ -75,83 +90,84 @@ OPERATIONS = tuple(_MODULES["reference"])
 
 
 class Operations:
-    """The operations of one backend as attributes; a module is imported when its first operation is asked for.
+    """The operations of one backend on arrays of one device, as attributes.
 
-    `others` are asked in turn for what the first does not have; `refused` says why further ones cannot be asked.
+    A module is imported when the first operation in it is asked for. Raises `BackendError` for an operation that the
+    backend lacks, or whose library is not installed.
     """
 
-    def __init__(self, backend: str, *others: str, refused: Mapping[str, str] | None = None) -> None:
-        self.backend = backend
-        self.arrays: Arrays = "torch" if backend in _OF_DEVICE["gpu"] else "numpy"
-        """The kind of array the operations take, which is also the kind they give back."""
-        self._backends = (backend, *others)
-        self._refused = refused or {}
+    def __init__(self, backend: str, device: str) -> None:
+        self.backend, self.device = backend, device
+        self.arrays: Arrays = "torch" if backend == "gpu" else "numpy"
+        """The kind of array that the operations take and return."""
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         if operation not in OPERATIONS:
             raise AttributeError(operation)
-        able = [name for name in BACKENDS if operation in _MODULES[name]]
-        for name in self._backends:
-            if name in able:
-                module = importlib.import_module(f"{__name__}.{_MODULES[name][operation]}")
-                function: Callable[..., Any] = getattr(module, operation)
-                setattr(self, operation, function)
-                return function
-        reasons = "".join(f"; {name}: {self._refused[name]}" for name in able if name in self._refused)
-        raise BackendError(
-            f"{' and '.join(self._backends)} has no {operation}, only {', '.join(able)}{reasons}; "
-            "move the arrays to the CPU with .cpu()"
-        )
+        reasons = refusals(self.device, operation)
+        if self.backend not in reasons:
+            raise BackendError(
+                f"backend {self.backend!r} has no {operation}, only {', '.join(reasons)}; "
+                "move the arrays to the CPU with .cpu()"
+            )
+        if (reason := reasons[self.backend]) is not None:
+            raise BackendError(f"backend {self.backend!r} cannot compute {operation}: {reason}")
+        module = importlib.import_module(f"{__name__}.{_MODULES[self.backend][operation]}")
+        function: Callable[..., Any] = getattr(module, operation)
+        setattr(self, operation, function)
+        return function
+
+
+def backend_named(name: str) -> str:
+    """Return the name of a backend, or "auto", as it was given. Raises `OptionError` for an unknown one."""
+    found = _FORMER_NAMES.get(name, name) if isinstance(name, str) else name
+    if found not in ("auto", *BACKENDS):
+        raise OptionError(f"unknown backend {name!r}; expected one of auto, {', '.join(BACKENDS)}")
+    return found
 
 
 def refusals(device: str, operation: str | None = None) -> dict[str, str | None]:
-    """For each backend (that has an operation) the reason it cannot serve arrays on this device, or None."""
-    on_cpu = device == "cpu"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    reasons = {
-        "triton": _missing("triton", "pip install 'bertft[gpu]'")
-        or (None if not on_cpu or interpreted else "the arrays are on the CPU; move them to a GPU with .cuda()"),
-        "numba": _missing("numba", "pip install numba")
-        or (None if on_cpu else f"the arrays are on {device}, and it computes on the CPU; move them with .cpu()"),
-        "cupy": _missing("cupy", "pip install 'bertft[gpu]'")
-        or ("the arrays are on the CPU; move them to a GPU with .cuda()" if on_cpu else None),
-        "reference": None
-        if on_cpu
-        else f"the arrays are on {device}, and it computes on the CPU; move them with .cpu()",
-    }
-    return {name: reason for name, reason in reasons.items() if operation is None or operation in _MODULES[name]}
+    """Return for each backend why it cannot serve arrays on this device, or None where it can.
 
-
-def choose(device: str, backend: str = "auto") -> str:
-    """The name of the backend that will serve arrays on this device.
-
-    Raises `OptionError` for an unknown backend and `BackendError`, with every reason, for one that cannot serve.
+    With an operation, only the backends that have it are listed, and a library that it needs must be installed.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise OptionError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
-    reasons = refusals(device)
-    candidates = _compiled(device) if backend == "auto" else (backend,)
-    for candidate in candidates:
-        if reasons[candidate] is None:
-            return candidate
-    wanted = f"backend {backend!r} cannot serve" if backend != "auto" else f"no backend can serve arrays on {device}"
-    raise BackendError(f"{wanted}: " + "; ".join(f"{name}: {reasons[name]}" for name in candidates))
+    return {
+        name: _refusal(name, device, None if operation is None else modules[operation])
+        for name, modules in _MODULES.items()
+        if operation is None or operation in modules
+    }
+
+
+def choose(device: str, backend: str = "auto", operation: str | None = None) -> str:
+    """Return the name of the backend that serves arrays on this device, and can compute the operation if one is given.
+
+    Raises `OptionError` for an unknown backend and `BackendError`, with the reason, for one that cannot serve.
+    """
+    chosen = backend_named(backend)
+    if chosen == "auto":
+        chosen = "cpu" if device == "cpu" else "gpu"
+    if (reason := refusals(device, operation)[chosen]) is not None:
+        raise BackendError(f"backend {chosen!r} cannot serve: {reason}")
+    return chosen
 
 
 def select(device: str, backend: str = "auto") -> Operations:
-    """The operations of the backend that `choose` names; with "auto" those of the device's others too."""
-    chosen = choose(device, backend)
-    if backend != "auto":
-        return Operations(chosen)
-    reasons = {name: reason for name, reason in refusals(device).items() if name in _compiled(device)}
-    others = [name for name, reason in reasons.items() if reason is None and name != chosen]
-    return Operations(chosen, *others, refused={name: reason for name, reason in reasons.items() if reason})
+    """Return the operations of the backend that `choose` names, for arrays on this device."""
+    return Operations(choose(device, backend), device)
 
 
-def _compiled(device: str) -> tuple[str, ...]:
-    return _OF_DEVICE["cpu" if device == "cpu" else "gpu"]
+def _refusal(backend: str, device: str, module: str | None) -> str | None:
+    """Return why a backend, or one module of it, cannot serve arrays on a device, or None."""
+    if backend != "gpu" and device != "cpu":
+        return f"the arrays are on {device}, and it computes on the CPU; move them with .cpu()"
+    library = (module or "").partition("_")[0]
+    # Triton's interpreter runs its kernels on the CPU; kernels in CUDA have none.
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and library != "cupy"
+    if backend == "gpu" and device == "cpu" and not interpreted:
+        return "the arrays are on the CPU; move them to a GPU with .cuda()"
+    return _missing(*_LIBRARIES[library]) if library in _LIBRARIES else None
 
 
 @cache
-def _missing(package: str, remedy: str) -> str | None:
-    return None if importlib.util.find_spec(package) else f"{package} is not installed; {remedy}"
+def _missing(library: str, remedy: str) -> str | None:
+    return None if importlib.util.find_spec(library) else f"{library} is not installed; {remedy}"

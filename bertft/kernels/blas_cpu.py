@@ -1,7 +1,7 @@
-"""The L1 loss of distance probes and its gradient on the CPU: two products of matrices a sentence and layer.
+"""The L1 loss of distance probes and its gradient on the CPU: two matrix products for each sentence and layer.
 
-The formulas of `bertft.kernels.triton_distance_loss`, one sentence at a time and all its layers together, in the type
-of the words.  The n x n distances of one sentence are stored, those of the batch never are.
+The formulas are those of `bertft.kernels.triton_distance_loss`, in the type of the words, one sentence at a time with
+all its layers together. The n x n distances of one sentence are stored, those of a whole batch never are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bertft.kernels.types import Array
 
 
 def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array, Array]:
-    """The L1 losses of squared distances and their gradient, see `bertft.kernels.reference`."""
+    """Return the L1 losses of squared distances and their gradient, see `bertft.kernels.reference`."""
     dtype = projected.dtype
     losses = np.zeros(projected.shape[:2], dtype)
     gradient = np.zeros(projected.shape, dtype)
@@ -20,7 +20,7 @@ def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array,
         if n == 0:
             continue
         words = projected[:, sentence, :n]
-        # Distances do not change, and keep the digits that words far from the origin would cost.
+        # A shift changes no distance, and keeps the digits that words far from the origin would lose.
         words = words - words[:, :1]
         gram = words @ words.transpose(0, 2, 1)
         norms = np.einsum("lii->li", gram).copy()

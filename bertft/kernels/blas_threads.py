@@ -1,10 +1,10 @@
-"""Holds the BLAS of NumPy to one thread while threads of our own each make products with it.
+"""Hold NumPy's BLAS to one thread while our own threads each make products with it.
 
 A thread of OpenBLAS that has done its part of a product spins for a tenth of a second before it sleeps, and takes a
-processor from what runs next: a model's forward pass between two products was measured to take a quarter longer.
+processor from whatever runs next. A model's forward pass between two products was measured to take a quarter longer.
 
-The number of threads is a setting of the library, not of the caller, and so it is put back when the last of the
-callers that run at the same time has ended.
+The number of threads is a setting of the library, not of the caller. It is restored when the last of several
+concurrent callers has ended.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _libraries() -> Any:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One thread in OpenBLAS and BLIS; MKL and Accelerate, whose threads do not spin, keep their own way."""
+    """Use one thread in OpenBLAS and BLIS. MKL and Accelerate, whose threads do not spin, are left alone."""
     global _inside, _limit
     with _lock:
         if not _inside:

@@ -1,11 +1,11 @@
-"""Spanning trees and rank correlations of rows on a GPU, for predictions that lie there: CUDA, compiled at first use.
+"""Spanning trees and rank correlations of rows on a GPU, in CUDA that is compiled at first use.
 
-`trees.cu` beside this file holds the kernels; a warp owns a sentence or a row.  They find what the C++ core finds:
-parents are integers and equal, ranks and their sums are integers too and one division and one root follow, so that the
-correlations are equal as well.  CuPy compiles them, keeps the machine code on disk, and launches them on torch's own
-stream; arrays are shared through DLPack, none is copied.
+The kernels are in `trees.cu` beside this file; a warp owns a sentence or a row. They give the same answers as the C++
+core: parents are integers, and correlations are one division and one root of integer sums of ranks. CuPy compiles the
+kernels, keeps the machine code on disk, and launches them on torch's own stream. Arrays are shared through DLPack
+without copies.
 
-The tests run the kernels on the CPU, lane by lane, and compile them for sm_80 and sm_90.  They have not been run on a
+The tests run the kernels on the CPU, lane by lane, and compile them for sm_80 and sm_90. They have not been run on a
 GPU yet.
 """
 
@@ -23,20 +23,22 @@ from bertft.kernels.types import Array
 SOURCE = Path(__file__).with_name("trees.cu")
 
 LONGEST = 4096
-"""Words of a sentence whose edges, 12 bytes each, fit in the shared memory that a block has without asking."""
+"""Most words of a sentence: their edges, 12 bytes each, must fit in the shared memory that a block has by default."""
 
 ROWS = 4
-"""Rows of a block of `row_spearman`, a warp each."""
+"""Rows in a block of `row_spearman`, one warp each."""
 
 FLOATS = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
-    """Parents in the spanning tree of each sentence's kept words, see `bertft.kernels.reference`."""
+    """Return parents in the spanning tree of each sentence's kept words, see `bertft.kernels.reference`."""
     batch, width = distances.shape[:2]
     _check_shape("spanning_trees", "distances", distances, (batch, width, width))
     if width > LONGEST:
-        raise ValueError(f"spanning_trees: {width} words a sentence; on a GPU at most {LONGEST}: move them with .cpu()")
+        raise ValueError(
+            f"spanning_trees: {width} words a sentence; on a GPU at most {LONGEST}: move the arrays with .cpu()"
+        )
     device = distances.device
     lengths = _lengths("spanning_trees", "sentence", lengths, batch, width, device)
     keep = torch.as_tensor(keep, device=device)
@@ -50,14 +52,14 @@ def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
     found = has_nan.nonzero()
     if len(found):
         raise ValueError(
-            f"spanning_trees: sentence {int(found[0])} has a distance that is nan, which has no order; mend it, or "
-            "leave its words out"
+            f"spanning_trees: sentence {int(found[0])} has a distance that is nan, which has no order; correct it, or "
+            "leave its words out with keep"
         )
     return parents
 
 
 def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
-    """Spearman's correlation of each row's first lengths[row] values, see `bertft.kernels.reference`."""
+    """Return Spearman's correlation of each row's first lengths[row] values, see `bertft.kernels.reference`."""
     rows, width = predicted.shape
     _check_shape("row_spearman", "gold", gold, (rows, width))
     device = predicted.device
@@ -71,9 +73,9 @@ def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
 
 
 def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -> None:
-    """Runs a kernel of `trees.cu` on the device of its first argument, in blocks of (32, warps) threads.
+    """Run a kernel of `trees.cu` on the device of its first argument, in blocks of (32, warps) threads.
 
-    Arguments are tensors and whole numbers, `shared` the bytes of shared memory of a block.
+    Arguments are tensors and integers; `shared` is the shared memory of a block in bytes.
     """
     device = arguments[0].device
     with torch.cuda.device(device):  # the device that torch shares tensors of, and that CuPy compiles for
@@ -88,7 +90,7 @@ def launch(kernel: str, blocks: int, warps: int, shared: int, *arguments: Any) -
 
 
 class _Stream:
-    """A stream of torch as CuPy takes it; torch's own class speaks this protocol in late versions only."""
+    """A stream of torch as CuPy takes it; torch's own class has this protocol in recent versions only."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -99,13 +101,13 @@ class _Stream:
 
 @cache
 def _compiled() -> tuple[Any, Any]:
-    """CuPy and the kernels, which it loads on each device where they are first launched."""
+    """Return CuPy and the compiled kernels, which CuPy loads on each device at their first launch there."""
     try:
         import cupy
 
         module = cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"))
         module.compile()
-    except Exception as error:  # of many types: a library that is missing or of another CUDA, no compiler
+    except Exception as error:  # many types: a library is missing or for another CUDA, or there is no compiler
         raise BackendError(
             f"CuPy does not work here ({type(error).__name__}: {error}); install the cupy-cuda package of your CUDA's "
             "version, or move the arrays with .cpu()"
@@ -127,7 +129,7 @@ def _check_shape(function: str, name: str, array: torch.Tensor, wanted: tuple[in
 
 
 def _lengths(function: str, item: str, lengths: Array, count: int, width: int, device: torch.device) -> torch.Tensor:
-    """Lengths on the device, checked where they lie: the kernels would read and write past the ends of the arrays."""
+    """Return the lengths on the device, checked first: the kernels would go past the ends of the arrays otherwise."""
     given = torch.as_tensor(lengths, dtype=torch.int64)
     _check_shape(function, "lengths", given, (count,))
     wrong = ((given < 0) | (given > width)).nonzero()

@@ -1,8 +1,8 @@
-"""Where work on arrays of a GPU is done sooner: there, or on the CPU after a copy.
+"""Choose where work on a GPU's arrays is done sooner: on the GPU, or on the CPU after a copy.
 
-Which of the two it is turns on the GPU, the processor, the bus between them and the size of the batch, so no threshold
-holds on every machine.  Both are timed on the first batch of each size, and the faster serves the further ones.  It is
-for work whose answers are the same on either side, and small: they come to the CPU in any case.
+The answer depends on the GPU, the processor, the bus between them and the size of the batch, so no fixed threshold
+holds on every machine. Both ways are timed on the first batch of each size, and the faster one serves later batches.
+The work must give the same answer on either device, and its answer must be small and go to the CPU in any case.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from bertft.arrays import host
 from bertft.errors import BackendError, PerformanceWarning
 
 TRIALS = 3
-"""Times that each is timed, after one that compiles and warms; the least counts, since others only ever add to it."""
+"""Timed runs of each way, after one that compiles and warms up. The shortest counts: other load only adds time."""
 
 _Answer = TypeVar("_Answer")
 _faster: dict[tuple[Any, ...], bool] = {}
-"""By device, work, types and sizes up to a power of two, whether the GPU was the faster."""
+"""Whether the GPU was faster, by device, work, types, and sizes rounded up to a power of two."""
 
 
 def where_faster(work: Callable[..., _Answer], device: str, *arrays: Any) -> _Answer:
-    """What `work(operations, *arrays)` answers, with arrays of `device` where they lie or copied to the CPU.
+    """Return `work(operations, *arrays)`, computed on the arrays' device or on copies on the CPU.
 
-    A GPU whose backends lack an operation, or do not work, leaves the copy, with a warning.
+    Arrays on the CPU stay there. Where the GPU backend lacks an operation that the work needs, or does not work, the
+    copies are used, with a `PerformanceWarning`.
 
     >>> import numpy as np
     >>> where_faster(lambda ops, x, y: ops.row_spearman(x, y, np.array([3])), "cpu", *np.eye(3)[:2, None])

@@ -1,10 +1,12 @@
-"""Every operation as the textbook writes it, in float64 NumPy with whole n x n matrices: the truth for the others.
+"""Every operation as textbooks write it, in float64 NumPy with whole n x n matrices.
 
-Slow and large on purpose.  Tests and benchmarks compare with these functions; `backend="reference"` runs them for
-anyone who doubts a number.
+These functions are slow and use much memory on purpose. Tests and benchmarks compare every backend with them, and
+`backend="reference"` runs them to check a number.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from bertft.kernels.types import CONSTANT, Array, Bins, Form, Link, MomentSums, 
 
 
 def map_rows(x: Array, row_map: RowMap) -> Array:
-    """The rows of x, (n, d), under a row map, in float64."""
+    """Return the rows of x, (n, d), under a row map, in float64."""
     x = np.asarray(x, dtype=np.float64)
     if row_map == "raw":
         return x
@@ -24,7 +26,7 @@ def map_rows(x: Array, row_map: RowMap) -> Array:
 
 
 def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
-    """u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
+    """Return u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
     vectors = map_rows(x, row_map) - center
     offsets = (
         vectors @ np.asarray(center, np.float64) if form == "dot" else -0.5 * np.einsum("id,id->i", vectors, vectors)
@@ -34,15 +36,22 @@ def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
 
 
 def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMap) -> MomentSums:
-    """The sums over rows from which every bilinear measure follows."""
+    """Return the sums over rows from which every bilinear measure follows."""
     u, a = shifted_rows(x, x_center, row_map, "dot")
     v, b = shifted_rows(y, y_center, row_map, "dot")
     w = np.stack([np.ones(len(u)), a, b, np.einsum("id,id->i", u, u), np.einsum("id,id->i", v, v)], axis=1)
     return MomentSums(w.T @ w, w.T @ u, w.T @ v, u.T @ u, u.T @ v, v.T @ v)
 
 
+def shared_moments(
+    x: Array, ys: Sequence[Array], x_center: Array, y_centers: Sequence[Array], row_map: RowMap
+) -> list[MomentSums]:
+    """Return the moments of x with each of several y. The answers may share the arrays that depend on x alone."""
+    return [moments(x, y, x_center, y_center, row_map) for y, y_center in zip(ys, y_centers, strict=True)]
+
+
 def pair_values(rows: Rows, link: Link) -> Array:
-    """The values of all pairs i < j in row order, (n (n - 1) / 2,) float64."""
+    """Return the values of all pairs i < j in row order, (n (n - 1) / 2,) float64."""
     vectors, offsets = (np.asarray(part, dtype=np.float64) for part in rows)
     if link.name == "identity":
         g = offsets[:, None] + offsets[None, :] + vectors @ vectors.T
@@ -55,13 +64,41 @@ def pair_values(rows: Rows, link: Link) -> Array:
 
 
 def gram_pearson(x: Rows, y: Rows, x_link: Link, y_link: Link) -> Array:
-    """The five sums over pairs i < j, float64: f, g, f^2, g^2, f g with f and g the values of x and y."""
+    """Return the five sums over pairs i < j of f, g, f^2, g^2 and f g, the values of x and y, (5,) float64."""
     f, g = pair_values(x, x_link), pair_values(y, y_link)
     return np.array([f.sum(), g.sum(), f @ f, g @ g, f @ g])
 
 
+def rsa(x: Array, y: Array, block: int = 2000) -> float:
+    """Return RSA with the cosine kernel and Pearson's correlation, in float64, without a whole n x n matrix.
+
+    Rows are shifted before they are multiplied, about the mean of the unit rows, which is what keeps the digits where
+    all cosines are near 1. Pairs are computed in squares of `block` rows.
+    """
+    sides = []
+    for rows in (x, y):
+        u = map_rows(rows, "unit")
+        center = u.mean(axis=0)
+        u -= center
+        sides.append(Rows(u, u @ center))
+    sums, n = np.zeros(5), len(x)
+    for i in range(0, n, block):
+        for j in range(i, n, block):
+            values = [
+                a[i : i + block, None] + a[None, j : j + block] + u[i : i + block] @ u[j : j + block].T
+                for u, a in sides
+            ]
+            if i == j:
+                upper = np.triu_indices(len(values[0]), 1)
+                values = [square[upper] for square in values]
+            f, g = (square.ravel() for square in values)
+            sums += f.sum(), g.sum(), f @ f, g @ g, f @ g
+    f_mean, g_mean, ff, gg, fg = sums / (n * (n - 1) / 2)
+    return float((fg - f_mean * g_mean) / np.sqrt((ff - f_mean**2) * (gg - g_mean**2)))
+
+
 def bin_of(values: Array, bins: Bins) -> Array:
-    """The bin of each value, (n,) int64."""
+    """Return the bin of each value, (n,) int64."""
     cells = len(bins.first) - 1
     t = np.clip((values - bins.low) * bins.cells_per_unit, 0.0, float(cells))
     cell = np.minimum(t.astype(np.int64), cells - 1)
@@ -71,30 +108,31 @@ def bin_of(values: Array, bins: Bins) -> Array:
 
 
 def pair_histogram(rows: Rows, link: Link, bins: Bins) -> Array:
-    """How many pairs i < j fall in each bin, (bins,) int64."""
+    """Return how many pairs i < j fall in each bin, (bins,) int64."""
     return np.bincount(bin_of(pair_values(rows, link), bins), minlength=int(bins.first[-1]))
 
 
 def pair_rank_products(
     x: Rows, y: Rows, x_link: Link, y_link: Link, x_bins: Bins, y_bins: Bins, x_ranks: Array, y_ranks: Array
 ) -> float:
-    """The sum over pairs i < j of x_ranks[bin of x] * y_ranks[bin of y]; the ranks are one number a bin, float64."""
+    """Return the sum over pairs i < j of x_ranks[bin of x] * y_ranks[bin of y]; ranks (bins,) are float64."""
     ranks_x = x_ranks[bin_of(pair_values(x, x_link), x_bins)]
     ranks_y = y_ranks[bin_of(pair_values(y, y_link), y_bins)]
     return float(ranks_x @ ranks_y)
 
 
 def tied_ranks(values: Array) -> Array:
-    """Average ranks from 1, equal values sharing the mean of theirs, (n,) float64."""
+    """Return average ranks from 1, (n,) float64; ties share the mean of their ranks."""
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(values), dtype=np.float64)
 
 
 def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
-    """Spearman's correlation of each row's first lengths[row] values, (rows,) float64; both sides are (rows, width).
+    """Return Spearman's correlation of each row's first lengths[row] values, (rows,) float64.
 
-    As in SciPy it is nan where a side is constant, an empty row or a single value too, or holds a nan.
+    Both sides are (rows, width). As in SciPy, it is nan where a side is constant or has a nan, and where a row has
+    fewer than two values.
     """
     from scipy.stats import rankdata
 
@@ -107,11 +145,12 @@ def row_spearman(predicted: Array, gold: Array, lengths: Array) -> Array:
 
 
 def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
-    """Parents in the spanning tree of each sentence's kept words, rooted in the first of them, (batch, n) int32.
+    """Return parents in the spanning tree of each sentence's kept words, (batch, n) int32.
 
-    `distances` (batch, n, n), `keep` (batch, n); the first lengths[sentence] words count.  Kruskal's algorithm over all
-    cells sorted by (distance, row, column).  The root and words that are not kept have parent -1.  Raises `ValueError`
-    naming the sentence where a distance between two kept words is nan.
+    `distances` is (batch, n, n) and `keep` (batch, n); the first lengths[sentence] words count. The tree is that of
+    Kruskal's algorithm over all cells sorted by (distance, row, column), rooted in the first kept word. The root and
+    words that are not kept have parent -1. Raises `ValueError` naming the sentence where a distance between two kept
+    words is nan.
     """
     parents = np.full(keep.shape, -1, dtype=np.int32)
     for sentence, n in enumerate(lengths):
@@ -138,12 +177,12 @@ def spanning_trees(distances: Array, lengths: Array, keep: Array) -> Array:
 
 
 def arborescences(scores: Array, lengths: Array) -> Array:
-    """The heads of each sentence's highest-scoring tree of one root, (batch, n) int32, -1 beyond a length.
+    """Return the heads of each sentence's highest-scoring tree with one root, (batch, n) int32, -1 beyond a length.
 
-    `scores` (batch, n, n + 1) holds at [sentence, i - 1, h] that of word i under head h, words counted from 1 and 0 the
-    root; -inf forbids an arc.  Edmonds's algorithm, once for each word as the only one that may hang from the root.
-    Of several best trees it is one.  Raises `ValueError` naming the sentence where a score is nan or inf, and where
-    every such tree takes a forbidden arc.
+    `scores` (batch, n, n + 1) has the score of word i under head h at [sentence, i - 1, h]; words are counted from 1,
+    head 0 is the root, and -inf forbids an arc. Edmonds's algorithm runs once for each word as the only one allowed to
+    depend on the root. Any one of several best trees may be returned. Raises `ValueError` naming the sentence where a
+    score is nan or inf, or where every tree with one root uses a forbidden arc.
     """
     heads = np.full(scores.shape[:2], -1, dtype=np.int32)
     for sentence, n in enumerate(lengths):
@@ -166,13 +205,13 @@ def arborescences(scores: Array, lengths: Array) -> Array:
 
 
 def _edmonds(scores: Array) -> list[int]:
-    """The heads of nodes 1, 2, … in the best tree of any number of roots; `scores` is [dependent, head], 0 the root."""
+    """Return the heads of nodes 1, 2, … in the best tree, whatever its roots; `scores` is [dependent, head], 0 root."""
     nodes = range(1, len(scores))
     heads = [0, *(int(scores[node].argmax()) for node in nodes)]
     cycle = next(filter(None, (_cycle(heads, node) for node in nodes)), None)
     if cycle is None:
         return heads[1:]
-    # The cycle becomes one node, the last; what enters it takes the place of the arc within it.
+    # The cycle becomes one node, the last. An arc that enters it replaces the arc within it.
     kept = [node for node in range(len(scores)) if node not in cycle]
     entering = np.array([scores[node] - scores[node, heads[node]] for node in cycle])
     smaller = np.full((len(kept) + 1, len(kept) + 1), -np.inf)
@@ -180,8 +219,8 @@ def _edmonds(scores: Array) -> list[int]:
     smaller[:-1, -1] = scores[np.ix_(kept, cycle)].max(axis=1)
     smaller[-1, :-1] = entering[:, kept].max(axis=0)
     found = [0, *_edmonds(smaller)]
-    for place, node in enumerate(kept[1:], start=1):
-        into_kept = found[place]
+    for index, node in enumerate(kept[1:], start=1):
+        into_kept = found[index]
         heads[node] = kept[into_kept] if into_kept < len(kept) else cycle[int(scores[node, cycle].argmax())]
     outside = kept[found[-1]]
     heads[cycle[int(entering[:, outside].argmax())]] = outside
@@ -189,22 +228,22 @@ def _edmonds(scores: Array) -> list[int]:
 
 
 def _cycle(heads: list[int], node: int) -> list[int] | None:
-    """The cycle on which a node lies, following heads from it, or None."""
+    """Return the cycle that a node is on, following heads from it, or None."""
     path = [node]
     while heads[path[-1]] not in (0, node):
         if len(path) > len(heads):
-            return None  # it leads into a cycle of others
+            return None  # the path leads into a cycle of other nodes
         path.append(heads[path[-1]])
     return path if heads[path[-1]] == node else None
 
 
 def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array, Array]:
-    """The L1 loss of each sentence in each layer, (layers, batch), and its gradient with respect to `projected`.
+    """Return the L1 loss of each sentence in each layer, (layers, batch), and its gradient by `projected`.
 
-    `projected` holds the words as a probe projects them, (layers, batch, n, rank), `gold` the distances in the tree,
-    (batch, n, n); the first lengths[sentence] words count, and the gradient of the others is 0.  With d_ij the squared
-    distance of words i and j, the loss is the mean of |d_ij - gold_ij| over all pairs (i, j), those with i = j and both
-    orders included; where the two are equal the absolute value has slope 0.  Hewitt and Manning 2019, equation 3.
+    `projected` (layers, batch, n, rank) holds the words as a probe projects them, `gold` (batch, n, n) the distances in
+    the tree. The first lengths[sentence] words count, and the gradient of the others is 0. With d_ij the squared
+    distance of words i and j, the loss is the mean of |d_ij - gold_ij| over all pairs (i, j), in both orders and with
+    i = j. Where the two are equal the absolute value has slope 0. Hewitt and Manning 2019, equation 3.
     """
     projected = np.asarray(projected, dtype=np.float64)
     losses = np.zeros(projected.shape[:2])

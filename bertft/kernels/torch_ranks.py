@@ -1,7 +1,7 @@
-"""Exact values and ranks of all pairs on a GPU, O(n^2) memory: for sizes where every pair fits.
+"""Exact values and ranks of all pairs on a GPU, with O(n^2) memory: for sizes where every pair fits.
 
-Plain torch in float64.  Distances come from differences of rows, since -2 g has no digits left where two rows nearly
-coincide.
+Plain torch in float64. Distances come from differences of rows, since -2 g has no digits left where two rows are
+nearly equal.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from bertft.kernels.types import Array, Link, Rows
 
 BLOCK = 1024
-"""Rows of the triangle computed at a time, so that the squares below the diagonal add little to the result."""
+"""Rows of the triangle computed at a time: small enough that the unused squares below the diagonal cost little."""
 
 
 def pair_values(rows: Rows, link: Link) -> Array:
-    """The values of all pairs i < j in row order, (n (n - 1) / 2,) float64."""
+    """Return the values of all pairs i < j in row order, (n (n - 1) / 2,) float64."""
     vectors, offsets = rows.vectors.double(), rows.offsets
     n = len(vectors)
     values = torch.empty(n * (n - 1) // 2, dtype=torch.float64, device=vectors.device)
@@ -35,7 +35,7 @@ def pair_values(rows: Rows, link: Link) -> Array:
 
 
 def tied_ranks(values: Array) -> Array:
-    """Average ranks from 1, equal values sharing the mean of theirs, (n,) float64; nan everywhere if a value is nan."""
+    """Return average ranks from 1, (n,) float64; ties share the mean of their ranks. All are nan if a value is nan."""
     ordered, order = torch.sort(values)
     _, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
     means = counts.cumsum(0) - (counts - 1) / 2.0  # a run of c ranks that ends at r has the mean r - (c - 1) / 2

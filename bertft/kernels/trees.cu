@@ -1,10 +1,12 @@
-// Spanning trees and rank correlations of many short rows on a GPU: the twins of csrc/trees.hpp and csrc/spearman.hpp.
+// Spanning trees and rank correlations of many short rows on a GPU: the same algorithms as csrc/trees.hpp and
+// csrc/spearman.hpp.
 //
-// A warp owns a sentence, or a row, and its 32 lanes share the words. They meet in warp shuffles alone, never in a
-// barrier of the block, so a block may hold any number of warps. All ranks and sums are integers and all edges are
-// under one strict order, so the answers are those of the CPU, whatever the order of the lanes.
+// A warp owns a sentence or a row, and its 32 lanes share the words. They synchronise only in warp shuffles, never in a
+// barrier of the block, so a block may have any number of warps. All ranks and sums are integers and edges have a
+// strict order, so the answers are those of the CPU for any order of the lanes.
 //
-// Includes nothing, for NVRTC has no headers; csrc/tests/cuda_emulation.hpp makes it C++ for the tests.
+// This file includes nothing, since NVRTC has no headers. csrc/tests/cuda_emulation.hpp compiles it as C++ for the
+// tests.
 
 typedef unsigned int Word;
 typedef unsigned long long Bits;
@@ -14,13 +16,13 @@ typedef unsigned long long Bits;
 
 // ---------------------------------------------------------------------------------------------------- spanning trees
 
-// An edge as (bits that order as its distance does, number of its cell): a strict total order.
+// An edge as (bits with the order of its distance, number of its cell): a strict total order.
 struct Edge {
     Bits distance;
     Word cell;
 };
 
-// Cells that are none: of a word that needs no edge, since it is in the tree or left out; of one that has none yet.
+// Numbers that are not cells: for a word that needs no edge (in the tree or left out), and for one without an edge yet.
 #define NO_CELL 0xffffffffu
 #define ANY_CELL 0xfffffffeu
 
@@ -28,8 +30,8 @@ __device__ inline bool below(Edge a, Edge b) {
     return a.distance < b.distance || (a.distance == b.distance && a.cell < b.cell);
 }
 
-// Bits that order as their values do, with -0.0 as 0.0. No arithmetic and no comparison of floats: CuPy compiles with
-// -ftz=true, where both take subnormal floats for zeros.
+// Bits with the order of their values, -0.0 as 0.0. Floats are not added or compared: CuPy compiles with -ftz=true,
+// under which both treat subnormal floats as zeros.
 __device__ inline Word order_key(float value) {
     const Word bits = __float_as_uint(value), sign = 1u << 31;
     return bits == sign ? sign : bits & sign ? ~bits : bits | sign;
@@ -90,7 +92,7 @@ __device__ void spanning_tree(const Value* distances, Word width, Word length, c
             if (below(other, lowest)) lowest = other;
         }
         if (lowest.cell == NO_CELL) break;
-        // One end is in the tree, and the lane that keeps the other knows which.
+        // One end is in the tree; the lane that keeps the other end knows which.
         const Word from = lowest.cell / width, to = lowest.cell % width;
         const Word owner = __ballot_sync(ALL_LANES, to % LANES == lane && best_cell[to] == lowest.cell);
         joined = owner ? to : from;
@@ -106,7 +108,7 @@ __device__ inline long long sum_of_lanes(long long mine) {
     return mine;
 }
 
-// A rank, doubled and centred, is the number of values below minus the number above: found by comparing all pairs.
+// A rank, doubled and centred, is the number of values below minus the number above, counted over all pairs.
 // Sums of their products are exact up to two million values.
 template <class X, class Y>
 __device__ void correlation(const X* x, const Y* y, Word n, double* answer) {
@@ -140,7 +142,7 @@ __device__ void correlation(const X* x, const Y* y, Word n, double* answer) {
 
 // ----------------------------------------------------------------------------------------------------------- kernels
 
-// One sentence a block of one warp. `has_nan` comes in as zeros.
+// One sentence in a block of one warp. `has_nan` must be zeros.
 #define SPANNING_TREES(name, Value)                                                                              \
     extern "C" __global__ void name(const Value* distances, const long long* lengths, const unsigned char* keep, \
                                     int* parents, unsigned char* has_nan, long long width) {                     \
@@ -154,7 +156,7 @@ __device__ void correlation(const X* x, const Y* y, Word n, double* answer) {
 SPANNING_TREES(spanning_trees_float32, float)
 SPANNING_TREES(spanning_trees_float64, double)
 
-// One row a warp, blockDim.y of them a block.
+// One row in a warp, blockDim.y rows in a block.
 #define ROW_SPEARMAN(name, X, Y)                                                                            \
     extern "C" __global__ void name(const X* x, const Y* y, const long long* lengths, double* correlations, \
                                     long long rows, long long width) {                                      \

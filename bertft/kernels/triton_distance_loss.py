@@ -1,23 +1,24 @@
 """The L1 loss of distance probes and its gradient on a GPU, without ever storing a predicted distance.
 
-Of every sentence and layer, `sentence_halves_kernel` shifts the projected words to about their mean, which changes no
-distance and saves the digits that nearness would cost, and writes them as float16 high + low, padded with zeros to
-whole tiles.  `norms_kernel` of `bertft.kernels.triton_tiles` takes -|u|^2 / 2 from the diagonal of the Gram matrix, so
-that equal words are exactly 0 apart.  In `distance_loss_kernel` a program owns a block of words of one sentence in one
-layer.  It walks the sentence in tiles: the Gram tile gives distances d_ij, these and the gold ones g_ij the signs
-s_ij = sign(d_ij - g_ij), 0 where both agree, and with w_ij = s_ij + s_ji the gradient is two more products of matrices:
+For each sentence and layer, `sentence_halves_kernel` shifts the projected words by about their mean. The shift changes
+no distance and keeps the digits of nearby words. The kernel writes the words as float16 high + low, padded with zeros
+to whole tiles. `norms_kernel` of `bertft.kernels.triton_gram` takes -|u|^2 / 2 from the diagonal of the Gram matrix, so
+that equal words are exactly 0 apart. A program of `distance_loss_kernel` owns a block of words of one sentence in one
+layer, and walks the sentence in tiles. The Gram tile gives the distances d_ij; they and the gold distances g_ij give
+the signs s_ij = sign(d_ij - g_ij), 0 where both are equal. With w_ij = s_ij + s_ji the gradient is two more products of
+matrices:
 
     d loss / d p_i = 2 / n^2 (u_i sum_j w_ij - sum_j w_ij u_j)
 
-It reads each gold distance twice and each word once for every tile it meets, and writes the gradient of its own words
-alone: nothing is added atomically, so two runs give the same bits.  O(n^2 rank) operations, O(n rank) memory.
+A program reads each gold distance twice and each word once for every tile, and writes the gradient of its own words
+only. Nothing is added atomically, so two runs give the same bits. O(n^2 rank) operations, O(n rank) memory.
 
-Pairs of float16 numbers rather than tf32x3, for the reasons given in `triton_tiles` and one more: w_ij is one of -2 to
-2, exact in float16, so that the second product is two products of float16 numbers where tf32x3 makes three of half the
-speed, one of them with zeros.
+Words are pairs of float16 numbers rather than tf32x3 for the reasons given in `triton_gram`, and for one more: w_ij is
+a whole number from -2 to 2, exact in float16, so the second product needs two products of float16 numbers. tf32x3
+would make three at half the speed, one of them with zeros.
 
-The shift is the mean rounded to 2^-6 of the largest entry's power of two.  So words of small whole numbers, whose
-distances can equal the gold ones, stay such numbers up to a power of two, and agreement is found exactly.
+The shift is the mean rounded to 2^-6 of the largest entry's power of two. So words of small whole numbers, whose
+distances can equal the gold ones, stay whole numbers up to a power of two, and equal distances are found exactly.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
@@ -28,14 +29,14 @@ import triton
 import triton.language as tl
 
 from bertft.errors import ArrayError
-from bertft.kernels.triton_tiles import Tile, gram_strip, norms_kernel, on_device, pair_values
+from bertft.kernels.triton_gram import Tile, gram_strip, norms_kernel, on_device, pair_values
 from bertft.kernels.types import Array
 
 TILES = {
     # For sentences of up to 32 words, as most are: a tile of 64 would be three quarters zeros.
     "short": Tile(32, 32, 64, 4, 2),
     # The least height that fills the instructions of sm_90. Eight warps, since four would spill what a thread holds of
-    # the Gram tile, the distances, the signs and a step of the gradient.  32 KiB of shared memory a stage.
+    # the Gram tile, the distances, the signs and a step of the gradient. 32 KiB of shared memory a stage.
     "long": Tile(64, 64, 64, 8, 3),
 }
 
@@ -73,7 +74,7 @@ def sentence_halves_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One sentence in one layer: shifted, times a power of two, as float16 high + low, zeros up to height and width."""
+    """Write one sentence in one layer, shifted and scaled, as float16 high + low, with zeros up to height and width."""
     sentence = tl.program_id(0).to(tl.int64)  # those of the first layer first
     length = tl.load(lengths_ptr + sentence % batch).to(tl.int32)
     projected_ptr += sentence * n * rank
@@ -93,7 +94,7 @@ def sentence_halves_kernel(
         for first_i in range(0, length, ROWS):
             p, keep = words(projected_ptr, length, rank, first_i, k, ROWS)
             largest = tl.maximum(largest, tl.where(keep, tl.abs(p - shift), 0.0))
-    # As power_of_two_scales of triton_tiles: into [2^13, 2^14), and back.
+    # As power_of_two_scales of triton_gram: into [2^13, 2^14), and back.
     exponent = tl.maximum(tl.max(tl.max(largest, 1), 0).to(tl.int32, bitcast=True) >> 23, 14)
     scale = ((267 - exponent) << 23).to(tl.float32, bitcast=True)
     shrink = ((exponent - 13) << 23).to(tl.float32, bitcast=True)
@@ -140,7 +141,7 @@ def distance_loss_kernel(
     COLUMNS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """The part of the loss that falls to one block of words, and their gradient, added to zeros."""
+    """Write one block's part of the loss, and add the gradient of its words to zeros."""
     program = tl.program_id(0).to(tl.int64)
     blocks = height // BLOCK
     # The layers of a sentence follow each other, so that its gold distances stay in the L2 cache.
@@ -160,7 +161,7 @@ def distance_loss_kernel(
         keep = (i < length)[:, None] & (j < length)[None, :]
         first_left, first_right = first_row + first_i, first_row + first_j
         gram = gram_strip(high_ptr, low_ptr, width, 1, first_left, first_right, 0, width, BLOCK, COLUMNS, BLOCK_K, True)
-        # -d / 2 is the identity link's value; it has no center to read.
+        # The identity link gives -d / 2; it reads no center.
         values = pair_values(gram, shrink_ptr, offset_ptr, offset_ptr, first_row + i, first_row + j, True, "identity")
         distances = tl.where(values > 0.0, 0.0, -2.0 * values)  # not maximum, which would drop a nan
         there = tl.load(gold_ptr + (i[:, None] * n + j[None, :]), mask=keep, other=0.0)
@@ -188,7 +189,7 @@ def distance_loss_kernel(
 
 
 def distance_loss(projected: Array, gold: Array, lengths: Array) -> tuple[Array, Array]:
-    """The L1 losses of squared distances and their gradient, see `bertft.kernels.reference`; float32 words alone."""
+    """Return the L1 losses of squared distances and their gradient, see `bertft.kernels.reference`; float32 only."""
     if projected.dtype != torch.float32:
         raise ArrayError(
             f"projected has type {projected.dtype}; on a GPU this loss is computed in float32: convert it with .float()"

@@ -1,24 +1,27 @@
-"""Rows shifted, and the sums over rows from which every bilinear measure follows, on a GPU.
+"""Shifted rows, and the sums over rows from which every bilinear measure follows, on a GPU.
 
-`rows_kernel` owns a few rows: it finds what maps them (their mean, the inverse of their norm) and their scalars a and
-e, all in float64, whatever type the rows have.  `shift_kernel` owns a block of columns and a span of rows: it maps them
-once more, adds the float64 sums of w u^T, and writes u, as float16 high + low or as float64, side by side for both
-spaces.  `products_kernel` owns a strip of the products u u^T, u v^T and v v^T, which are one triangle of the joined
-rows, and a span of rows: the span is summed as a tensor core can (see `bertft.kernels.triton_tiles`), the spans are
-added in float64 in a fixed order.  O(n (d1 + d2)^2) operations; each row is read twice and its u is written once.
+A program of `rows_kernel` owns a few rows. It computes their map (mean and inverse norm) and their scalars a and e,
+all in float64 whatever type the rows have. A program of `shift_kernel` owns a block of columns and a span of rows. It
+maps them again, adds the float64 sums of w u^T, and writes u, as float16 high + low or as float64, side by side for
+both spaces. A program of `products_kernel` owns a strip of the products u u^T, u v^T and v v^T, which are one triangle
+of the joined rows, and a span of rows. The span is summed on the tensor cores (see `bertft.kernels.triton_gram`), and
+the spans are added in float64 in a fixed order. O(n (d1 + d2)^2) operations; each row is read twice and its u is
+written once.
 
-One power of two scales all of a space, from the largest |u|, since a sum over rows cannot have one for each.  An entry
-keeps 22 bits down to 2^-16 of the largest |u|, and an error of 2^-39 of it below.
+One power of two, from the largest |u|, scales a whole space, since a sum over rows cannot have one for each row. An
+entry keeps 22 bits down to 2^-16 of the largest |u|, and has an error of 2^-39 of it below.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 
-from bertft.kernels.triton_tiles import Tile, gram_strip, on_device, power_of_two_scales, triangle_strip, widest_tile
+from bertft.kernels.triton_gram import Tile, gram_strip, on_device, power_of_two_scales, triangle_strip, widest_tile
 from bertft.kernels.types import CONSTANT, Array, Form, MomentSums, RowMap, Rows
 
 ROWS, COLUMNS = 8, 128
@@ -31,7 +34,7 @@ SHORTEST, LONGEST = 256, 4096
 """Rows in one sum of `products_kernel`: enough to make writing it cheap, few enough for float32 to keep its digits."""
 
 PROGRAMS = 1024
-"""Programs of `products_kernel` aimed at, a few for every multiprocessor; no fewer rows than SHORTEST make one."""
+"""Programs of `products_kernel` to aim at, a few for every multiprocessor; each sums at least SHORTEST rows."""
 
 
 @triton.jit(do_not_specialize=["n", "d"])
@@ -53,7 +56,7 @@ def rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """What maps ROWS rows, their scalars a = center . u and e = |u|^2, and u itself if WRITE."""
+    """Write the map of ROWS rows, their scalars a = center . u and e = |u|^2, and u itself if WRITE."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < n
     mean = tl.zeros((ROWS,), tl.float64)
@@ -121,7 +124,7 @@ def shift_kernel(
     COLUMNS: tl.constexpr,
     HALVES: tl.constexpr,
 ):
-    """u for a span of rows and a block of columns, with zeros up to height and width, and the sums over it of w u^T."""
+    """Write u for a span of rows and a block of columns, zeros up to height and width, and the span's sums of w u^T."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     span = tl.program_id(1).to(tl.int64)
     center = tl.load(center_ptr + column, mask=column < d, other=0.0)[None, :]
@@ -174,7 +177,7 @@ def products_kernel(
     BLOCK_K: tl.constexpr,
     HALVES: tl.constexpr,
 ):
-    """One strip of the products of columns, summed over one span of rows."""
+    """Write one strip of the products of columns, summed over one span of rows."""
     strip = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     first_i, first_j = triangle_strip(strip, BLOCK, COLUMNS, 1)
@@ -188,7 +191,7 @@ def products_kernel(
 
 
 def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
-    """u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
+    """Return u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
     x = torch.as_tensor(x)
     vectors = torch.empty(x.shape, dtype=_product_type(x), device=x.device)
     _, _, a, e = _scalars(x, _center(center, x), row_map, vectors)
@@ -196,7 +199,7 @@ def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
 
 
 def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMap) -> MomentSums:
-    """The sums over rows from which every bilinear measure follows."""
+    """Return the sums over rows from which every bilinear measure follows."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     dtype = torch.promote_types(_product_type(x), _product_type(y))
     tile = widest_tile(dtype, x.device)
@@ -231,6 +234,13 @@ def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMa
     )
 
 
+def shared_moments(
+    x: Array, ys: Sequence[Array], x_center: Array, y_centers: Sequence[Array], row_map: RowMap
+) -> list[MomentSums]:
+    """Return the moments of x with each of several y, one at a time: the kernels multiply both spaces as one."""
+    return [moments(x, y, x_center, y_center, row_map) for y, y_center in zip(ys, y_centers, strict=True)]
+
+
 def _product_type(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
@@ -242,7 +252,7 @@ def _center(center: Array, x: torch.Tensor) -> torch.Tensor:
 def _scalars(
     x: torch.Tensor, center: torch.Tensor, row_map: RowMap, vectors: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """The mean and the scale that map each row, a and e; the rows themselves into `vectors`, if given."""
+    """Return the mean and scale that map each row, a and e; write the mapped rows to `vectors`, if given."""
     n, d = x.shape
     mean, scale, a, e = torch.empty(4, n, dtype=torch.float64, device=x.device)
     with on_device(x):
@@ -276,7 +286,7 @@ def _shift(
     high: torch.Tensor,
     low: torch.Tensor,
 ) -> torch.Tensor:
-    """Fills its columns of `high` and `low`; returns the sum of w u^T, (5, d)."""
+    """Fill one space's columns of `high` and `low`, and return the sum of w u^T, (5, d)."""
     (n, d), (height, width) = x.shape, high.shape
     spans = -(-height // SPAN)
     sums = torch.empty(spans, 5, d, dtype=torch.float64, device=x.device)
@@ -306,7 +316,7 @@ def _shift(
 
 
 def _products(high: torch.Tensor, low: torch.Tensor, tile: Tile) -> torch.Tensor:
-    """The symmetric products of all columns, float64."""
+    """Return the symmetric products of all columns, float64."""
     height, width = high.shape
     tiles = width // tile.block
     strips = tiles * (tiles + 1) // 2 * (tile.block // tile.columns)

@@ -1,14 +1,14 @@
-"""What crosses the border of every kernel: plain tuples of arrays and numbers, the same for all backends.
+"""The arguments and results of kernels: plain tuples of arrays and numbers, the same for all backends.
 
-The pair value.  Each kernel maps a row x_i to a shifted row u_i = map(x_i) - center and an offset, such that
+The value of a pair: each kernel maps a row x_i to a shifted row u_i = map(x_i) - center and an offset, such that
 
     g_ij = offset_i + offset_j + u_i . u_j
 
-is the kernel value up to a constant and a link: for the *dot* form the offset is center . u_i and g_ij = k_ij -
-|center|^2; for the *distance* form it is -|u_i|^2 / 2 and g_ij = -|x_i - x_j|^2 / 2.  Shifting first is what keeps
-the digits when all cosines lie near 1.  `Link` then turns g_ij into the value that is compared.
+is the kernel's value up to a constant and a link. For the *dot* form the offset is center . u_i and g_ij = k_ij -
+|center|^2; for the *distance* form it is -|u_i|^2 / 2 and g_ij = -|x_i - x_j|^2 / 2. Shifting first keeps the digits
+when all cosines are near 1. `Link` then turns g_ij into the value that is compared.
 
-The arrays are NumPy on the CPU and torch on a GPU; a backend returns what it was given.
+Arrays are NumPy on the CPU and torch on a GPU; a backend returns the kind it was given.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Array = Any
 """A NumPy array or a torch tensor; kernels never mix the two."""
 
 RowMap = Literal["raw", "unit", "centred_unit"]
-"""raw: x.  unit: x / |x|.  centred_unit: (x - mean(x)) / |x - mean(x)|, whose dot products are correlations of rows."""
+"""raw: x. unit: x / |x|. centred_unit: (x - mean(x)) / |x - mean(x)|, whose dot products are correlations of rows."""
 
 CONSTANT = 1e-13
-"""A row whose distance from its mean is below this share of the mean's own length is constant: rounding, not signal."""
+"""A row is constant if its distance from its mean is below this share of the mean's length: rounding, not signal."""
 
 Form = Literal["dot", "distance"]
 LinkName = Literal["identity", "euclidean", "rbf"]
 
 
 class Rows(NamedTuple):
-    """One space made ready for tiles: `vectors` (n, d) in the compute type, `offsets` (n,) float64.
+    """The shifted rows of one space: `vectors` (n, d) in the compute type, `offsets` (n,) float64.
 
     A row that has no value under its map (not finite, or zero where a norm divides) has a nan offset.
     """
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Turns g into the value compared: identity g, euclidean sqrt(-2 g), rbf exp(2 gamma g); `center` is subtracted."""
+    """The value compared, from g: identity g, euclidean sqrt(-2 g), rbf exp(2 gamma g); then `center` is subtracted."""
 
     name: LinkName = "identity"
     gamma: float = 1.0
@@ -50,7 +50,7 @@ class Bins(NamedTuple):
     """A monotone map from value to bin: cells of equal width on [low, high), each cut evenly into bins.
 
     t = clip((value - low) * cells_per_unit, 0, cells), cell c = min(floor(t), cells - 1), bin = first[c] +
-    min(floor((t - c) * w), w - 1) with w = first[c + 1] - first[c] >= 1.  Values outside go to the end bins.
+    min(floor((t - c) * w), w - 1) with w = first[c + 1] - first[c] >= 1. Values outside go to the first or last bin.
     """
 
     low: float

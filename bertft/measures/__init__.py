@@ -1,6 +1,6 @@
-"""The table of measures: what each is, what it needs, its range, what leaves it unchanged, and how its error is found.
+"""The table of measures: for each the function, the moments it needs, its range, invariances and standard error.
 
-A measure is a pure function of `Moments`.  `evaluate(name, moments)` gives a value with its standard error.
+A measure is a pure function of `Moments`. `evaluate(name, moments)` returns its value with the standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bertft.statistics.standard_error import by_blocks, by_influence
 
 
 class Accumulated(Protocol):
-    """What a measure needs of an accumulator: moments by row map, and the sample of rows kept for standard errors."""
+    """What measures need from an accumulator: moments by row map, and the sample of rows kept for standard errors."""
 
     def moments(self, row_map: RowMap) -> Moments: ...
 
@@ -30,12 +30,12 @@ class Accumulated(Protocol):
 
 
 Invariance = Literal["rotation", "scale", "row_scale", "shift", "affine", "exchange"]
-"""A change of one space that leaves the number alone: an orthogonal map, one factor for all, a factor for each row,
-one vector added to all rows, any invertible linear map with a shift; `exchange`: the two spaces change places."""
+"""A change that leaves a measure unchanged. To one space: an orthogonal map, one factor for all rows, a factor for each
+row, a vector added to all rows, or any invertible linear map with a shift. To both, `exchange`: they are swapped."""
 
 
 class Estimate(NamedTuple):
-    """A value and its standard error, which is nan where it is not known."""
+    """A value and its standard error, nan where it is unknown."""
 
     value: float
     stderr: float
@@ -55,15 +55,15 @@ class Measure:
     source: str
     products: Literal["auto", "float64"] = "auto"
     equal_spaces: float | None = 1.0
-    """Its value for two equal spaces; None where that depends on the space."""
+    """The value for two equal spaces; None where that depends on the space."""
 
     @property
     def maps(self) -> tuple[RowMap, ...]:
-        """The row maps a `PairMoments` must accumulate for this measure."""
+        """The row maps that a `PairMoments` must accumulate for this measure."""
         return (self.row_map,)
 
     def value(self, moments: Accumulated) -> float:
-        """The number itself."""
+        """Return the value of the measure."""
         return self.of(moments.moments(self.row_map))
 
 
@@ -118,7 +118,7 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in _TABLE}
 
 
 def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
-    """The measures of these names, in order, once each. Raises `OptionError` listing the known ones."""
+    """Return the measures of these names, in order and without repeats. Raises `OptionError` for an unknown name."""
     try:
         names = names.split(",") if isinstance(names, str) else tuple(names)
         names = tuple(dict.fromkeys(name.strip() for name in names))
@@ -133,7 +133,7 @@ def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
 
 
 def evaluate(name: str, moments: Accumulated) -> Estimate:
-    """One measure with its standard error, from what a `PairMoments` has accumulated and sampled."""
+    """Return one measure with its standard error, from what a `PairMoments` has accumulated and sampled."""
     (measure,) = resolve((name,))
     state = moments.moments(measure.row_map)
     value = measure.of(state)

@@ -1,4 +1,4 @@
-"""Mean cosine of the pairs of one space: how narrow a cone its rows lie in (Ethayarajh 2019). Said beside RSA."""
+"""Mean cosine of the pairs of rows of one space, a measure of its anisotropy (Ethayarajh 2019)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bertft.statistics.pair_sums import sums_of_moments
 
 
 def mean_cosine(moments: Moments, side: int) -> float:
-    """The mean cosine over pairs i < j of x (side 0) or y (side 1)."""
+    """Return the mean cosine over pairs i < j of x (side 0) or y (side 1)."""
     sums = sums_of_moments(moments, "dot")
     return float((sums.f, sums.g)[side] / sums.pairs + (sums.x_shift, sums.y_shift)[side])
 

@@ -1,6 +1,6 @@
-"""Canonical correlations from moments: their mean, after a truncation by variance, and weighted by projection.
+"""Canonical correlations from moments: their mean (CCA), on leading components (SVCCA), and weighted (PWCCA).
 
-CCA: Hotelling 1936.  SVCCA: Raghu et al. 2017.  PWCCA: Morcos et al. 2018.  The inverses need float64 products, which
+CCA: Hotelling 1936. SVCCA: Raghu et al. 2017. PWCCA: Morcos et al. 2018. The inverses need float64 products, which
 `bertft.measures` asks for.
 """
 
@@ -18,7 +18,7 @@ from bertft.measures.covariance import covariances, whiten
 from bertft.statistics.moments import Moments
 
 SVCCA_SHARE = 0.99
-"""Of each space's variance, the share its kept components hold (Raghu et al. 2017)."""
+"""Share of each space's variance that the components kept by SVCCA hold (Raghu et al. 2017)."""
 
 
 class Canonical(NamedTuple):
@@ -30,7 +30,7 @@ class Canonical(NamedTuple):
 
 
 def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
-    """The canonical correlations of the two spaces, or None, with a warning, where one of them does not vary."""
+    """Return the canonical correlations of the two spaces, or None, with a warning, where one of them is constant."""
     a, b, c = covariances(moments)
     x_white, y_white = whiten(a, share).matrix, whiten(b, share).matrix
     if not (x_white.shape[1] and y_white.shape[1]):
@@ -41,7 +41,7 @@ def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
     if moments.n <= x_white.shape[1] + y_white.shape[1]:
         message = (
             f"{moments.n} rows for {x_white.shape[1]} + {y_white.shape[1]} dimensions: "
-            "canonical correlations are then close to 1 whatever the spaces; "
+            "canonical correlations are then close to 1 for any spaces; "
             "give at least several times as many rows as dimensions, or use cka"
         )
         warnings.warn(message, PrecisionWarning, stacklevel=4)
@@ -50,19 +50,19 @@ def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
 
 
 def cca(moments: Moments) -> float:
-    """The mean canonical correlation."""
+    """Return the mean canonical correlation."""
     found = canonical(moments)
     return math.nan if found is None else float(found.correlations.mean())
 
 
 def svcca(moments: Moments) -> float:
-    """The mean canonical correlation of the components that hold 99 % of each space's variance."""
+    """Return the mean canonical correlation of the components that hold 99 % of each space's variance."""
     found = canonical(moments, SVCCA_SHARE)
     return math.nan if found is None else float(found.correlations.mean())
 
 
 def pwcca(moments: Moments) -> float:
-    """The mean of the canonical correlations weighted by how much of x each variate accounts for: sum_j |<h, x_j>|."""
+    """Return the mean canonical correlation, weighted by how much of x each variate accounts for: sum_j |<h, x_j>|."""
     found = canonical(moments)
     if found is None:
         return math.nan

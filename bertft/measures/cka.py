@@ -16,15 +16,15 @@ from bertft.statistics.standard_error import quadratic
 
 
 def cka_biased(moments: Moments) -> float:
-    """|C|^2 / (|A| |B|) with A, B, C the covariances of x, of y and between them."""
+    """Return |C|^2 / (|A| |B|) with A, B, C the covariances of x, of y and between them."""
     a, b, c = covariances(moments)
     return _ratio(np.vdot(c, c), np.vdot(a, a), np.vdot(b, b))
 
 
 def cka_debiased(moments: Moments) -> float:
-    """The same ratio of unbiased HSIC estimates, which does not grow when columns outnumber rows; may fall below 0.
+    """Return the same ratio of unbiased estimates of HSIC, which does not grow with columns and may be below 0.
 
-    The unbiased estimate of Song et al. (2012, equation 5) zeroes both diagonals; in moments, with e_i = |u_i|^2 and
+    The unbiased estimate of Song et al. (2012, equation 5) sets both diagonals to 0; in moments, with e_i = |u_i|^2 and
     f_i = |v_i|^2: tr(KL) = |C|^2 - sum e f,  1K1 = |s|^2 - sum e,  1KL1 = s C t - s.sum f u - t.sum e v + sum e f.
     """
     if moments.n < 4:

@@ -1,4 +1,4 @@
-"""Centred second moments of the raw rows, and their whitening: what CKA, CCA and Procrustes start from."""
+"""Covariances of the raw rows, and their whitening, for CKA, CCA and Procrustes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bertft.statistics.moments import Moments
 
 
 def covariances(moments: Moments) -> tuple[Array, Array, Array]:
-    """The covariances of x, of y and between them, divided by n, float64."""
+    """Return the covariances of x, of y and between them, divided by n, float64."""
     n, sums = moments.n, moments.sums
     s, t = sums.x_vectors[0], sums.y_vectors[0]
     return (
@@ -22,16 +22,16 @@ def covariances(moments: Moments) -> tuple[Array, Array, Array]:
 
 
 class Whitening(NamedTuple):
-    """`matrix` (d, k) turns centred rows into k uncorrelated columns of variance 1, principal components first."""
+    """`matrix` (d, k) maps centred rows to k uncorrelated columns of variance 1, principal components first."""
 
     matrix: Array
     kept_variance: float
 
 
 def whiten(covariance: Array, share: float = 1.0, precision: float = 1e-10) -> Whitening:
-    """The leading principal components that hold `share` of the variance, scaled to variance 1.
+    """Return the leading principal components that hold `share` of the variance, scaled to variance 1.
 
-    Components below `precision` of the largest are noise of the products and never enter.
+    Components with less than `precision` of the largest variance are noise of the products and are left out.
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]

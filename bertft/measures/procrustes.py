@@ -14,9 +14,10 @@ from bertft.statistics.moments import Moments
 
 
 def procrustes(moments: Moments) -> float:
-    """|C|_* / sqrt(tr A tr B), the nuclear norm of the cross-covariance over the spreads; 1 for a scaled rotation.
+    """Return |C|_* / sqrt(tr A tr B), the nuclear norm of the cross-covariance over the spreads of both spaces.
 
-    Twice one minus this is the squared orthogonal Procrustes distance of the normalised spaces (Ding et al. 2021).
+    It is 1 for a scaled rotation. For a similarity s, 2 (1 - s) is the squared orthogonal Procrustes distance of the
+    normalised spaces (Ding et al. 2021).
     """
     a, b, c = covariances(moments)
     spread = math.sqrt(max(np.trace(a), 0.0)) * math.sqrt(max(np.trace(b), 0.0))

@@ -17,7 +17,7 @@ from bertft.statistics.pair_sums import cosine, offset_weights, pearson, sums_of
 from bertft.statistics.standard_error import quadratic
 
 COMPARISONS = {"pearson": pearson, "cosine": cosine}
-"""What may be made of the five pair sums."""
+"""How the five sums over pairs are compared."""
 
 
 def rsa_influence(moments: Moments, form: Form, u: Array, v: Array) -> Array:

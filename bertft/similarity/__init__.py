@@ -1,4 +1,4 @@
-"""The array interface: RSA and its relatives as functions of two arrays, and the accumulator for streams of them."""
+"""The array interface: RSA and other measures as functions of two arrays, and the accumulator for streams of rows."""
 
 from __future__ import annotations
 

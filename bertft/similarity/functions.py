@@ -1,8 +1,8 @@
-"""Similarity of two arrays of rows, one call each: `rsa`, `cka` and its kin, `compare` for several, `explain`.
+"""Similarity of two arrays of rows in one call: `rsa`, `cka`, `cca` and others, and `compare` for several at once.
 
-x is (n, d1) and y is (n, d2), row i of both describing the same item.  NumPy arrays and memory maps, torch tensors
-(CPU and CUDA), CuPy arrays and anything with DLPack serve, in float16, bfloat16, float32 or float64; the widths may
-differ.
+x is (n, d1) and y is (n, d2), and row i of both describes the same item; the widths may differ. Arrays may be NumPy
+arrays and memory maps, torch tensors on CPU or CUDA, CuPy arrays, or anything else with DLPack, in float16, bfloat16,
+float32 or float64.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from bertft import kernels
-from bertft.arrays import RowSource
 from bertft.errors import OptionError
 from bertft.measures import Estimate, evaluate, resolve
 from bertft.similarity.pair_moments import PairMoments, Products, group_keys
-from bertft.similarity.plan import BATCH_ROWS, _plan, _sources
+from bertft.similarity.plan import make_plan, row_sources
 from bertft.statistics import ranks, tiles
 from bertft.statistics.forms import BILINEAR
 from bertft.statistics.pair_sums import cosine, pearson
 
 COMPARE_ROWS = 8192
-"""Rows `compare` keeps for standard errors."""
+"""Rows that `compare` keeps for standard errors."""
 
 
 @kernels.one_blas_thread()
@@ -34,19 +33,22 @@ def rsa(
     backend: str = "auto",
     gamma: float | None = None,
 ) -> float:
-    """Representational similarity: the correlation of the strict upper triangles of two n x n kernel matrices.
+    """Return the representational similarity (RSA) of two arrays of the same rows.
 
-    kernel: "cosine", "correlation" (of rows), "dot" and "rbf" (exp(-gamma |a - b|^2), gamma by default one over the
-    space's mean
-        squared distance) are similarities, "sqeuclidean" and "euclidean" distances.
-    method: "pearson", "cosine" (nothing subtracted) or "spearman" (average ranks; up to 20 million pairs exact,
-    beyond with
-        an error below 1e-6 where values do not tie, see `bertft.statistics.ranks`).
-    backend: "auto", or one of "numba", "triton", "reference"; see `bertft.explain`.
+    RSA is the correlation of the strict upper triangles of two n x n kernel matrices, those of x (n, d1) and y (n, d2).
+    No n x n matrix is stored, except by the reference, and except for exact ranks, which need all pairs.
 
-    No n x n matrix is stored, but for the pairs that exact ranks need (at most 20 million) and by the reference.
-    Raises `ArrayError` for shapes, types, fewer than 3 rows, and rows without a value (not finite; zero under the
-    cosine), named; `OptionError` for unknown names.  A constant triangle gives nan with an `UndefinedWarning`.
+    kernel: compares two rows of one array. "cosine", "correlation" (of the entries of two rows), "dot" and "rbf" are
+        similarities; "sqeuclidean" and "euclidean" are distances.
+    method: correlates the two triangles. "pearson"; "cosine", which subtracts no mean; or "spearman" with average
+        ranks. Ranks of up to 20 million pairs (6,325 rows) are exact. Beyond, the error is below 1e-6 where values do
+        not tie, see `bertft.statistics.ranks`.
+    backend: where to compute: "auto" (where the arrays are), "cpu", "gpu" or "reference"; see `bertft.explain`.
+    gamma: of the kernel "rbf", exp(-gamma |a - b|^2); by default 1 / the mean squared distance of the space's rows.
+
+    Raises `ArrayError` for shapes and types, for fewer than 3 rows, and for a row without a value (not finite, or zero
+    under the cosine), which it names; `OptionError` for unknown names and a bad gamma; `BackendError` for a backend
+    that cannot serve. Where all pairs of one side have the same value, the answer is nan with an `UndefinedWarning`.
 
     >>> import numpy as np
     >>> from bertft import rsa
@@ -57,24 +59,18 @@ def rsa(
 
     Source: Kriegeskorte et al. 2008; as in Merchant et al. 2020, section 5.1.
     """
-    x_rows, y_rows = _sources(x, y)
-    plan = _plan(x_rows, y_rows, kernel, method, backend)
+    x_rows, y_rows = row_sources(x, y)
+    plan = make_plan(x_rows, y_rows, kernel, method, backend)
     if gamma is not None and kernel != "rbf":
         raise OptionError(f"gamma is {gamma!r}, but only kernel='rbf' has one; leave it out for {kernel!r}")
     if gamma is not None and not (isinstance(gamma, int | float) and 0 < gamma < float("inf")):
-        raise OptionError(
-            f"gamma is {gamma!r}; expected a positive number, or None for one over the mean squared distance"
-        )
+        raise OptionError(f"gamma is {gamma!r}; expected a positive number, or None for 1 / the mean squared distance")
     if plan.path == "moments":
         maps = (BILINEAR[kernel][0],)
         products: Products = "float64" if plan.products == "float64" else "auto"
         moments = PairMoments(maps, products=products, reservoir=0, backend=backend)
-        return _accumulate(moments, x_rows, y_rows).rsa(kernel, method)
+        return moments.accumulate(x_rows, y_rows).rsa(kernel, method)
     ops = kernels.select(x_rows.device, backend)
-    if gamma is not None and not gamma > 0:
-        raise OptionError(
-            f"gamma is {gamma}; expected a positive number, or None for one over the mean squared distance"
-        )
     double = plan.products == "float64"
     kernel = ranks.RANKED_AS.get(kernel, kernel) if method == "spearman" else kernel
     x_space, y_space = (tiles.prepare(rows, kernel, ops, gamma, double) for rows in (x_rows, y_rows))
@@ -84,7 +80,7 @@ def rsa(
         found = ranks.binned_spearman(x_space, y_space, ops)
         if not found.bound > ranks.BOUND or double:
             return found.value
-        # Crowded bins are ties or nearly so, and float32 would split ties at random: the same again in float64.
+        # Crowded bins mean ties or nearly ties, which float32 would split at random: repeat in float64.
         x_space, y_space = (tiles.prepare(rows, kernel, ops, gamma, True) for rows in (x_rows, y_rows))
         return ranks.binned_spearman(x_space, y_space, ops).value
     sums = tiles.pair_sums(x_space, y_space, ops)
@@ -92,9 +88,10 @@ def rsa(
 
 
 def cka(x: Any, y: Any, *, debiased: bool = True, backend: str = "auto") -> float:
-    """Linear centred kernel alignment of x (n, d1) and y (n, d2); debiased by default, as n < d inflates it.
+    """Return the linear centred kernel alignment of x (n, d1) and y (n, d2).
 
-    Raises `ArrayError` as `rsa` does.
+    It is debiased by default, since the biased estimate grows towards 1 where rows are few against columns. Raises
+    `ArrayError` as `rsa` does.
 
     >>> import numpy as np
     >>> from bertft import cka
@@ -109,7 +106,10 @@ def cka(x: Any, y: Any, *, debiased: bool = True, backend: str = "auto") -> floa
 
 
 def cca(x: Any, y: Any, *, backend: str = "auto") -> float:
-    """The mean canonical correlation of x (n, d1) and y (n, d2). Warns where n is too small for it to mean anything.
+    """Return the mean canonical correlation of x (n, d1) and y (n, d2).
+
+    Warns with a `PrecisionWarning` where n is at most the sum of the widths: the answer is then close to 1 for any
+    spaces. Raises `ArrayError` as `rsa` does.
 
     >>> import numpy as np
     >>> from bertft import cca
@@ -123,7 +123,9 @@ def cca(x: Any, y: Any, *, backend: str = "auto") -> float:
 
 
 def svcca(x: Any, y: Any, *, backend: str = "auto") -> float:
-    """The mean canonical correlation of the principal components that hold 99 % of each space's variance.
+    """Return the mean canonical correlation of the principal components that hold 99 % of each space's variance.
+
+    Raises `ArrayError` as `rsa` does.
 
     >>> import numpy as np
     >>> from bertft import svcca
@@ -137,7 +139,9 @@ def svcca(x: Any, y: Any, *, backend: str = "auto") -> float:
 
 
 def pwcca(x: Any, y: Any, *, backend: str = "auto") -> float:
-    """Canonical correlations weighted by the share of x each accounts for; not symmetric.
+    """Return the mean canonical correlation, weighted by how much of x each canonical variate accounts for.
+
+    It is not symmetric in x and y. Raises `ArrayError` as `rsa` does.
 
     >>> import numpy as np
     >>> from bertft import pwcca
@@ -151,7 +155,10 @@ def pwcca(x: Any, y: Any, *, backend: str = "auto") -> float:
 
 
 def procrustes(x: Any, y: Any, *, backend: str = "auto") -> float:
-    """Procrustes similarity, 1 where a rotation, scaling and shift turn x into y; 2 (1 - it) is the usual distance.
+    """Return the Procrustes similarity: 1 where a rotation, scaling and shift turn x into y.
+
+    For a similarity s, 2 (1 - s) is the squared Procrustes distance of the normalised spaces. Raises `ArrayError` as
+    `rsa` does.
 
     >>> import numpy as np
     >>> from bertft import procrustes
@@ -173,11 +180,17 @@ def compare(
     seed: int = 0,
     backend: str = "auto",
 ) -> dict[str, Estimate]:
-    """Several measures with their standard errors, in one pass over the rows.
+    """Return several measures with their standard errors, in one pass over the rows.
 
-    groups (n,): the sentence of each row, whole numbers; rows of one sentence are not independent, and the error
-    counts that. The errors come from at most 8,192 rows, 16 of a long group.  They tell the spread among samples, not
-    the bias that Procrustes and the CCA family have where rows are few.  Known measures: `bertft.measures.MEASURES`.
+    measures: names in `bertft.measures.MEASURES`.
+    groups: (n,) whole numbers, the sentence of each row. Rows of one sentence are not independent, which the standard
+        errors take into account. Without groups every row is independent.
+    seed: decides which rows the standard errors come from: at most 8,192 rows, and 8 of a long group.
+    backend: see `rsa`.
+
+    The standard errors measure the spread among samples, not the bias that Procrustes and the CCA family have where
+    rows are few. Raises `ArrayError` as `rsa` does, and for groups that are not one whole number for each row;
+    `OptionError` for an unknown measure.
 
     >>> import numpy as np
     >>> from bertft import compare
@@ -190,29 +203,17 @@ def compare(
     Source: row influences of U-statistics, see `bertft.measures.rsa`; clustered as in Liang and Zeger 1986.
     """
     chosen = resolve(measures)
-    x_rows, y_rows = _sources(x, y)
+    x_rows, y_rows = row_sources(x, y)
     if groups is not None:
         groups = group_keys(groups, len(x_rows))
     maps = dict.fromkeys(row_map for measure in chosen for row_map in measure.maps)
     products: Products = "float64" if any(m.products == "float64" for m in chosen) else "auto"
     moments = PairMoments(maps, products=products, reservoir=COMPARE_ROWS, seed=seed, backend=backend)
-    _accumulate(moments, x_rows, y_rows, groups)
+    moments.accumulate(x_rows, y_rows, groups)
     return {measure.name: evaluate(measure.name, moments) for measure in chosen}
 
 
 def _one(name: str, x: Any, y: Any, backend: str) -> float:
     (measure,) = resolve((name,))
     moments = PairMoments(measure.maps, products=measure.products, reservoir=0, backend=backend)
-    return measure.value(_accumulate(moments, *_sources(x, y)))
-
-
-@kernels.one_blas_thread()
-def _accumulate(moments: PairMoments, x: RowSource, y: RowSource, groups: Any = None) -> PairMoments:
-    """Every row of two sources, batch by batch, about a center taken from all over them."""
-    moments.center_on(x, y)
-    for low in range(0, len(x), BATCH_ROWS):
-        high = min(low + BATCH_ROWS, len(x))
-        moments.update(x.batch(low, high), y.batch(low, high), None if groups is None else groups[low:high])
-        x.release()
-        y.release()
-    return moments
+    return measure.value(moments.accumulate(*row_sources(x, y)))

@@ -1,10 +1,10 @@
-"""`PairMoments`: the public accumulator. Rows of two spaces go in, batch by batch; every moment measure comes out."""
+"""`PairMoments`: the public accumulator, which turns batches of rows of two spaces into every moment measure."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from bertft.errors import ArrayError, OptionError
 from bertft.kernels.types import Array, MomentSums, RowMap
 from bertft.measures import MEASURES, Measure
 from bertft.measures.rsa import COMPARISONS
+from bertft.similarity.plan import BATCH_ROWS
 from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import CENTER_ROWS, Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
@@ -28,20 +29,22 @@ _FORMAT = "bertft.PairMoments/1"
 
 
 class PairMoments:
-    """Second moments of two representations of the same rows: exact, one pass, O(d^2) memory, mergeable.
+    """Accumulate the second moments of two representations of the same rows, from which the measures are computed.
 
-    maps: the row maps to accumulate, each its own state: "unit" serves RSA with the cosine kernel, "centred_unit" RSA
-    with
-        the correlation kernel, "raw" RSA with the dot and squared Euclidean kernels, CKA, CCA, SVCCA, PWCCA and
-        Procrustes.
-    products: "auto" multiplies in the type of the rows (float32 for half precisions) and adds in float64; "float64"
-    multiplies
-        in float64 too, which CCA's inverses want.
-    reservoir: rows, in whole groups, kept for standard errors (0: none).
-    seed: decides which groups are kept.  backend: see `bertft.kernels`.
+    The answer is exact, takes one pass and O(d^2) memory, and two accumulators can be merged. Any split of the rows
+    into updates and any tree of merges gives the one-pass answer up to rounding. An empty accumulator changes nothing
+    when it is merged. The arrays given to `update` are neither changed nor kept.
 
-    Laws: any split of the rows into updates and any tree of merges gives the one-pass answer up to rounding; an empty
-    state is the identity of `merge`; what is given to `update` is neither changed nor kept.
+    maps: the row maps to accumulate, each in a state of its own. "unit" is for RSA with the cosine kernel,
+        "centred_unit" for RSA with the correlation kernel, and "raw" for RSA with the dot and squared Euclidean
+        kernels, CKA, CCA, SVCCA, PWCCA and Procrustes.
+    products: the type of the matrix products. "auto" multiplies in the type of the rows (float32 for half precisions)
+        and adds batches in float64; "float64" also multiplies in float64, which the inverses in CCA need.
+    reservoir: how many rows to keep for standard errors, in whole groups; 0 keeps none.
+    seed: decides which groups are kept.
+    backend: "auto", "cpu", "gpu" or "reference", see `bertft.kernels`.
+
+    Raises `OptionError` for an unknown row map, type of products or backend, and for a negative reservoir.
 
     >>> import numpy as np
     >>> from bertft import PairMoments
@@ -53,8 +56,8 @@ class PairMoments:
     >>> round(left.merge(right).rsa(), 3)
     0.494
 
-    Source: the moment form of RSA (Merchant et al. 2020, section 5.1, with the cosine kernel) follows from writing
-    out the Pearson correlation of two Gram matrices; merging shifted moments is Chan, Golub and LeVeque 1983.
+    Source: RSA as in Merchant et al. 2020, section 5.1, with the Pearson correlation of the two Gram matrices written
+    out in moments; merging shifted moments as in Chan, Golub and LeVeque 1983.
     """
 
     def __init__(
@@ -76,9 +79,7 @@ class PairMoments:
             raise OptionError(f"unknown products {products!r}; expected 'auto' or 'float64'")
         if not isinstance(reservoir, int) or reservoir < 0:
             raise OptionError(f"reservoir is {reservoir!r}; expected a number of rows, 0 for none")
-        if backend not in ("auto", *kernels.BACKENDS):
-            raise OptionError(f"unknown backend {backend!r}; expected one of auto, {', '.join(kernels.BACKENDS)}")
-        self.products, self.backend = products, backend
+        self.products, self.backend = products, kernels.backend_named(backend)
         self._states: dict[RowMap, Moments] = {}
         self._centers: dict[RowMap, tuple[Array, Array]] = {}
         self._reservoir = Reservoir(reservoir, seed)
@@ -86,7 +87,7 @@ class PairMoments:
 
     @classmethod
     def serving(cls, measures: Iterable[Measure], **options: Any) -> PairMoments:
-        """An empty state of what the measures need and no more; `options` are those of the class."""
+        """Return an empty accumulator of what the measures need and no more; `options` are those of the class."""
         wanted = tuple(measures)
         products: Products = "float64" if any(m.products == "float64" for m in wanted) else "auto"
         maps = dict.fromkeys(row_map for measure in wanted for row_map in measure.maps)
@@ -94,16 +95,16 @@ class PairMoments:
 
     @property
     def n(self) -> int:
-        """Rows seen."""
+        """The number of rows seen."""
         return self._n
 
     @property
     def sample(self) -> Sample | None:
-        """The rows kept for standard errors, whole groups of them, or None."""
+        """The rows kept for standard errors, in whole groups, or None."""
         return self._reservoir.sample()
 
     def moments(self, row_map: RowMap) -> Moments:
-        """The state under one row map, with NumPy arrays. Raises `OptionError` if it was not accumulated."""
+        """Return the state under one row map, with NumPy arrays. Raises `OptionError` if it was not accumulated."""
         if row_map not in self.maps:
             raise OptionError(
                 f"this needs the row map {row_map!r}; create PairMoments(maps=({row_map!r}, …)) to accumulate it"
@@ -112,38 +113,41 @@ class PairMoments:
             raise ArrayError(f"{self._n} rows were seen; at least 3 are needed to compare pairs of rows")
         return self._states[row_map].on_host()
 
-    @kernels.one_blas_thread()
     def update(self, x: Any, y: Any, groups: Any = None, *, first_row: int | None = None) -> PairMoments:
-        """Adds rows: x (rows, d1), y (rows, d2) on one device, groups (rows,) whole numbers, the sentence of each row.
+        """Add rows and return self.
 
-        Without groups every row is its own. Returns self. Raises `ArrayError` for other widths than before, for rows
-        that do not match, and for a row without a value (not finite; zero under a unit map), named; then nothing was
-        added.
+        x is (rows, d1) and y (rows, d2), on one device. groups (rows,) holds whole numbers, the sentence of each row;
+        without it every row is a group of its own. Errors count rows from first_row, by default from the rows seen.
+
+        Raises `ArrayError` for widths other than before, for rows that do not match, and for a row without a value
+        (not finite, or zero under a unit map), which it names. After an error nothing was added.
         """
-        x_rows, y_rows = RowSource(x, "x"), RowSource(y, "y")
-        check_pair(x_rows, y_rows, least=0)
-        n = len(x_rows)
-        if not n:
-            return self
-        ops = kernels.select(x_rows.device, self.backend)
-        x_batch, y_batch = (self._typed(rows.batch(0, n, arrays=ops.arrays)) for rows in (x_rows, y_rows))
-        if not self._n:
-            self._checksum = zlib.crc32(_rows(x_batch, np.arange(1)).tobytes())
-        keys = self._group_keys(groups, n)
-        new = {m: self._batch(ops, x_batch, y_batch, m, self._n if first_row is None else first_row) for m in self.maps}
-        for row_map, batch in new.items():
-            if row_map in self._states:
-                self._states[row_map].add(batch)
-            else:
-                self._states[row_map] = batch
-        chosen, weights = self._reservoir.offer(keys)
-        if len(chosen):
-            self._reservoir.add(keys[chosen], _rows(x_batch, chosen), _rows(y_batch, chosen), weights)
-        self._n += n
+        update_together((self,), x, (y,), groups, first_row=first_row)
+        return self
+
+    @kernels.one_blas_thread()
+    def accumulate(self, x: RowSource, y: RowSource, groups: Array | None = None) -> PairMoments:
+        """Add all rows of two checked sources, batch by batch, about centers taken from all over them; return self.
+
+        groups (n,) is int64, as `group_keys` returns it. Raises `ArrayError` naming a row without a value.
+        """
+        ops = kernels.select(x.device, self.backend)
+        samples = [rows.spread(CENTER_ROWS, ops.arrays) for rows in (x, y)]
+        self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
+        for low in range(0, len(x), BATCH_ROWS):
+            high = min(low + BATCH_ROWS, len(x))
+            x_batch, y_batch = (rows.batch(low, high, arrays=ops.arrays) for rows in (x, y))
+            keys = None if groups is None else groups[low:high]
+            _add_batch((self,), ops, x_batch, (y_batch,), keys, self._n)
+            x.release()
+            y.release()
         return self
 
     def merge(self, other: PairMoments) -> PairMoments:
-        """A new state of the rows of both. Raises `OptionError` or `ArrayError` if the two cannot be added."""
+        """Return a new accumulator of the rows of both.
+
+        Raises `OptionError` for accumulators of different options and `ArrayError` for other widths.
+        """
         if self._options() != other._options():
             raise OptionError(f"cannot merge states of different options, {self._options()} and {other._options()}")
         merged = PairMoments(self.maps, products=self.products, reservoir=0, backend=self.backend)
@@ -162,7 +166,7 @@ class PairMoments:
         return merged
 
     def state(self) -> dict[str, Array]:
-        """Everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`."""
+        """Return everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`."""
         options = {"format": _FORMAT, "n": self._n, **self._options()}
         flat = {"options": np.frombuffer(json.dumps(options).encode(), dtype=np.uint8).copy()}
         for row_map, moments in self._states.items():
@@ -177,7 +181,7 @@ class PairMoments:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, backend: str = "auto") -> PairMoments:
-        """The accumulator that `state()` described. Raises `ArrayError` if these are not its arrays."""
+        """Return the accumulator that `state()` described. Raises `ArrayError` if these are not its arrays."""
         try:
             flat = {name: np.array(host(array)) for name, array in state.items()}
             options = json.loads(flat["options"].tobytes())
@@ -202,7 +206,7 @@ class PairMoments:
     # ------------------------------------------------------------------------------------------------------ measures
 
     def rsa(self, kernel: str = "cosine", method: str = "pearson") -> float:
-        """RSA, see `bertft.rsa`; kernels cosine, correlation, dot and sqeuclidean, methods pearson and cosine."""
+        """Return RSA, see `bertft.rsa`: kernels cosine, correlation, dot, sqeuclidean; methods pearson, cosine."""
         if kernel not in BILINEAR:
             raise OptionError(f"moments give kernels {', '.join(BILINEAR)}, not {kernel!r}; for others use bertft.rsa")
         if method not in COMPARISONS:
@@ -213,48 +217,31 @@ class PairMoments:
         return COMPARISONS[method](sums_of_moments(self.moments(row_map), form))
 
     def cka(self, *, debiased: bool = True) -> float:
-        """Linear CKA, see `bertft.cka`."""
+        """Return linear CKA, see `bertft.cka`."""
         return MEASURES["cka" if debiased else "cka-biased"].value(self)
 
     def cca(self) -> float:
-        """Mean canonical correlation, see `bertft.cca`."""
+        """Return the mean canonical correlation, see `bertft.cca`."""
         return MEASURES["cca"].value(self)
 
     def svcca(self) -> float:
-        """Mean canonical correlation of the leading principal components, see `bertft.svcca`."""
+        """Return the mean canonical correlation of the leading principal components, see `bertft.svcca`."""
         return MEASURES["svcca"].value(self)
 
     def pwcca(self) -> float:
-        """Projection-weighted canonical correlation, see `bertft.pwcca`."""
+        """Return the projection-weighted canonical correlation, see `bertft.pwcca`."""
         return MEASURES["pwcca"].value(self)
 
     def procrustes(self) -> float:
-        """Procrustes similarity, see `bertft.procrustes`."""
+        """Return Procrustes similarity, see `bertft.procrustes`."""
         return MEASURES["procrustes"].value(self)
 
     # ------------------------------------------------------------------------------------------------------- details
 
-    def center_on(self, x: RowSource, y: RowSource) -> None:
-        """Takes the centers from a sample of all rows to come, where a caller holds them."""
-        ops = kernels.select(x.device, self.backend)
-        samples = [rows.spread(CENTER_ROWS, ops.arrays) for rows in (x, y)]
-        self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
-
-    def _batch(self, ops: kernels.Operations, x: Array, y: Array, row_map: RowMap, first_row: int) -> Moments:
-        state = self._states.get(row_map)
-        if state is None:
-            return Moments.of_batch(ops, x, y, row_map, self._centers.get(row_map), first_row)
-        self._check_widths(state, x.shape[1], y.shape[1])
-        batch = Moments.of_batch(ops, x, y, row_map, (state.x_center, state.y_center), first_row)
-        return Moments.of_batch(ops, x, y, row_map, None, first_row) if batch.is_far() else batch
-
     def _options(self) -> dict[str, Any]:
-        """What two states must share to be added."""
+        """Return what two accumulators must share to be merged."""
         kept = self._reservoir
         return {"maps": sorted(self.maps), "products": self.products, "reservoir": kept.limit, "seed": kept.seed}
-
-    def _typed(self, batch: Array) -> Array:
-        return batch if self.products == "auto" else as_double(batch)
 
     def _check_widths(self, state: Moments, d1: int, d2: int) -> None:
         if (len(state.x_center), len(state.y_center)) != (d1, d2):
@@ -263,15 +250,112 @@ class PairMoments:
                 f"{len(state.y_center)}; one accumulator takes one pair of spaces"
             )
 
-    def _group_keys(self, groups: Any, n: int) -> Array:
-        if groups is None:
+    def _held(self, row_map: RowMap, x: Array, y: Array) -> Moments | None:
+        """Return the state under a row map that rows of x and y are to be added to, if there is one yet."""
+        state = self._states.get(row_map)
+        if state is not None:
+            self._check_widths(state, x.shape[1], y.shape[1])
+        return state
+
+    def _add(self, batches: Mapping[RowMap, Moments], x: Array, y: Array, keys: Array | None) -> None:
+        """Add the moments of a batch of rows, which share no array with another accumulator, and sample its rows."""
+        n = len(x)
+        if not self._n:
+            self._checksum = zlib.crc32(_rows(x, np.arange(1)).tobytes())
+        for row_map, batch in batches.items():
+            if row_map in self._states:
+                self._states[row_map].add(batch)
+            else:
+                self._states[row_map] = batch
+        if keys is None:
             # Every row is its own group, here and in states this one is merged with: a checksum tells those apart.
-            return np.arange(self._n, self._n + n) + (self._checksum << 31)
-        return group_keys(groups, n)
+            keys = np.arange(self._n, self._n + n) + (self._checksum << 31)
+        chosen, weights = self._reservoir.offer(keys)
+        if len(chosen):
+            self._reservoir.add(keys[chosen], _rows(x, chosen), _rows(y, chosen), weights)
+        self._n += n
+
+
+@kernels.one_blas_thread()
+def update_together(
+    states: Sequence[PairMoments], x: Any, ys: Sequence[Any], groups: Any = None, *, first_row: int | None = None
+) -> None:
+    """Add the same rows of x, each time with another y, to several accumulators.
+
+    The result is that of `states[i].update(x, ys[i], groups)` for each i, up to rounding. What depends on x alone is
+    computed once: its checks, its row map and its product with itself. The accumulators must have the same backend,
+    and their row maps and types of products may differ.
+
+    Raises what `PairMoments.update` raises; after an error nothing was added to any accumulator.
+    """
+    if len({state.backend for state in states}) > 1:
+        raise OptionError("the accumulators have different backends; create them with the same backend")
+    x_rows = RowSource(x, "x")
+    y_rows = [RowSource(y, "y") for y in ys]
+    for rows in y_rows:
+        check_pair(x_rows, rows, least=0)
+    n = len(x_rows)
+    if not n or not states:
+        return
+    ops = kernels.select(x_rows.device, states[0].backend)
+    batches = [rows.batch(0, n, arrays=ops.arrays) for rows in (x_rows, *y_rows)]
+    keys = None if groups is None else group_keys(groups, n)
+    _add_batch(states, ops, batches[0], batches[1:], keys, states[0].n if first_row is None else first_row)
+
+
+def _add_batch(
+    states: Sequence[PairMoments],
+    ops: kernels.Operations,
+    x: Array,
+    ys: Sequence[Array],
+    keys: Array | None,
+    first_row: int,
+) -> None:
+    """Add a checked batch of x with each y to its accumulator: all of them, or none if a row has no value."""
+    added: list[dict[RowMap, Moments]] = [{} for _ in states]
+    typed = {"auto": (x, ys)}
+    if any(state.products == "float64" for state in states):
+        typed["float64"] = as_double(x), [as_double(y) for y in ys]
+    for row_map, products in dict.fromkeys((row_map, state.products) for state in states for row_map in state.maps):
+        sharing = [i for i, state in enumerate(states) if state.products == products and row_map in state.maps]
+        x_typed, ys_typed = typed[products]
+        some, some_ys = [states[i] for i in sharing], [ys_typed[i] for i in sharing]
+        for i, batch in zip(sharing, _moments(some, ops, x_typed, some_ys, row_map, first_row), strict=True):
+            # The batches share arrays, and the first one becomes the state that later ones are added to.
+            added[i][row_map] = batch.copy() if len(sharing) > 1 and states[i]._n == 0 else batch
+    for i, state in enumerate(states):
+        x_typed, ys_typed = typed[state.products]
+        state._add(added[i], x_typed, ys_typed[i], keys)
+
+
+def _moments(
+    states: Sequence[PairMoments],
+    ops: kernels.Operations,
+    x: Array,
+    ys: Sequence[Array],
+    row_map: RowMap,
+    first_row: int,
+) -> list[Moments]:
+    """Return the moments of a batch of x with each y, about centers near its rows and one center of x for all."""
+    held = [state._held(row_map, x, y) for state, y in zip(states, ys, strict=True)]
+    centers = [
+        state._centers.get(row_map) if moments is None else (moments.x_center, moments.y_center)
+        for state, moments in zip(states, held, strict=True)
+    ]
+    x_center = next((pair[0] for pair in centers if pair is not None), None)
+    y_centers = [None if pair is None else pair[1] for pair in centers]
+    batches = Moments.of_batches(ops, x, ys, row_map, x_center, y_centers, first_row)
+    if any(moments is not None for moments in held):
+        far = [i for i, batch in enumerate(batches) if batch.is_far()]
+        if far:
+            again = Moments.of_batches(ops, x, [ys[i] for i in far], row_map, None, [None] * len(far), first_row)
+            for i, batch in zip(far, again, strict=True):
+                batches[i] = batch
+    return batches
 
 
 def group_keys(groups: Any, n: int) -> Array:
-    """The groups of n rows as int64. Raises `ArrayError` unless they are one whole number a row."""
+    """Return the groups of n rows as int64. Raises `ArrayError` unless they are one whole number for each row."""
     keys = np.asarray(groups.cpu() if hasattr(groups, "cpu") else groups)
     if keys.shape != (n,) or keys.dtype.kind not in "iu":
         raise ArrayError(

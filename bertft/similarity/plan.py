@@ -1,4 +1,4 @@
-"""How `rsa` will compute its answer: the path, the backend and the cost, decided from shapes and types alone."""
+"""Plan how `rsa` computes its answer, from shapes and types alone: the path, the backend and the cost."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ SINGLE = {"float16", "bfloat16", "float32"}
 """Types of rows whose products may run in float32."""
 METHODS = ("pearson", "cosine", "spearman")
 BATCH_ROWS = 8192
-"""Rows read at a time: a batch of two spaces 768 wide is 48 MiB in float32, and long enough for BLAS at full speed."""
+"""Rows read at a time: 48 MiB for two spaces of width 768 in float32, and long enough for BLAS at full speed."""
 CHEAP_FLOPS = 4e9
-"""Work up to which products run in float64 whatever the rows: it costs milliseconds, and few rows average little."""
+"""Work up to which products run in float64 whatever the type of the rows: it costs milliseconds, and the rounding of
+few rows does not average out."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How `rsa` will compute: `print` it, or read its fields. flops and bytes are predictions, not measurements."""
+    """How `rsa` computes an answer, to print or to read. flops and bytes are predictions, not measurements."""
 
     path: Literal["moments", "tiles", "ranks", "binned ranks"]
     backend: str
@@ -49,29 +50,33 @@ class Plan:
 
 
 def explain(x: Any, y: Any, *, kernel: str = "cosine", method: str = "pearson", backend: str = "auto") -> Plan:
-    """What `rsa` would do with these arrays, and why, before anything runs; reads shapes and types only.
+    """Return how `rsa` would compute its answer for these arrays, and why. Only shapes and types are read.
+
+    x is (n, d1) and y is (n, d2); the options and the errors raised are those of `rsa`.
 
     >>> import numpy as np
     >>> from bertft import explain
     >>> plan = explain(np.zeros((5000, 768), np.float32), np.zeros((5000, 768), np.float32))
     >>> plan.path, plan.backend
-    ('moments', 'numba')
+    ('moments', 'cpu')
     """
-    return _plan(*_sources(x, y), kernel, method, backend)
+    return make_plan(*row_sources(x, y), kernel, method, backend)
 
 
-def _sources(x: Any, y: Any) -> tuple[RowSource, RowSource]:
+def row_sources(x: Any, y: Any) -> tuple[RowSource, RowSource]:
+    """Return the rows of both arrays. Raises `ArrayError` unless they are two spaces of the same rows."""
     x_rows, y_rows = RowSource(x, "x"), RowSource(y, "y")
     check_pair(x_rows, y_rows)
     return x_rows, y_rows
 
 
-def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) -> Plan:
+def make_plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) -> Plan:
+    """Return the plan for two checked arrays. Raises `OptionError` and `BackendError`."""
     if not isinstance(kernel, str) or kernel not in FORMS:
         raise OptionError(f"unknown kernel {kernel!r}; expected one of {', '.join(FORMS)}")
     if method not in METHODS:
         raise OptionError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
-    name = kernels.choose(x.device, backend)
+    name = kernels.choose(x.device, backend, "moments")
     n, d1, d2 = len(x), x.width, y.width
     moment_flops = float(n) * (d1 * d1 + d2 * d2 + 2 * d1 * d2)
     tile_flops = float(n) * n * (d1 + d2)
@@ -79,20 +84,20 @@ def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) ->
     path: Literal["moments", "tiles", "ranks", "binned ranks"]
     if name == "reference":
         path, flops = ("ranks" if method == "spearman" else "tiles"), tile_flops
-        why = "the reference makes whole float64 matrices of all pairs, and no use of moments"
+        why = "the reference stores whole float64 matrices of all pairs, and does not use moments"
     elif method == "spearman":
         path, flops = ("ranks", tile_flops) if pairs <= ranks.EXACT_PAIRS else ("binned ranks", 2 * tile_flops)
         why = f"ranks need the pairs themselves, and {pairs:,} of them " + (
             "fit in memory, so the ranks are exact"
             if path == "ranks"
-            else "do not: two passes over the tiles, with fine bins between, error below 1e-6"
+            else "do not, so two passes over the tiles bin them finely, with an error below 1e-6"
         )
     elif kernel not in BILINEAR:
         path, flops = "tiles", tile_flops
-        why = f"{kernel} is not bilinear in its rows, so every pair is visited, and reduced where it is made"
+        why = f"{kernel} is not bilinear in its rows, so every pair is computed, and reduced where it is made"
     elif moment_flops <= 2 * tile_flops:
         path, flops = "moments", moment_flops
-        why = f"the kernel is bilinear in its rows, so {d1} x {d2} moments hold the exact answer in one pass"
+        why = f"the kernel is bilinear in its rows, so {d1} x {d2} moments give the exact answer in one pass"
     else:
         path, flops = "tiles", tile_flops
         why = f"{n:,} rows are few against {d1} + {d2} columns, so the pairs themselves cost less than moments"
@@ -109,6 +114,6 @@ def _plan(x: RowSource, y: RowSource, kernel: str, method: str, backend: str) ->
     reasons = kernels.refusals(x.device, "moments")
     refused = {other: reason for other, reason in reasons.items() if other != name and reason is not None}
     if backend == "auto" and name != "reference" and x.device == "cpu":
-        refused["reference"] = "it would serve, slowly, with whole n x n matrices; ask for it by name to check a number"
+        refused["reference"] = "it is slow and stores whole n x n matrices; ask for it by name to check a number"
     type_ = "float64" if double else "float32"
     return Plan(path, name, n, (d1, d2), kernel, method, type_, flops, size, why, refused)

@@ -1,1 +1,1 @@
-"""Accumulators and pair statistics: what the measures are functions of."""
+"""Accumulators and statistics over pairs of rows, from which the measures are computed."""

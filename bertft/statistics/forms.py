@@ -1,4 +1,4 @@
-"""The kernels of RSA: the one table of how each is computed from the rows."""
+"""The kernels of RSA: how each is computed from the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertft.kernels.types import Form, LinkName, RowMap
 
 @dataclass(frozen=True)
 class KernelForm:
-    """How a kernel is computed: its row map, the form its values take of two mapped rows, and the link upon that."""
+    """How a kernel is computed: map the rows, take the form of two mapped rows, and apply the link to its value."""
 
     row_map: RowMap
     form: Form
@@ -24,7 +24,7 @@ FORMS: dict[str, KernelForm] = {
     "euclidean": KernelForm("raw", "distance", "euclidean"),
     "rbf": KernelForm("raw", "distance", "rbf"),
 }
-"""Every kernel that `bertft.rsa` takes."""
+"""Every kernel of `bertft.rsa`."""
 
 BILINEAR: dict[str, tuple[RowMap, Form]] = {
     name: (kernel.row_map, kernel.form) for name, kernel in FORMS.items() if kernel.link == "identity"

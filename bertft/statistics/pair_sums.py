@@ -1,4 +1,4 @@
-"""The five sums over pairs i < j of two kernels' values, and the correlations that follow from them."""
+"""The five sums over pairs i < j of two kernels' values, and the correlations computed from them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from bertft.statistics.moments import Moments
 
 
 class PairSums(NamedTuple):
-    """Sums over `pairs` pairs of f, g, f^2, g^2 and f g, where the kernel's values are f + x_shift and g + y_shift.
+    """Sums over pairs of f, g, f^2, g^2 and f g, where the kernels' values are f + x_shift and g + y_shift.
 
-    `x_noise` and `y_noise` are standard deviations below which the values of a side are rounding errors of one
-    constant.
+    A side whose values have a standard deviation below `x_noise` or `y_noise` is constant up to rounding errors.
     """
 
     pairs: int
@@ -33,22 +32,22 @@ class PairSums(NamedTuple):
 
 
 def noise_of(center_square: float, mean_square: float, form: Form) -> float:
-    """The rounding error of one pair value in float64, from |m|^2 and the mean |u|^2 of the shifted rows."""
+    """Return the rounding error of one pair's value in float64, from |m|^2 and the mean |u|^2 of shifted rows."""
     return 1e-13 * mean_square + (1e-14 if form == "dot" else 1e-28) * center_square
 
 
 def offset_weights(form: Form, side: int) -> np.ndarray:
-    """The coefficients on w = (1, a, b, e, f) of a row's offset: a or b (dot form), -e/2 or -f/2 (distance form)."""
+    """Return the coefficients of a row's offset on w = (1, a, b, e, f): a or b (dot), -e/2 or -f/2 (distance)."""
     weights = np.zeros(5)
     weights[1 + side if form == "dot" else 3 + side] = 1.0 if form == "dot" else -0.5
     return weights
 
 
 def sums_of_moments(moments: Moments, form: Form) -> PairSums:
-    """The five sums from the moments: those of the full square of pairs, less the diagonal, halved."""
+    """Return the five sums from the moments: those of the full square of pairs, less the diagonal, halved."""
     n, sums = moments.n, moments.sums
     alpha, beta = offset_weights(form, 0), offset_weights(form, 1)  # the offset of x_i and of y_i, from w_i
-    f_diagonal, g_diagonal = 2 * alpha, 2 * beta  # what a row's pair with itself has: twice the offset, plus |u|^2
+    f_diagonal, g_diagonal = 2 * alpha, 2 * beta  # a row's pair with itself: twice the offset, plus |u|^2
     f_diagonal[3] += 1.0
     g_diagonal[4] += 1.0
     ww, s, t = sums.scalars, sums.x_vectors[0], sums.y_vectors[0]
@@ -70,7 +69,7 @@ def sums_of_moments(moments: Moments, form: Form) -> PairSums:
 
 
 def pearson(sums: PairSums) -> float:
-    """Pearson's correlation of the two sides; nan, with an `UndefinedWarning`, where one of them is constant."""
+    """Return Pearson's correlation of the two sides; nan, with an `UndefinedWarning`, where one of them is constant."""
     n = sums.pairs
     x_var = sums.ff / n - (sums.f / n) ** 2
     y_var = sums.gg / n - (sums.g / n) ** 2
@@ -81,7 +80,7 @@ def pearson(sums: PairSums) -> float:
 
 
 def cosine(sums: PairSums) -> float:
-    """The cosine of the two sides' values, nothing subtracted."""
+    """Return the cosine of the two sides' values, without subtracting their means."""
     n, p, q = sums.pairs, sums.x_shift, sums.y_shift
     ff = sums.ff + 2 * p * sums.f + n * p * p
     gg = sums.gg + 2 * q * sums.g + n * q * q
@@ -92,12 +91,12 @@ def cosine(sums: PairSums) -> float:
 
 
 def undefined(side: str) -> float:
-    """nan, having warned that the values of a side are all the same."""
+    """Return nan, with a warning that all values of a side are the same."""
     message = f"all pairs of {side} have the same kernel value, so no correlation with it exists; the answer is nan"
     warnings.warn(message, UndefinedWarning, stacklevel=2)
     return math.nan
 
 
 def clipped(value: float) -> float:
-    """The value within -1 and 1: rounding may pass 1 by its last place, and a caller may take an arc cosine."""
+    """Return the value limited to -1 and 1: rounding may exceed 1 by a little, and a caller may take an arc cosine."""
     return min(1.0, max(-1.0, float(value)))

@@ -1,10 +1,10 @@
 """Spearman's correlation of two kernels' values over all pairs: exact where the ranks fit in memory, binned beyond.
 
-Binned: pass one counts each space's values in fine bins, pass two visits the pairs again and sums the products of
-their bins' mid-ranks.  A mid-rank is the mean of the ranks in its bin, so the variances lose sum(c^3 - c) / 12 N each
-at most, known exactly from the counts c, and by Cauchy and Schwarz |error| <= e_x + e_y + e_x e_y + e_x^2 + e_y^2
-with e the root of that loss over the variance of the ranks.  The error met is near the square of the bound, as what
-is lost within a bin of one space is hardly related to the other.
+Binned ranks take two passes. The first counts each space's values in fine bins; the second computes the pairs again
+and sums the products of the mid-ranks of their bins. A mid-rank is the mean of the ranks in its bin, so each variance
+loses at most sum(c^3 - c) / 12 N, known exactly from the counts c. By the Cauchy-Schwarz inequality
+|error| <= e_x + e_y + e_x e_y + e_x^2 + e_y^2, with e the root of that loss over the variance of the ranks. Measured
+errors are near the square of the bound, since what is lost within a bin of one space hardly depends on the other.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from bertft.statistics.pair_sums import clipped, undefined
 from bertft.statistics.tiles import Space, sampled_values
 
 RANKED_AS = {"sqeuclidean": "euclidean", "rbf": "euclidean"}
-"""Kernels whose order is another's (or its reverse, in both spaces alike), which spreads its values more evenly."""
+"""Kernels that order pairs as another one does (or in reverse, in both spaces), whose values are spread more evenly."""
 
 EXACT_PAIRS = 20_000_000
-"""Pairs up to which ranks are exact: with float64 values, ranks and the sort's scratch about 800 MiB at the most."""
+"""Pairs up to which ranks are exact: values, ranks and the sort's scratch memory take at most about 800 MiB."""
 
 BOUND = 1e-6
-"""What `rsa` promises of a binned rank correlation of values that do not tie."""
+"""The largest error that `rsa` allows a binned rank correlation of values that do not tie."""
 
 BINS = 1 << 22
 CELLS = 4096
 
 
 class BinnedSpearman(NamedTuple):
-    """A rank correlation, and a bound on its difference from the one of exact ranks where values do not tie."""
+    """A rank correlation, and a bound on its error where values do not tie."""
 
     value: float
     bound: float
 
 
 def spearman(x: Space, y: Space, ops: kernels.Operations) -> float:
-    """The rank correlation with exact average ranks of all pairs, O(n^2) memory."""
+    """Return the rank correlation with exact average ranks of all pairs, O(n^2) memory."""
     sides = []
     for name, space in (("x", x), ("y", y)):
         values = ops.pair_values(space.rows, space.link)
@@ -57,10 +57,10 @@ def spearman(x: Space, y: Space, ops: kernels.Operations) -> float:
 
 
 def _snap(values: Array, noise: float) -> None:
-    """Rounds values, in place, to a grid well above their rounding errors, so that values that tie do so exactly.
+    """Round values, in place, to a grid well above their rounding errors, so that values that tie are equal.
 
-    Adding and taking away a number so large that its last place is the grid does it; the shift before keeps ties of
-    round values off the middle between two grid points.
+    The grid is the last digit of a large number, which is added and subtracted again. The shift before it keeps ties of
+    round values away from the middle between two grid points.
     """
     grid = 2.0 ** math.ceil(math.log2(32 * max(noise, 1e-300)))
     values += 0.3090169943749474 * grid
@@ -69,7 +69,7 @@ def _snap(values: Array, noise: float) -> None:
 
 
 def binned_spearman(x: Space, y: Space, ops: kernels.Operations, bins: int = BINS) -> BinnedSpearman:
-    """The rank correlation of bins' mid-ranks, O(n d + bins) memory, with its error bound."""
+    """Return the rank correlation of the mid-ranks of bins with its error bound, O(n d + bins) memory."""
     tables = []
     for name, space in (("x", x), ("y", y)):
         values = sampled_values(space, ops)
@@ -89,10 +89,10 @@ def binned_spearman(x: Space, y: Space, ops: kernels.Operations, bins: int = BIN
 
 
 def quantile_bins(values: Array, bins: int) -> Bins:
-    """Bins of nearly equal counts, from a sample of values: equal cells, each cut by its share of the sample.
+    """Return bins of nearly equal counts: cells of equal width, each cut into bins by its share of a sample of values.
 
-    The cells start an irrational share of a cell early: whole-number data would else put its ties on their edges, where
-    rounding splits them.
+    The cells start an irrational share of a cell early. Otherwise values of whole-number data would fall on edges,
+    where rounding splits ties.
     """
     low, high = float(values.min()), float(values.max())
     if not high > low:
@@ -107,9 +107,9 @@ def quantile_bins(values: Array, bins: int) -> Bins:
 
 
 def mid_ranks(counts: Array) -> tuple[Array, float, float]:
-    """Of bin counts: the centred mid-ranks (bins,), their variance over pairs, the share of variance bins may lose.
+    """Return the centred mid-ranks of bins (bins,), their variance over pairs, and the share of variance bins may lose.
 
-    Ranks are divided by the number of pairs, so that they lie within one half of 0.
+    Ranks are divided by the number of pairs, so that they are between -1/2 and 1/2.
     """
     total = float(counts.sum())
     below = np.cumsum(counts) - counts

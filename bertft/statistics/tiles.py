@@ -1,7 +1,7 @@
-"""Kernel matrices walked tile by tile: the way for kernels without moments, for ranks, and for fewer rows than columns.
+"""Statistics of all pairs of rows, tile by tile: for kernels without moments, for ranks, and for few rows.
 
-O(n^2 d) time and O(n d) memory: the shifted rows of both spaces are kept, no n x n array ever is (exact ranks of few
-pairs apart).
+O(n^2 d) time and O(n d) memory: the shifted rows of both spaces are kept, and no n x n array is, except for the exact
+ranks of a limited number of pairs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bertft.statistics.moments import center_of
 from bertft.statistics.pair_sums import PairSums, noise_of
 
 SAMPLE_ROWS = 1024
-"""Rows whose pairs show where a kernel's values lie: half a million pairs."""
+"""Rows whose pairs, half a million, show the range of a kernel's values."""
 
 _CHUNK = 8192
 
 
 @dataclass(frozen=True)
 class Space:
-    """One space made ready: shifted rows, the link to its kernel's values, and what noise those have."""
+    """One space: its shifted rows, the link to the kernel's values, and the rounding error of those values."""
 
     rows: Rows
     link: Link
@@ -36,13 +36,13 @@ class Space:
     noise: float
 
     def centred(self, center: float) -> Space:
-        """The same space with its values taken about another center."""
+        """Return the same space with its values taken about another center."""
         link = self.link._replace(center=self.link.center + center)
         return Space(self.rows, link, self.shift + center, self.noise)
 
 
 def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: float | None, double: bool) -> Space:
-    """The rows of a source shifted for a kernel, O(n d) memory. Raises `ArrayError` naming a row without a value."""
+    """Return the rows of a source, shifted for a kernel. Raises `ArrayError` naming a row without a value."""
     form = FORMS[kernel]
     n = len(source)
     center = center_of(ops, _typed(source.spread(SAMPLE_ROWS, ops.arrays), double), form.row_map)
@@ -77,7 +77,7 @@ def prepare(source: RowSource, kernel: str, ops: kernels.Operations, gamma: floa
 
 
 def sampled_values(space: Space, ops: kernels.Operations) -> Array:
-    """The kernel's values for the pairs of a sample of rows, float64, NumPy."""
+    """Return the kernel's values for the pairs of a sample of rows, float64 NumPy."""
     n = len(space.rows.vectors)
     step = max(1, n // SAMPLE_ROWS)
     sample = Rows(space.rows.vectors[::step][:SAMPLE_ROWS], space.rows.offsets[::step][:SAMPLE_ROWS])
@@ -85,7 +85,7 @@ def sampled_values(space: Space, ops: kernels.Operations) -> Array:
 
 
 def pair_sums(x: Space, y: Space, ops: kernels.Operations) -> PairSums:
-    """The five sums about a provisional center of each side's values, exact over all pairs."""
+    """Return the five sums over all pairs, about a provisional center of each side's values."""
     x, y = (space.centred(float(np.mean(sampled_values(space, ops)))) for space in (x, y))
     f, g, ff, gg, fg = host(ops.gram_pearson(x.rows, y.rows, x.link, y.link)).tolist()
     n = len(x.rows.vectors)
@@ -95,11 +95,11 @@ def pair_sums(x: Space, y: Space, ops: kernels.Operations) -> PairSums:
 def _typed(batch: Array, double: bool) -> Array:
     if double:
         return as_double(batch)
-    return batch.float() if batch.dtype.itemsize == 2 else batch  # half precision on a GPU; the CPU's are widened
+    return batch.float() if batch.dtype.itemsize == 2 else batch  # half precision of a GPU
 
 
 def _first_moments(vectors: Array) -> tuple[Array, float]:
-    """The mean of the shifted rows and their mean square, in float64."""
+    """Return the mean of the shifted rows and their mean square, in float64."""
     total, square = np.zeros(vectors.shape[1]), 0.0
     for low in range(0, len(vectors), _CHUNK):
         chunk = vectors[low : low + _CHUNK]

@@ -1,8 +1,8 @@
-// What a CUDA kernel of independent warps needs to be C++: 32 lanes as fibers of one thread, which run from one meeting
-// of the warp to the next, in random order, so that an answer that hangs on who comes first does not stay the same.
+// Compiles a CUDA kernel of independent warps as C++. The 32 lanes are fibers of one thread, which run from one
+// synchronisation of the warp to the next in random order, so that an answer that depends on the order varies.
 //
-// A lane that ends while another waits, or that waits in another kind of meeting, stops the program: on a GPU this
-// would hang or be undefined. Barriers of a block are not offered.
+// A lane that ends while another waits, or that waits in another kind of synchronisation, stops the program: on a GPU
+// this would hang or be undefined. There are no barriers of a block.
 #pragma once
 
 #include <ucontext.h>
@@ -102,7 +102,7 @@ void launch(unsigned blocks, unsigned warps, const Kernel& kernel) {
     }
 }
 
-// Calls pick(shown) with what each lane shows.
+// Calls pick(shown) with the values that the lanes show.
 template <class Value, class Pick>
 auto exchange(const char* meeting, Value mine, const Pick& pick) {
     static_assert(sizeof(Value) <= sizeof(unsigned long long));
@@ -113,7 +113,7 @@ auto exchange(const char* meeting, Value mine, const Pick& pick) {
         std::memcpy(&shown, &lanes[lane].shown, sizeof shown);
         return shown;
     });
-    meet(meeting);  // nobody may show the next value before all have seen this one
+    meet(meeting);  // no lane may show its next value before all have read this one
     return found;
 }
 

@@ -1,4 +1,4 @@
-// A library for Python's tests: the kernels of bertft/kernels/trees.cu by name, their arguments as 64-bit words.
+// A library for the Python tests: the kernels of bertft/kernels/trees.cu by name, with arguments as 64-bit words.
 #include "emulated_trees.hpp"
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace {
 
-// A pointer or a whole number, whichever the kernel wants.
+// A pointer or an integer, as the kernel needs.
 struct Argument {
     std::uint64_t word;
     template <class Value>
@@ -18,7 +18,7 @@ struct Argument {
 
 }  // namespace
 
-// Returns 0, or 1 for a name that is unknown.
+// Returns 0, or 1 for an unknown name.
 extern "C" int emulated_launch(const char* kernel, unsigned blocks, unsigned warps, const Argument* a) {
 #define KERNEL(name, ...)                                             \
     if (std::strcmp(kernel, #name) == 0) {                            \

@@ -1,5 +1,5 @@
-// Compares the CUDA kernels, emulated, with the C++ core they are twins of, number for number, on random input; `make
-// lint` runs it under the address and undefined-behaviour sanitizers. Exits with status 1 at the first difference.
+// Compares the emulated CUDA kernels with the C++ core, number for number, on random input. `make lint` runs it under
+// the address and undefined-behaviour sanitizers. Exits with status 1 at the first difference.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -35,7 +35,7 @@ void run_kernel(const double* x, const double* y, const long long* n, double* c,
     row_spearman_float64_float64(x, y, n, c, rows, w);
 }
 
-// The first lengths[i] numbers of each row count; what lies beyond is NaN, and poisons an answer that reads it.
+// The first lengths[i] numbers of each row count. Numbers beyond are NaN, and an answer that reads them shows it.
 template <class Value>
 std::vector<Value> draw_rows(Random& random, const std::vector<std::int64_t>& lengths, std::size_t width) {
     std::vector<Value> rows(lengths.size() * width, std::numeric_limits<Value>::quiet_NaN());
@@ -71,7 +71,7 @@ bool trees_agree(std::uint64_t seed) {
         const auto length = static_cast<std::size_t>(lengths[b]);
         for (std::size_t i = 0; i < length; ++i) {
             for (std::size_t j = 0; j < length; ++j) {
-                // What must not be read is NaN, and would be noticed.
+                // Cells that must not be read are NaN, which would be noticed.
                 if (i == j || !keep[b * width + i] || !keep[b * width + j]) continue;
                 const std::size_t cell = (b * width + i) * width + j;
                 cells.push_back(cell);
@@ -92,7 +92,7 @@ bool trees_agree(std::uint64_t seed) {
     run();
     if (found != expected || has_nan != std::vector<unsigned char>(batch, 0)) return false;
 
-    // A NaN anywhere between kept words is noticed, of whichever sign, and in its sentence alone.
+    // A NaN of either sign between kept words is noticed, and in its own sentence only.
     if (cells.empty()) return true;
     const std::size_t cell = cells[random() % cells.size()];
     distances[cell] = std::numeric_limits<Value>::quiet_NaN() * static_cast<Value>(random() % 2 ? 1 : -1);

@@ -1,6 +1,6 @@
-// Compares arborescences with a search through all trees of few words, and on longer sentences checks that what it
-// gives is a tree of one root that no change of one arc improves; `make lint` runs it under the address and
-// undefined-behaviour sanitizers. Prints the seed of a failing case, exits with status 1.
+// Compares arborescences with a search through all trees of few words. For longer sentences it checks that the answer
+// is a tree with one root that no change of one arc improves. `make lint` runs it under the address and
+// undefined-behaviour sanitizers. Prints the seed of a failing case and exits with status 1.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -19,7 +19,7 @@ namespace {
 using fuzzing::Exact;
 using fuzzing::Random;
 
-constexpr std::size_t kSearched = 5;  // words up to which all trees are looked through
+constexpr std::size_t kSearched = 5;  // words up to which all trees are searched
 
 // Whole numbers, so that sums are exact: few levels, few of them high, many arcs forbidden, or the root preferred.
 template <class Value>
@@ -76,7 +76,7 @@ double highest(const Value* scores, std::size_t stride, std::size_t words) {
     }
 }
 
-// The same, or where there are too many trees the highest among those one arc away from the tree found.
+// The same or, where there are too many trees, the highest score among trees that differ by one arc.
 template <class Value>
 double to_beat(const Value* scores, std::size_t stride, std::vector<std::int32_t> heads) {
     if (heads.size() <= kSearched) return highest(scores, stride, heads.size());
@@ -106,13 +106,13 @@ bool trees_are_best(std::uint64_t seed) {
         for (std::size_t word = 1; word <= width; ++word) {
             for (std::size_t head = 0; head <= width; ++head) {
                 const bool counts = word <= words && head <= words && word != head;
-                // What must not be read is NaN, and would be refused.
+                // Cells that must not be read are NaN, which would be refused.
                 scores[(b * width + word - 1) * stride + head] =
                     counts ? draw<Value>(random, kind, head) : std::numeric_limits<Value>::quiet_NaN();
             }
         }
     }
-    // The first sentence without a tree is refused and named; its words are given arcs to go on with.
+    // The first sentence without a tree is refused and named. Its words then get arcs, so that the check goes on.
     for (;;) {
         try {
             bertft::arborescences(scores.data.get(), batch, width, lengths.data.get(), heads.data.get(), random() % 4);
@@ -140,7 +140,7 @@ bool trees_are_best(std::uint64_t seed) {
     return true;
 }
 
-// What is no number is refused wherever it counts, and the sentence, word and head are named.
+// A score that is not finite is refused wherever it counts, and the sentence, word and head are named.
 template <class Value>
 bool bad_scores_are_named(std::uint64_t seed) {
     using Limits = std::numeric_limits<Value>;

@@ -1,4 +1,4 @@
-// Compares tied_ranks with the textbook definition on random input; `make lint` runs it under the address and
+// Compares tied_ranks with the textbook definition on random input. `make lint` runs it under the address and
 // undefined-behaviour sanitizers. Prints the seed of a failing case and exits with status 1.
 #include <algorithm>
 #include <cstddef>
@@ -17,7 +17,7 @@ namespace {
 
 using Random = std::mt19937_64;
 
-// The places a value could take in sorted order, averaged.
+// The mean of the ranks that a value could have in sorted order.
 template <class Value>
 std::vector<double> textbook_ranks(const std::vector<Value>& values) {
     std::vector<Value> sorted = values;
@@ -30,8 +30,8 @@ std::vector<double> textbook_ranks(const std::vector<Value>& values) {
     return ranks;
 }
 
-// Values of one of the kinds that could upset a sort by bits: any bits at all, few levels, one dominant value, the
-// edges of the number line, and a crowd just below 1 as cosines have it.
+// Values that are hard for a sort by bits: any bits at all, few levels, one dominant value, the ends of the number
+// line, or values close together just below 1, like cosines.
 template <class Value>
 Value draw(Random& random, unsigned kind) {
     using Limits = std::numeric_limits<Value>;
@@ -48,7 +48,7 @@ Value draw(Random& random, unsigned kind) {
     const auto unit = static_cast<Value>(std::uniform_real_distribution<double>()(random));
     switch (kind) {
         case 0: {
-            // NaNs of all payloads come up here; they are replaced, because tied_ranks refuses them.
+            // NaNs of all payloads occur here. They are replaced, because tied_ranks refuses them.
             const std::uint64_t bits = random();
             Value value;
             std::memcpy(&value, &bits, sizeof value);

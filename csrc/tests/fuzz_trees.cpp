@@ -1,5 +1,5 @@
-// Compares spanning_trees with Kruskal's algorithm and row_spearman with ranks by sorting, on random input; `make lint`
-// runs it under the address and undefined-behaviour sanitizers. Prints the seed of a failing case, exits with status 1.
+// Compares spanning_trees with Kruskal's algorithm and row_spearman with ranks by sorting, on random input. `make lint`
+// runs it under the address and undefined-behaviour sanitizers. Prints the seed of a failing case and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -62,7 +62,7 @@ bool trees_agree(std::uint64_t seed) {
             for (std::size_t j = 0; j < width; ++j) {
                 Value& cell = distances[(b * width + i) * width + j];
                 const bool counts = i < length && j < length && i != j && keep[b * width + i] && keep[b * width + j];
-                // What must not be read is NaN, and would be refused.
+                // Cells that must not be read are NaN, which would be refused.
                 cell = counts ? draw<Value>(random, kind) : std::numeric_limits<Value>::quiet_NaN();
                 if (counts && symmetric && j < i) cell = distances[(b * width + j) * width + i];
             }

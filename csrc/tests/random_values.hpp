@@ -1,4 +1,4 @@
-// Random input for the fuzzers: the kinds of numbers that could upset an order, in arrays of exactly their size.
+// Random input for the fuzzers: numbers that are hard to order, in arrays of exactly their size.
 #pragma once
 
 #include <array>
@@ -20,8 +20,7 @@ struct Exact {
     std::unique_ptr<Value[]> data;
 };
 
-// Smooth values, few levels, infinities among them, neighbours that tie in float32 alone, or the edges of the number
-// line.
+// Smooth values, few levels, some infinities, neighbours that tie in float32 only, or the ends of the number line.
 constexpr unsigned kKinds = 5;
 
 template <class Value>
