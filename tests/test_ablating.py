@@ -145,7 +145,7 @@ def test_the_whole_way_through_the_command_line(
     assert record["options"]["limit"] == 9
     assert record["options"]["recipe"]["batch_size"] == 4
     assert record["kept"] == "the best model of each cell"
-    assert "majority class" in record["floors"]
+    assert "majority class" in record["baselines"]
     kept = {path.parent.name for path in tmp_path.rglob("model.safetensors")}
     assert kept == {"best"}
     with (tmp_path / "out" / "ablation.csv").open() as stream:
@@ -233,7 +233,7 @@ def test_the_picture_has_a_line_a_task_and_the_untouched_model_beside_it() -> No
 def test_a_sweep_of_what_was_not_learnt_says_so() -> None:
     rows = made_rows("mnli", "accuracy", {-1: (0.4,), 0: (0.38,)})
     floors = {"majority class": {"accuracy": 0.395}, "untrained head": {"accuracy": 0.2, "dev_loss": 1.1}}
-    (line,) = lines(rows, {"tasks": {"mnli": {"metric": "accuracy", "depth": 2, "floors": floors}}}, "freeze")
+    (line,) = lines(rows, {"tasks": {"mnli": {"metric": "accuracy", "depth": 2, "baselines": floors}}}, "freeze")
     assert line.floor == ("majority class", 0.395)
     assert "0.400 untouched, no better than the floor (majority class, 0.395)" in finding(line, "freeze")
 

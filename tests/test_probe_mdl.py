@@ -115,7 +115,7 @@ def test_the_whole_way_and_on_from_what_was_kept(
     # 2 models and the twin of both, 2 tasks, 3 layers, 5 measures.
     assert len(rows) == 3 * 2 * 3 * 5
     assert len(list(csv.DictReader((tmp_path / "out" / "mdl.csv").read_text().splitlines()))) == len(rows)
-    assert {(row["model"], row["floor"]) for row in rows} == {
+    assert {(row["model"], row["baseline"]) for row in rows} == {
         ("model", False), ("other", False), ("model-random-0", True)
     }  # fmt: skip
     for task, bits in {"pos": math.log2(4) * 5, "spr": 2}.items():

@@ -168,7 +168,7 @@ def describe(
             for task, is_control, coded, dropped in plan.tasks(group, states, control=control):
                 if not floor and not is_control:
                     notes += [f"{checkpoint.name}: {note}" for note in dropped]
-                what = {"model": checkpoint.name, "floor": floor, "task": task, "control": is_control}
+                what = {"model": checkpoint.name, "baseline": floor, "task": task, "control": is_control}
                 key = plan.key(checkpoint, states, group.content_hash, task, is_control, chosen)
                 codes = kept.find(key) if kept else None
                 if codes is not None and kept is not None:
