@@ -234,8 +234,8 @@ def test_a_sweep_of_what_was_not_learnt_says_so() -> None:
     rows = made_rows("mnli", "accuracy", {-1: (0.4,), 0: (0.38,)})
     floors = {"majority class": {"accuracy": 0.395}, "untrained head": {"accuracy": 0.2, "dev_loss": 1.1}}
     (line,) = lines(rows, {"tasks": {"mnli": {"metric": "accuracy", "depth": 2, "baselines": floors}}}, "freeze")
-    assert line.floor == ("majority class", 0.395)
-    assert "0.400 untouched, no better than the floor (majority class, 0.395)" in finding(line, "freeze")
+    assert line.baseline == ("majority class", 0.395)
+    assert "0.400 untouched, no better than the baseline (majority class, 0.395)" in finding(line, "freeze")
 
 
 def test_findings_say_what_the_numbers_say() -> None:

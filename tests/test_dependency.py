@@ -534,4 +534,4 @@ def test_the_real_model_and_treebank(model_dir: Path, data_dir: Path) -> None:
     assert len(found.rows) == 40
     assert found.notes == ()
     counts = tokenise_words([tree.forms for tree in given.items], real.tokenizer, 512).counts
-    assert sum(np.count_nonzero(row["words"]) for row in found.rows) == counts.pieces
+    assert sum(np.count_nonzero(row["words"]) for row in found.rows) == counts.subwords

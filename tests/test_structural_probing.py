@@ -231,11 +231,11 @@ def test_the_finding_says_how_far_above_the_floors() -> None:
     bert, *floors = curves(rows)
     names = {curve.model: curve.model for curve in (bert, *floors)}
     assert finding(bert, floors, names) == (
-        "bert, rank 4: UUAS is best at layer 1, 0.800, 0.250 above the highest floor (random, 0.550)."
+        "bert, rank 4: UUAS is best at layer 1, 0.800, 0.250 above the highest baseline (random, 0.550)."
     )
-    assert finding(bert, [], names).endswith("0.300 above the highest floor (layer 0, 0.500).")
+    assert finding(bert, [], names).endswith("0.300 above the highest baseline (layer 0, 0.500).")
     below, *floors = curves(made_rows({("bert", 1): 0.3, (CHAIN, None): 0.4}))
-    assert "0.100 below the highest floor (left-to-right chain, 0.400)" in finding(below, floors, names)
+    assert "0.100 below the highest baseline (left-to-right chain, 0.400)" in finding(below, floors, names)
 
 
 def test_drawn_trees_have_an_arc_an_edge(place: Path) -> None:

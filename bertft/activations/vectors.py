@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bertft.activations.cache import DTYPES, _as_ours, _Entry, _file_name, _header, _remove_stale, _root
-from bertft.activations.pieces import PieceCounts, PieceRanges, tokenise_pieces
+from bertft.activations.cache import DTYPES, Entry, cache_root, layer_file, npy_header
+from bertft.activations.subwords import SubwordCounts, SubwordRanges, tokenise_subwords
 from bertft.activations.words import WordCounts, check_pooling, tokenise_words
 from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit
@@ -53,7 +53,7 @@ class CachedVectors:
     def layer(self, layer: int) -> np.memmap[Any, np.dtype[Any]]:
         """The vectors of one layer, (rows, d), mapped from disk and read-only."""
         self._check(layer)
-        mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / _file_name(layer), mmap_mode="r")
+        mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / layer_file(layer), mmap_mode="r")
         return mapped
 
     def rows(self, sentence: int) -> slice:
@@ -86,7 +86,7 @@ class CachedVectors:
         starts = self.starts[np.asarray(sentences, dtype=np.int64)]
         for of_layer, layer in zip(result, chosen, strict=True):
             # Opened for each batch: threads and forked workers share no position in the file.
-            with (self.folder / _file_name(layer)).open("rb", buffering=0) as file:
+            with (self.folder / layer_file(layer)).open("rb", buffering=0) as file:
                 for place, start, length in zip(of_layer, starts.tolist(), lengths.tolist(), strict=True):
                     file.seek(self._header_size + start * self._row_size)
                     if file.readinto(scratch[:length].data) != length * self._row_size:
@@ -96,7 +96,7 @@ class CachedVectors:
 
     @cached_property
     def _header_size(self) -> int:
-        return len(_header(self.n_rows, self.width, self.dtype))
+        return len(npy_header(self.n_rows, self.width, self.dtype))
 
     @property
     def _row_size(self) -> int:
@@ -117,11 +117,11 @@ class CachedWords(CachedVectors):
 
 
 @dataclass(frozen=True, eq=False)
-class CachedPieces(CachedVectors):
-    """One row a piece, without special tokens; `ranges` says which pieces a word became."""
+class CachedSubwords(CachedVectors):
+    """One row a subword, without special tokens; `ranges` says which subwords a word became."""
 
-    ranges: PieceRanges
-    counts: PieceCounts
+    ranges: SubwordRanges
+    counts: SubwordCounts
 
 
 def word_vectors(
@@ -138,7 +138,7 @@ def word_vectors(
 ) -> CachedWords:
     """The vectors of all words of `sentences`, given as lists of words, from the cache or else computed into it.
 
-    layers: "all", a number, or a list such as "0,3-5,-1".  pooling: `mean` of a word's pieces, `first` or `last`.
+    layers: "all", a number, or a list such as "0,3-5,-1".  pooling: `mean` of a word's subwords, `first` or `last`.
     dtype: `float16` or `float32`, on disk.  cache: a folder, by default `default_cache()`.
     batch_tokens: the most tokens in one batch, padding included.
     progress: called as progress(done, total, what) after every batch.  say: called with lines for people: the size
@@ -154,21 +154,21 @@ def word_vectors(
     >>> vectors.layer(3)[vectors.rows(0)].shape  # doctest: +SKIP
     (3, 384)
 
-    Source: for the mean over pieces, Hewitt and Manning 2019.
+    Source: for the mean over subwords, Hewitt and Manning 2019.
     """
     check_pooling(pooling)
     max_length = length_limit(checkpoint)
     words = tokenise_words(sentences, checkpoint.tokenizer, max_length)
     notes = words.counts.notes(max_length)
     draw = words.draw(pooling)
-    entry = _Entry(
-        root=_root(cache),
+    entry = Entry(
+        root=cache_root(cache),
         checkpoint=checkpoint,
         texts=words.texts,
         draw=draw,
         starts=words.starts,
         kinds=(words.word_of_token,),
-        means=words.pieces if pooling == "mean" else None,
+        means=words.subwords if pooling == "mean" else None,
         layers=parse_layers(layers, n_layers(checkpoint.model)),
         pooling=pooling,
         dtype=dtype,
@@ -177,7 +177,7 @@ def word_vectors(
     return CachedWords(**_found(entry, notes, batch_tokens, progress, say), counts=words.counts)
 
 
-def piece_vectors(
+def subword_vectors(
     checkpoint: Checkpoint,
     sentences: Sequence[Sequence[str]],
     *,
@@ -187,38 +187,39 @@ def piece_vectors(
     batch_tokens: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> CachedPieces:
-    """The vectors of all pieces of `sentences`, given as lists of words, from the cache or else computed into it.
+) -> CachedSubwords:
+    """The vectors of all subwords of `sentences`, given as lists of words, from the cache or else computed into it.
 
-    Special tokens have none.  Sentences longer than the model takes keep the pieces that fit; see `PieceRanges.spans`.
+    Special tokens have none. A sentence that is longer than the model takes keeps the subwords that fit; see
+    `SubwordRanges.spans`.
     Options and errors are those of `word_vectors`.
 
-    >>> vectors = piece_vectors(checkpoint, [["It", "snowballs", "."]])  # doctest: +SKIP
+    >>> vectors = subword_vectors(checkpoint, [["It", "snowballs", "."]])  # doctest: +SKIP
     >>> vectors.ranges.spans(np.array([0]), np.array([[1, 2]]))  # doctest: +SKIP
     (array([[1, 3]]), array([ True]))
     """
     max_length = length_limit(checkpoint)
-    pieces = tokenise_pieces(sentences, checkpoint.tokenizer, max_length)
-    entry = _Entry(
-        root=_root(cache),
+    subwords = tokenise_subwords(sentences, checkpoint.tokenizer, max_length)
+    entry = Entry(
+        root=cache_root(cache),
         checkpoint=checkpoint,
-        texts=pieces.texts,
-        draw=pieces.draw(),
-        starts=pieces.starts,
+        texts=subwords.texts,
+        draw=subwords.draw(),
+        starts=subwords.starts,
         kinds=(),
         means=None,
         layers=parse_layers(layers, n_layers(checkpoint.model)),
-        pooling="pieces",
+        pooling="subwords",
         dtype=dtype,
-        unit="piece",
+        unit="subword",
     )
-    notes = pieces.counts.notes(max_length)
+    notes = subwords.counts.notes(max_length)
     found = _found(entry, notes, batch_tokens, progress, say)
-    return CachedPieces(**found, ranges=pieces.ranges, counts=pieces.counts)
+    return CachedSubwords(**found, ranges=subwords.ranges, counts=subwords.counts)
 
 
 def _found(
-    entry: _Entry,
+    entry: Entry,
     notes: tuple[str, ...],
     batch_tokens: int | None,
     progress: Progress | None,
@@ -231,13 +232,7 @@ def _found(
         raise OptionError(f"batch_tokens is {batch_tokens}; give a whole number that is at least 1")
     if not entry.n_rows:
         raise DataError(f"all {len(entry.starts) - 1} sentences were dropped: " + "; ".join(notes))
-    say = say or (lambda _line: None)
-    with _as_ours(entry.root):
-        _remove_stale(entry.root)
-        folder = entry.find(say)
-        reused = folder is not None
-        if folder is None:
-            folder = entry.write(batch_tokens, progress, say)
+    folder, reused = entry.obtain(batch_tokens, progress, say or (lambda _line: None))
     return {
         "folder": folder,
         "layers": entry.layers,

@@ -1,11 +1,11 @@
-"""Words and the pieces a tokenizer makes of them, aligned by the tokenizer's own character offsets.
+"""Words and the subwords a tokenizer makes of them, aligned by the tokenizer's own character offsets.
 
-A sentence is given to the tokenizer as running text, its words joined by single spaces, so the model reads the pieces
-it was trained on; each piece belongs to the word in which it ends.  A space belongs to the word after it, as in the
-pieces of byte-level and unigram tokenizers.
+A sentence is given to the tokenizer as running text, its words joined by single spaces, so the model reads the subwords
+it was trained on; each subword belongs to the word in which it ends.  A space belongs to the word after it, as in the
+subwords of byte-level and unigram tokenizers.
 
 Probes of trees need every word.  A sentence is dropped, and counted, where it is longer than the model takes or where
-the tokenizer makes no piece of one of its words (control characters, say); nothing is cut or filled in.
+the tokenizer makes no subword of one of its words (control characters, say); nothing is cut or filled in.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ POOLINGS = ("mean", "first", "last")
 
 @dataclass(frozen=True)
 class WordCounts:
-    """What became of the given sentences and words; pieces, split and unknown words are those of kept sentences."""
+    """What became of the given sentences and words; subwords, split and unknown words are those of kept sentences."""
 
     sentences: int
     words: int
     too_long_sentences: int
     """Dropped, for they have more tokens than the model takes."""
     incomplete_sentences: int
-    """Dropped, for the tokenizer makes no piece of some word; those that are too long as well are not counted here."""
-    pieceless_words: int
-    """Words of which the tokenizer makes no piece, in all sentences."""
+    """Dropped because the tokenizer makes no subword of some word; sentences that are also too long are not counted."""
+    empty_words: int
+    """Words of which the tokenizer makes no subword, in all sentences."""
     kept_sentences: int
     kept_words: int
-    pieces: int
-    most_pieces: int
-    """The pieces of the word that has the most."""
+    subwords: int
+    most_subwords: int
+    """The subwords of the word that has the most."""
     split_words: int
-    """Words of more than one piece."""
+    """Words of more than one subword."""
     unknown_words: int
-    """Words of which a piece is the tokenizer's unknown token."""
+    """Words of which a subword is the tokenizer's unknown token."""
 
     def notes(self, max_length: int) -> tuple[str, ...]:
         """What a reader of the numbers should know, as sentences; none where every word was known and kept."""
@@ -74,7 +74,7 @@ class TokenisedWords:
 
     texts: TokenisedTexts
     word_of_token: NDArray[np.int64]  # [tokens], -1 for special tokens and in dropped sentences
-    pieces: NDArray[np.int64]  # [kept words], at least 1
+    subwords: NDArray[np.int64]  # [kept words], at least 1
     starts: NDArray[np.int64]  # [n + 1], sentence i owns words starts[i] to starts[i + 1]; none where it was dropped
     counts: WordCounts
 
@@ -96,7 +96,7 @@ class Alignment:
 
     tokens: TokenisedTexts
     words: NDArray[np.int64]  # [tokens], -1 for special tokens
-    pieces: NDArray[np.int64]  # [words], how many each word became
+    subwords: NDArray[np.int64]  # [words], how many each word became
     first_word: NDArray[np.int64]  # [n + 1], sentence i has words first_word[i] to first_word[i + 1]
 
 
@@ -112,7 +112,7 @@ def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
         raise DataError("no sentences; give at least one")
     tokens, ends = _encoded(texts, tokenizer)
 
-    # All sentences joined by spaces make one text, in which every word and every piece has its end.
+    # All sentences joined by spaces make one text, in which every word and every subword has its end.
     first_word = np.concatenate([[0], np.cumsum([len(words) for words in sentences])])
     word_ends = np.cumsum([len(word) + 1 for words in sentences for word in words]) - 1
     text_starts = np.concatenate([[0], word_ends + 1])[first_word[:-1]]
@@ -132,32 +132,32 @@ def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_lengt
     Raises `CheckpointError` for a tokenizer without offsets, `DataError` for a sentence without words or a blank word.
     """
     aligned = align(sentences, tokenizer)
-    tokens, words, pieces = aligned.tokens, aligned.words, aligned.pieces
+    tokens, words, subwords = aligned.tokens, aligned.words, aligned.subwords
     counts, first_word = np.diff(aligned.first_word), aligned.first_word[:-1]
     too_long = tokens.lengths > max_length
-    complete = np.logical_and.reduceat(pieces > 0, first_word)
+    complete = np.logical_and.reduceat(subwords > 0, first_word)
     kept = complete & ~too_long
     kept_word = np.repeat(kept, counts)
     number = np.where(kept_word, np.cumsum(kept_word) - 1, -1)
     word_of_token = np.where(words >= 0, number[words], -1)
-    pieces_kept = pieces[kept_word]
+    subwords_kept = subwords[kept_word]
     unknown = (tokens.ids == tokenizer.unk_token_id) & (word_of_token >= 0)
     return TokenisedWords(
         texts=tokens,
         word_of_token=word_of_token,
-        pieces=pieces_kept,
+        subwords=subwords_kept,
         starts=np.concatenate([[0], np.cumsum(np.where(kept, counts, 0))]),
         counts=WordCounts(
             sentences=len(counts),
-            words=len(pieces),
+            words=len(subwords),
             too_long_sentences=int(too_long.sum()),
             incomplete_sentences=int((~complete & ~too_long).sum()),
-            pieceless_words=int((pieces == 0).sum()),
+            empty_words=int((subwords == 0).sum()),
             kept_sentences=int(kept.sum()),
-            kept_words=len(pieces_kept),
-            pieces=int(pieces_kept.sum()),
-            most_pieces=int(pieces_kept.max(initial=0)),
-            split_words=int((pieces_kept > 1).sum()),
+            kept_words=len(subwords_kept),
+            subwords=int(subwords_kept.sum()),
+            most_subwords=int(subwords_kept.max(initial=0)),
+            split_words=int((subwords_kept > 1).sum()),
             unknown_words=len(np.unique(word_of_token[unknown])),
         ),
     )
@@ -169,14 +169,14 @@ def check_pooling(pooling: str) -> None:
         raise OptionError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
-def pooled(rows: Tensor, pieces: Tensor) -> Tensor:
+def pooled(rows: Tensor, subwords: Tensor) -> Tensor:
     """The mean over the rows of each word, (words, d) in float32 or wider, of rows that lie word by word, (r, d).
 
     >>> pooled(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([2, 1])).tolist()
     [[2.0], [5.0]]
     """
     wide = rows if rows.dtype == torch.float64 else rows.float()
-    return torch.segment_reduce(wide, "mean", lengths=pieces, unsafe=True)
+    return torch.segment_reduce(wide, "mean", lengths=subwords, unsafe=True)
 
 
 def _running_text(words: Sequence[str], where: str) -> str:

@@ -13,7 +13,7 @@ from bertft.errors import CheckpointError, OptionError
 
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 # Names of the norm that follows the last block, where it stands beside the blocks.
-_FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
+FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
 
 
 def n_layers(model: PreTrainedModel) -> int:
@@ -80,10 +80,10 @@ def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
     >>> len(block_stack(GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))))
     3
     """
-    return _find_stack(model)[1]
+    return find_stack(model)[1]
 
 
-def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
+def find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
     """The one list of as many modules as the model has blocks, with its path, nearest the top."""
     count = n_layers(model)
     lists = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.anatomy import _FINAL_NORMS, _find_stack, n_layers
+from bertft.checkpoints.anatomy import FINAL_NORMS, find_stack, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.errors import CheckpointError
 
@@ -39,7 +39,7 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     if type(base) is not type(tuned):
         return -1
     last = min(n_layers(base), n_layers(tuned))
-    if _computation(base, last) != _computation(tuned, last):
+    if computation(base, last) != computation(tuned, last):
         return -1
     base_parts, tuned_parts = _parts(base), _parts(tuned)
     if not _equal(base_parts.before, tuned_parts.before):
@@ -98,10 +98,10 @@ class _Parts:
 def _parts(model: PreTrainedModel) -> _Parts:
     outside = {name: tensor for name, tensor in _tensors(model).items() if not name.startswith("pooler.")}
     try:
-        path, stack = _find_stack(model)
+        path, stack = find_stack(model)
     except CheckpointError:
         return _Parts(outside, (), {})
-    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in _FINAL_NORMS)
+    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in FINAL_NORMS)
     before: dict[str, torch.Tensor] = {}
     after: dict[str, torch.Tensor] = {}
     for name, tensor in outside.items():
@@ -127,7 +127,7 @@ def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
 
 
-def _computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
+def computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
     """The config fields that could change what the first blocks of the body compute."""
     fields = {
         # A list of this name tells of each block what kind it is.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.anatomy import _FINAL_NORMS, _find_stack, block_stack, find_body, n_layers
+from bertft.checkpoints.anatomy import FINAL_NORMS, block_stack, find_body, find_stack, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
-from bertft.checkpoints.compare import _computation
+from bertft.checkpoints.compare import computation
 from bertft.checkpoints.files import first_line
 from bertft.checkpoints.load import quiet_transformers
 from bertft.errors import CheckpointError, OptionError
@@ -37,7 +37,7 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))
-    digest = hashlib.sha256(json.dumps(_computation(model, n_layers(model)), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(computation(model, n_layers(model)), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().numpy().data)
@@ -100,7 +100,7 @@ def freeze(model: PreTrainedModel, last: int) -> None:
     if last == -1:
         return
     body = find_body(model)
-    path, blocks = _find_stack(body)
+    path, blocks = find_stack(body)
     if not 0 <= last < len(blocks):
         raise OptionError(
             f"cannot freeze up to block {last}: this model has blocks 0 to {len(blocks) - 1}; "
@@ -159,7 +159,7 @@ def _before_blocks(body: PreTrainedModel, path: str) -> Iterator[torch.nn.Module
     module: torch.nn.Module = body
     for step in path.split("."):
         for name, child in module.named_children():
-            if name not in {step, "pooler", *_FINAL_NORMS}:
+            if name not in {step, "pooler", *FINAL_NORMS}:
                 yield child
         module = module.get_submodule(step)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.activations.vectors import CachedPieces
+from bertft.activations.vectors import CachedSubwords
 from bertft.probes.edge import EdgeProbe, EdgeTask
 from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row
@@ -128,7 +128,7 @@ def _by_label(what: Row, marked: NDArray[np.bool_], task: EdgeTask) -> Iterator[
             }
 
 
-def _norms(states: CachedPieces) -> dict[int, float]:
+def _norms(states: CachedSubwords) -> dict[int, float]:
     """The mean length of a vector by layer, over all pieces."""
     norms = {}
     for layer in states.layers:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.activations.pieces import PieceRanges
+from bertft.activations.subwords import SubwordRanges
 from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
@@ -52,7 +52,7 @@ class TaskGroup:
         """The names of its tasks, joined."""
         return "+".join(self.tasks)
 
-    def over_pieces(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
+    def over_pieces(self, ranges: SubwordRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
         """The tasks with their spans counted in pieces, and notes on targets that were left out.
 
         A target is left out where a piece of a span was cut off, or where a span has no piece.  Raises `DataError`

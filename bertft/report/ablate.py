@@ -54,7 +54,7 @@ NEAR = 0.01
 class Line:
     """The main metric of one task by k, as means over seeds with their spread (nan for one seed).
 
-    whole: the k that is the untouched model.  floor: the best guess that no trained model made, and its metric.
+    whole: the k that is the untouched model.  baseline: the best guess that no trained model made, and its metric.
 
     >>> Line("mnli", "accuracy", (-1, 0), (0.8, 0.7), (0.01, 0.02), seeds=2, whole=-1).change(0)
     -0.1
@@ -67,7 +67,7 @@ class Line:
     spreads: tuple[float, ...]
     seeds: int
     whole: int
-    floor: tuple[str, float] | None = None
+    baseline: tuple[str, float] | None = None
 
     @property
     def name(self) -> str:
@@ -112,15 +112,15 @@ def lines(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[Line]:
                     spreads=tuple(math.nan if row["spread"] is None else float(row["spread"]) for row in by_k.values()),
                     seeds=len({row["seed"] for row in mine}),
                     whole=-1 if kind == "freeze" else of_task["depth"],
-                    floor=highest_floor(of_task.get("baselines", {}), metric),
+                    baseline=highest_baseline(of_task.get("baselines", {}), metric),
                 )
             )
     return found
 
 
-def highest_floor(floors: Mapping[str, Mapping[str, float | None]], metric: str) -> tuple[str, float] | None:
-    """The floor of the highest metric, None where none has it."""
-    known = [(float(value), name) for name, of in floors.items() if (value := of.get(metric)) is not None]
+def highest_baseline(baselines: Mapping[str, Mapping[str, float | None]], metric: str) -> tuple[str, float] | None:
+    """The baseline of the highest metric, None where none has it."""
+    known = [(float(value), name) for name, of in baselines.items() if (value := of.get(metric)) is not None]
     return None if not known else (max(known)[1], max(known)[0])
 
 
@@ -143,7 +143,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any], kind: str) -> Figure:
             low = [mean - half for mean, half in zip(line.means, halves, strict=True)]
             high = [mean + half for mean, half in zip(line.means, halves, strict=True)]
             axes.fill_between(line.ks, low, high, color=colour, alpha=0.18, linewidth=0)
-            draw_line(axes, [ks[0], ks[-1]], [whole, whole], colour, (0, (4, 3)), "", floor=True)
+            draw_line(axes, [ks[0], ks[-1]], [whole, whole], colour, (0, (4, 3)), "", baseline=True)
             draw_line(axes, line.ks, line.means, colour, dash, MARKERS[index % len(MARKERS)])
             ends.append((line.means[-1], line.ks[-1], line.name, colour))
         set_layer_axis(axes, ks)
@@ -177,8 +177,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         trained = f"{data['train']['records']:,} records to train on, {data['dev']['records']:,} to judge by; {seeds}"
         say(console, trained, "dim")
         console.print(table(line, rows, kind, console.options.ascii_only))
-        if line.floor is not None:
-            say(console, f"floor: {line.floor[0]}, {line.floor[1]:.4f}", "dim")
+        if line.baseline is not None:
+            say(console, f"baseline: {line.baseline[0]}, {line.baseline[1]:.4f}", "dim")
     console.print()
     say(console, "change: against the untouched model; ±: standard deviation over seeds.", "dim")
     for task, of_task in run["tasks"].items():
@@ -228,8 +228,9 @@ def finding(line: Line, kind: str) -> str:
     names = [text.format(k).replace("1 blocks", "1 block") if k == 1 else text.format(k) for text, k in
              zip(named, (kept, low), strict=True)]  # fmt: skip
     start = f"{line.name}, {TITLES[kind].lower()}: {line.at(line.whole):.3f} untouched"
-    if line.floor is not None and line.at(line.whole) < line.floor[1] + NEAR:
-        return f"{start}, no better than the floor ({line.floor[0]}, {line.floor[1]:.3f}): train longer, or on more."
+    if line.baseline is not None and line.at(line.whole) < line.baseline[1] + NEAR:
+        name, value = line.baseline
+        return f"{start}, no better than the baseline ({name}, {value:.3f}): train longer, or on more data."
     if kept == order[-1]:
         return f"{start}; within {NEAR} of it at every k, {line.at(low):.3f} at the lowest."
     within = f"within {NEAR} of it {names[0]}" if kept != line.whole else f"no other k is within {NEAR} of it"

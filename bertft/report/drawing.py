@@ -42,21 +42,21 @@ STYLE: dict[str, Any] = {
 
 
 def draw_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, floor: bool = False
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, baseline: bool = False
 ) -> None:
-    """Draw one line; a floor is thinner and lies under the others."""
+    """Draw one line; a baseline is thinner and lies under the others."""
     axes.plot(
         x,
         y,
         color=colour,
-        linewidth=1.3 if floor else 1.9,
+        linewidth=1.3 if baseline else 1.9,
         linestyle=dash,
         marker=marker,
         markersize=5.5,
         markeredgecolor=PAPER,
         markeredgewidth=0.7,
         clip_on=False,
-        zorder=2 if floor else 3,
+        zorder=2 if baseline else 3,
     )
 
 
@@ -174,7 +174,7 @@ class Line:
     """A line of a panel by layer, or by portion; `center` marks a place on that axis, nan for none."""
 
     name: str
-    floor: bool
+    baseline: bool
     layers: Sequence[float]
     values: Sequence[float]
     center: float = math.nan
@@ -223,14 +223,14 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
 
     models = 0
     for line in found:
-        colour = MUTED if line.floor else LINES[models % len(LINES)]
+        colour = MUTED if line.baseline else LINES[models % len(LINES)]
         axes.plot(
             line.layers,
             line.values,
             color=colour,
-            linestyle="--" if line.floor else DASHES[models // len(LINES) % len(DASHES)],
-            linewidth=1.2 if line.floor else 1.7,
-            marker="" if line.floor else MARKERS[models % len(MARKERS)],
+            linestyle="--" if line.baseline else DASHES[models // len(LINES) % len(DASHES)],
+            linewidth=1.2 if line.baseline else 1.7,
+            marker="" if line.baseline else MARKERS[models % len(MARKERS)],
             markersize=4,
             label=fit(line.name, 30),
         )
@@ -238,7 +238,7 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
             axes.plot(
                 [line.center], [0.035], marker="^", color=colour, markersize=6, transform=axes.get_xaxis_transform()
             )
-        models += not line.floor
+        models += not line.baseline
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)

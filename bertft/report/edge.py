@@ -70,7 +70,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         )
         for table in main_tables(scores, source, names, console, both=both):
             console.print(table)
-    for probed in [p for p in scores.probed if not p.floor and p.input == "layer:0"]:
+    for probed in [p for p in scores.probed if not p.baseline and p.input == "layer:0"]:
         console.print()
         say(console, f"By layer, {scores.split}: F1 of {names[probed.model]}", "bold")
         console.print(layer_table(scores, probed.model, console))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Return scores by task and model: a row a task, a mark a model with its 95 % interval, floors hollow."""
+    """Return scores by task and model: a row a task, a mark a model with its 95 % interval, baselines hollow."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         for place, probed in enumerate(columns):
             offset = (place - (len(columns) - 1) / 2) * 0.8 / max(4, len(columns))
             found = [scores.score(probed, task, "all") for task in tasks]
-            colour = MUTED if probed.floor else LINES[models_before(columns, place) % len(LINES)]
+            colour = MUTED if probed.baseline else LINES[models_before(columns, place) % len(LINES)]
             axes.errorbar(
                 [score.value for score in found],
                 [row + offset for row in range(len(tasks))],
@@ -39,7 +39,7 @@ def figure(rows: Sequence[Row]) -> Figure:
                 color=colour,
                 marker=MARKERS[place % len(MARKERS)],
                 markersize=6,
-                markerfacecolor=PAPER if probed.floor else colour,
+                markerfacecolor=PAPER if probed.baseline else colour,
                 elinewidth=1.2,
                 label=column_name(probed, source, names),
             )
@@ -49,15 +49,15 @@ def figure(rows: Sequence[Row]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("F1, percent")
         axes.set_title(f"Edge probes, {source}", loc="left", fontsize=12, fontweight="bold", pad=22)
-        detail = f"{scores.split} set; bars: 95 % intervals over sentences; hollow: floors"
+        detail = f"{scores.split} set; bars: 95 % intervals over sentences; hollow: baselines"
         axes.annotate(detail, (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
         drawing.legend(loc="outside lower center", ncols=min(4, len(columns)), frameon=False, fontsize=9)
     return drawing
 
 
 def models_before(columns: Sequence[Probed], place: int) -> int:
-    """How many models, floors left out, stand before a column: its colour."""
-    return sum(not probed.floor for probed in columns[:place])
+    """How many models, baselines left out, stand before a column: its colour."""
+    return sum(not probed.baseline for probed in columns[:place])
 
 
 def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
@@ -77,7 +77,7 @@ def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
     title = {"weights": "What the probes mix", "shares": "What the probes mix, by share of length"}[what]
     label = {"weights": "Weight", "shares": "Share"}[what]
     tasks = ordered({mix["task"] for mix in mixes})
-    return panels(tasks, lines, title, "a triangle marks the center of gravity; floors dashed", label, 0.0)
+    return panels(tasks, lines, title, "a triangle marks the center of gravity; baselines dashed", label, 0.0)
 
 
 def layer_figure(rows: Sequence[Row]) -> Figure:
@@ -86,12 +86,13 @@ def layer_figure(rows: Sequence[Row]) -> Figure:
     names = scores.names
 
     def lines(task: str) -> Iterator[Line]:
-        for model, floor in dict.fromkeys((p.model, p.floor) for p in scores.probed):
-            own = [p for p in scores.probed if (p.model, p.floor) == (model, floor) and p.input.startswith("layer:")]
+        for model, baseline in dict.fromkeys((p.model, p.baseline) for p in scores.probed):
+            mine = [p for p in scores.probed if (p.model, p.baseline) == (model, baseline)]
+            own = [p for p in mine if p.input.startswith("layer:")]
             if own:
                 found = [scores.score(probed, task, "all").value for probed in own]
-                yield Line(names[model], floor, [int(p.input.partition(":")[2]) for p in own], found)
+                yield Line(names[model], baseline, [int(p.input.partition(":")[2]) for p in own], found)
 
     tasks = [task for task, scoring in scores.tasks if scoring == "all"]
-    detail = f"{scores.split} set; floors dashed; every panel has an axis of its own"
+    detail = f"{scores.split} set; baselines dashed; every panel has an axis of its own"
     return panels(tasks, lines, "Edge probes by layer", detail, "F1, percent", None)

@@ -15,7 +15,7 @@ class Probed:
     """A model with an input: what a column of the table, or a line of a picture, is about."""
 
     model: str
-    floor: bool
+    baseline: bool
     input: str
 
 
@@ -55,13 +55,13 @@ class Scores:
     @property
     def inputs(self) -> list[str]:
         """The inputs for which there is a table: those of models, single layers apart; of these alone, the first."""
-        found = list(dict.fromkeys(probed.input for probed in self.probed if not probed.floor))
+        found = list(dict.fromkeys(probed.input for probed in self.probed if not probed.baseline))
         return [name for name in found if not name.startswith("layer:")] or found[:1]
 
     @property
     def base(self) -> str:
         """The model to which the others are compared."""
-        return next(probed.model for probed in self.probed if not probed.floor)
+        return next(probed.model for probed in self.probed if not probed.baseline)
 
     @property
     def names(self) -> dict[str, str]:
@@ -77,18 +77,19 @@ class Scores:
         return Score(*(100 * sum(values) / len(values) for values in ends))
 
     def columns(self, source: str) -> list[Probed]:
-        """The base, floors and other models for one input; floors of another input stand with the first."""
-        mine = [p for p in self.probed if p.input == source or (p.floor and source == self.inputs[0] and self.alone(p))]
-        base = [p for p in mine if p.model == self.base and not p.floor]
-        return [*base, *(p for p in mine if p.floor), *(p for p in mine if not p.floor and p not in base)]
+        """The base, baselines and other models for one input; baselines of another input stand with the first."""
+        first = source == self.inputs[0]
+        mine = [p for p in self.probed if p.input == source or (p.baseline and first and self.alone(p))]
+        base = [p for p in mine if p.model == self.base and not p.baseline]
+        return [*base, *(p for p in mine if p.baseline), *(p for p in mine if not p.baseline and p not in base)]
 
     def alone(self, probed: Probed) -> bool:
-        """Whether a floor is of an input that no model is probed with."""
-        return probed.input not in {other.input for other in self.probed if not other.floor}
+        """Whether a baseline is of an input that no model is probed with."""
+        return probed.input not in {other.input for other in self.probed if not other.baseline}
 
 
 def column_name(probed: Probed, source: str, names: Mapping[str, str]) -> str:
-    """A model as it stands above its column; a floor of another input is called by that."""
+    """A model as it stands above its column; a baseline of another input is called by that."""
     return fit(names[probed.model], NAME) if probed.input == source else probed.input
 
 
@@ -115,4 +116,4 @@ def ordered(tasks: set[str]) -> list[str]:
 def layer_of(probed: Probed) -> int:
     """The number of the layer that is probed alone, -1 where it is not one layer."""
     kind, _, layer = probed.input.partition(":")
-    return int(layer) if kind == "layer" and not probed.floor else -1
+    return int(layer) if kind == "layer" and not probed.baseline else -1

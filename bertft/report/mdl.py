@@ -39,7 +39,7 @@ class Described:
     """The measures of one model on one input of a task, its control task a task of its own."""
 
     model: str
-    floor: bool
+    baseline: bool
     task: str
     input: str
     n_targets: int
@@ -115,7 +115,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
             for each in of_model:
                 cells = [cell(measure, each.values[measure], each is highest) for measure in measures]
                 name = fit(names[model], NAME) if each is of_model[0] else ""
-                style = "dim" if each.floor else ""
+                style = "dim" if each.baseline else ""
                 table.add_row(Text(name, style), Text(each.input, style), *cells, end_section=each is of_model[-1])
         console.print(table)
     console.print()
@@ -159,19 +159,19 @@ def layer_lines(found: Sequence[Described]) -> dict[str, list[Line]]:
     """Of each task the compression by layer, a line a model."""
     names = short_names(each.model for each in found)
     shown: dict[str, list[Line]] = {}
-    for task, model, floor in dict.fromkeys((each.task, each.model, each.floor) for each in found):
+    for task, model, baseline in dict.fromkeys((each.task, each.model, each.baseline) for each in found):
         own = [each for each in found if (each.task, each.model) == (task, model)]
         points = sorted((each.layer, each.values["compression"]) for each in own if each.layer is not None)
         if points:
             layers, values = zip(*points, strict=True)
-            shown.setdefault(task, []).append(Line(names[model], floor, layers, values))
+            shown.setdefault(task, []).append(Line(names[model], baseline, layers, values))
     return shown
 
 
 def layer_figure(found: Sequence[Described]) -> Figure:
     """Return compression by layer, a panel a task."""
     shown = layer_lines(found)
-    detail = "length of the uniform code over that of this code; floors dashed; every panel has an axis of its own"
+    detail = "length of the uniform code over that of this code; baselines dashed; every panel has an axis of its own"
     return panels(list(shown), lambda task: iter(shown[task]), "Compression by layer", detail, "Compression", None)
 
 
@@ -202,7 +202,7 @@ def curve_figure(found: Sequence[Described], curves: Sequence[Mapping[str, Any]]
         list(shown),
         lambda task: iter(shown[task]),
         "Curves of the online code",
-        f"{which}the first block is sent by the uniform code; floors dashed",
+        f"{which}the first block is sent by the uniform code; baselines dashed",
         "Bits of a target",
         None,
         "Sentences sent, per cent",

@@ -1,4 +1,4 @@
-"""Pre-training as people read it: what each seed reached beside the floors, and how the loss on held-out text fell."""
+"""The report of `bertft pretrain`: a table of seeds and baselines, and a figure of the loss on held-out text."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table of all seeds with the floors, the notes of the run, and whether the floor of words is beaten."""
+    """Print a table of the seeds and the baselines, the notes of the run and the finding."""
     ascii_only = console.options.ascii_only
-    floors = {row["metric"]: row["value"] for row in rows if row["baseline"]}
+    baselines = {row["metric"]: row["value"] for row in rows if row["baseline"]}
     seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["baseline"]))
     found = {(row["seed"], row["metric"]): row["value"] for row in rows}
     console.print()
@@ -69,15 +69,16 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         cells = [f"{value:.3f}" for value in values]
         if len(seeds) > 1:
             cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
-        table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in (f"{floors[metric]:.3f}", *cells)))
+        cells.insert(0, f"{baselines[metric]:.3f}")
+        table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in cells))
     console.print(table)
     console.print()
-    say(console, "floor: every word guessed by its frequency alone, every pair by the more frequent answer.", "dim")
+    say(console, "baseline: every word guessed by its frequency alone, every pair by the more frequent answer.", "dim")
     if len(seeds) > 1:
         say(console, "±: standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    say(console, finding([found[seed, "mlm_loss"] for seed in seeds], floors["mlm_loss"]))
+    say(console, finding([found[seed, "mlm_loss"] for seed in seeds], baselines["mlm_loss"]))
 
 
 def described(run: dict[str, Any]) -> str:
@@ -89,26 +90,26 @@ def described(run: dict[str, Any]) -> str:
     )
 
 
-def finding(losses: Sequence[float], floor: float) -> str:
+def finding(losses: Sequence[float], baseline: float) -> str:
     """Whether the seeds guess masked words better than their frequencies do."""
-    beaten = sum(loss < floor for loss in losses)
+    beaten = sum(loss < baseline for loss in losses)
     worst = max(losses)
     if beaten == len(losses):
         whose = "The model is" if len(losses) == 1 else f"All {len(losses)} seeds are"
-        below = f"{floor - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
-        return f"{whose} {below} below the floor of word frequencies."
+        below = f"{baseline - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
+        return f"{whose} {below} below the baseline of word frequencies."
     return (
-        f"{beaten} of {len(losses)} seeds are below the floor of word frequencies; train for more steps, on more text, "
-        "or with a higher learning rate."
+        f"{beaten} of {len(losses)} seeds are below the baseline of word frequencies; train for more steps, "
+        "on more text, or with a higher learning rate."
     )
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return the loss of masked words on held-out text by step, one line a seed, the floor dashed."""
+    """Return the loss of masked words on held-out text by step, one line a seed, the baseline dashed."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    (floor,) = (row["value"] for row in rows if row["baseline"] and row["metric"] == "mlm_loss")
+    (baseline,) = (row["value"] for row in rows if row["baseline"] and row["metric"] == "mlm_loss")
     curves = {
         f"seed {seed}": [(row["step"], row["mlm_loss"]) for row in of_seed["history"] if finite(row["mlm_loss"])]
         for seed, of_seed in run["training"].items()
@@ -118,9 +119,9 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
     with matplotlib.style.context(["default", STYLE]):
         drawing = Figure(figsize=PANEL, layout="constrained")
         axes = drawing.subplots()
-        axes.set_ylim(0, 1.05 * max(floor, *(y for _, y in points)) if points else 1.05 * floor)
-        draw_line(axes, [first, last], [floor, floor], MUTED, "--", "", floor=True)
-        ends = [(floor, last, "word frequencies", MUTED)]
+        axes.set_ylim(0, 1.05 * max(baseline, *(y for _, y in points)) if points else 1.05 * baseline)
+        draw_line(axes, [first, last], [baseline, baseline], MUTED, "--", "", baseline=True)
+        ends = [(baseline, last, "word frequencies", MUTED)]
         for index, (name, curve) in enumerate(curves.items()):
             if not curve:
                 continue

@@ -60,7 +60,7 @@ class Curve:
     """The values of each measure by layer of one model at one rank; of a tree that no model made, under layer None."""
 
     model: str
-    floor: bool
+    baseline: bool
     rank: int | None
     values: Mapping[str, Mapping[int | None, float]]
     best: Mapping[str, int | None]
@@ -92,7 +92,7 @@ def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: st
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
-    """The rows of the split that is shown, by model and rank, floors last."""
+    """The rows of the split that is shown, by model and rank, baselines last."""
     split = shown_split(rows)
     found = []
     for key in dict.fromkeys((row["baseline"], row["model"], row["rank"]) for row in rows):
@@ -108,14 +108,14 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
             if row["split"] == split:
                 values[row["measure"]][row["layer"]] = number(row)
         found.append(Curve(key[1], key[0], key[2], values, best))
-    return sorted(found, key=lambda curve: curve.floor)
+    return sorted(found, key=lambda curve: curve.baseline)
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table for each model and rank, with the floors below, the notes of the run and what stands out."""
+    """Print a table for each model and rank, with the baselines below, the notes of the run and what stands out."""
     ascii_only = console.options.ascii_only
     found = curves(rows)
-    models, floors = ([curve for curve in found if curve.floor is kind] for kind in (False, True))
+    models, baselines = ([curve for curve in found if curve.baseline is kind] for kind in (False, True))
     split, names = shown_split(rows), short_names(curve.model for curve in found)
     where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences"
     for curve in models:
@@ -130,17 +130,17 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         for layer in layers:
             cells = [cell(curve.values[m].get(layer, math.nan), curve.best.get(m) == layer) for m in MEASURES]
             table.add_row(str(layer), *cells, end_section=layer == layers[-1])
-        for floor in floors:
-            if floor.rank in (None, curve.rank):
-                cells = [cell(floor.best_value(measure), False) for measure in MEASURES]
-                table.add_row(Text(fit(names[floor.model], 30), style="dim"), *cells)
+        for baseline in baselines:
+            if baseline.rank in (None, curve.rank):
+                cells = [cell(baseline.best_value(measure), False) for measure in MEASURES]
+                table.add_row(Text(fit(names[baseline.model], 30), style="dim"), *cells)
         console.print(table)
     console.print()
-    say(console, "* the best layer of the development set; a floor of random weights is at its own best layer.", "dim")
+    say(console, "* = best layer on the development set; each random baseline is shown at its own best layer.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     for curve in models:
-        say(console, finding(curve, floors, names))
+        say(console, finding(curve, baselines, names))
 
 
 def cell(value: float, best: bool) -> Text:
@@ -149,12 +149,13 @@ def cell(value: float, best: bool) -> Text:
     return Text(f"{text} *", style="bold green") if best else Text(f"{text}  ")
 
 
-def finding(curve: Curve, floors: Sequence[Curve], names: Mapping[str, str]) -> str:
-    """What one model's UUAS says, beside the highest floor, layer 0 among them."""
+def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) -> str:
+    """What one model's UUAS says, beside the highest baseline, layer 0 among them."""
     layer, value = curve.best.get("uuas"), curve.best_value("uuas")
     if layer is None or not math.isfinite(value):
         return f"{names[curve.model]}: UUAS is undefined."
-    beside = [(floor.best_value("uuas"), names[floor.model]) for floor in floors if floor.rank in (None, curve.rank)]
+    fair = [baseline for baseline in baselines if baseline.rank in (None, curve.rank)]
+    beside = [(baseline.best_value("uuas"), names[baseline.model]) for baseline in fair]
     if layer != 0 and 0 in curve.values["uuas"]:
         beside.append((curve.values["uuas"][0], "layer 0"))
     beside = [pair for pair in beside if math.isfinite(pair[0])]
@@ -163,11 +164,11 @@ def finding(curve: Curve, floors: Sequence[Curve], names: Mapping[str, str]) -> 
         return f"{start}."
     high, who = max(beside)
     side = "above" if value > high else "below" if value < high else "from"
-    return f"{start}, {abs(value - high):.3f} {side} the highest floor ({who}, {high:.3f})."
+    return f"{start}, {abs(value - high):.3f} {side} the highest baseline ({who}, {high:.3f})."
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return figure 1: Spearman of both probes by layer, one line a model and rank, floors dashed."""
+    """Return figure 1: Spearman of both probes by layer, one line a model and rank, baselines dashed."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -182,7 +183,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
             axes.set_ylim(bottom, 1.0)
             draw_panel(axes, found, measure, names)
-            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; floors dashed"
+            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; baselines dashed"
             set_title(axes, title, where)
             axes.set_xlabel("Layer (0 = embeddings)")
         panels[0].set_ylabel("Spearman, mean over lengths 5 to 50")
@@ -204,8 +205,8 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
     layers = sorted({layer for curve in found for layer, _ in curve.points(measure)}) or [0]
     ends: list[tuple[float, float, str, str]] = []
     for index, curve in enumerate(found):
-        colour = MUTED if curve.floor else LINES[index % len(LINES)]
-        if curve.floor:
+        colour = MUTED if curve.baseline else LINES[index % len(LINES)]
+        if curve.baseline:
             dash = ("--", ":", (0, (6, 2, 1, 2)), (0, (2, 1)))[index % 4]
         else:
             dash = DASHES[index // len(LINES) % len(DASHES)]
@@ -214,9 +215,9 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
             points = [(layers[0], value), (layers[-1], value)]
         if not points:
             continue
-        marker = "" if curve.floor else MARKERS[index % len(MARKERS)]
+        marker = "" if curve.baseline else MARKERS[index % len(MARKERS)]
         x, y = [layer for layer, _ in points], [value for _, value in points]
-        draw_line(axes, x, y, colour, dash, marker, floor=curve.floor)
+        draw_line(axes, x, y, colour, dash, marker, baseline=curve.baseline)
         ends.append((points[-1][1], points[-1][0], fit(names[curve.model, curve.rank], 30), colour))
     set_layer_axis(axes, layers)
     name_ends(axes, ends)

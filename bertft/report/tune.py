@@ -1,4 +1,4 @@
-"""What fine-tuning gave, as a table on the terminal: epochs and the best of them, over the seeds, beside the floors."""
+"""The report of `bertft tune`: a table of epochs, the best epoch and the baselines, as means over the seeds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     for epoch in sorted({row["epoch"] for row in trained}):
         add(f"epoch {epoch}", [row for row in trained if row["epoch"] == epoch])
     add("best epoch", [row for row in trained if row["best"]], "bold")
-    for floor in dict.fromkeys(row["model"] for row in rows if row["baseline"]):
-        add(floor, [row for row in rows if row["baseline"] and row["model"] == floor], "dim")
+    for baseline in dict.fromkeys(row["model"] for row in rows if row["baseline"]):
+        add(baseline, [row for row in rows if row["baseline"] and row["model"] == baseline], "dim")
     console.print()
     say(console, f"{run['task']} of {model}", "bold")
     say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} records of dev", "dim")
