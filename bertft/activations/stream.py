@@ -25,7 +25,7 @@ LayerRows = dict[int, Tensor]
 """Layer to rows, (r, d)."""
 
 
-class Tuned(NamedTuple):
+class TunedModel(NamedTuple):
     """A model compared with the base, whose layers 0 to `shared_depth` equal the base's (-1: none does)."""
 
     model: Any
@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
 
 def stream(
     base: Any,
-    tuned: Sequence[Tuned],
+    tuned: Sequence[TunedModel],
     layers: Collection[int],
     batches: Iterable[Batch],
     *,

@@ -18,7 +18,7 @@ from bertft.errors import DataError
 _ID = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|\.(?P<empty>\d+))?")
 
 
-class Row(NamedTuple):
+class ConlluRow(NamedTuple):
     """The ten columns of a token line, as written: a word (`3`), a multiword range (`3-4`) or an empty node (`3.1`)."""
 
     id: str
@@ -58,7 +58,7 @@ class Sentence:
     """The comments and rows of one sentence; `line` is the number of its first line, counted from 1."""
 
     comments: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ConlluRow, ...]
     line: int
 
     @property
@@ -90,7 +90,7 @@ def comment_value(comments: Iterable[str], wanted: str) -> str | None:
     return None
 
 
-def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
+def surface_tokens(rows: tuple[ConlluRow, ...]) -> Iterator[ConlluRow]:
     """The tokens as written: ranges stand for the words they cover, empty nodes are left out."""
     covered = 0
     for row in rows:
@@ -101,7 +101,7 @@ def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
             yield row
 
 
-def parse_row(line: str) -> Row:
+def parse_row(line: str) -> ConlluRow:
     """The row of one token line; raises `DataError`, without the line's place, where it is malformed.
 
     >>> parse_row("1\\tIt\\tit\\tPRON\\tPRP\\t_\\t2\\tnsubj\\t_\\t_").form
@@ -110,7 +110,7 @@ def parse_row(line: str) -> Row:
     columns = line.split("\t")
     if len(columns) != 10:
         raise DataError(f"expected 10 columns separated by tabs, got {len(columns)} in {line[:40]!r}")
-    row = Row(*columns)
+    row = ConlluRow(*columns)
     if not _ID.fullmatch(row.id):
         raise DataError(f"expected a word number such as 3, 3-4 or 3.1 in column 1, got {row.id!r}")
     if not row.form:
@@ -128,7 +128,7 @@ def read_sentences(file: TextFile) -> Iterator[Sentence]:
     ['Rain']
     """
     comments: list[str] = []
-    rows: list[Row] = []
+    rows: list[ConlluRow] = []
     words = 0
     for number, line in enumerate([*file.lines, ""], start=1):
         if not line.strip():
@@ -157,7 +157,7 @@ def read_conllu(file: TextFile) -> Iterator[Example]:
         yield Example(sentence.text, None, file.where(sentence.line))
 
 
-def _next_word(words: int, row: Row) -> int:
+def _next_word(words: int, row: ConlluRow) -> int:
     """The number of words after `row`, where `words` came before it: words count 1, 2, … with no gap."""
     if row.is_empty:
         if int(row.id.partition(".")[0]) != words:

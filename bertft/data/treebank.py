@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.data.conllu import Row, Sentence, read_sentences
+from bertft.data.conllu import ConlluRow, Sentence, read_sentences
 from bertft.data.hub import is_file, read_hub
 from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
@@ -229,7 +229,7 @@ def _head(file: TextFile, sentence: Sentence, place: int, *, keep_ranges: bool) 
     return int(row.head)
 
 
-def _shifted(rows: Iterable[Row], heads: Iterable[int]) -> list[int]:
+def _shifted(rows: Iterable[ConlluRow], heads: Iterable[int]) -> list[int]:
     """Heads raised by the number of rows without a head so far, which have none of their own."""
     shifted, without_head = [], 0
     for row, head in zip(rows, heads, strict=True):
