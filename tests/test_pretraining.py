@@ -180,7 +180,7 @@ def test_the_whole_way_through_the_command_line(
     out = tmp_path / "out"
     assert cli.main([*command, *small, "--seeds", "3", "4", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    for part in ("baseline", "seed 3", "seed 4", "mean ± spread", "next sentences told", "100 sentences away"):
+    for part in ("baseline", "seed 3", "seed 4", "mean ± spread", "next sentence: accuracy", "100 sentences away"):
         assert part in " ".join(said.split())
     assert f"Pre-trained: {out / 'seed-3' / 'last'}, {out / 'seed-4' / 'last'}." in err
     assert sorted(os.listdir(out)) == [

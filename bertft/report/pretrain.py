@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 COLUMNS = ("seed", "baseline", "metric", "value")
 
 METRICS = {
-    "mlm_loss": "masked words: nats each (lower is better)",
-    "mlm_accuracy": "masked words guessed",
-    "nsp_accuracy": "next sentences told",
+    "mlm_loss": "masked words: loss in nats (lower is better)",
+    "mlm_accuracy": "masked words: accuracy",
+    "nsp_accuracy": "next sentence: accuracy",
 }
-"""Metrics in the order of the table, and how people write them."""
+"""Metrics in the order of the table, with their names there."""
 
 MARKED = 40
-"""Lines of more points than this have no markers."""
+"""Lines with more points than this are drawn without markers."""
 
 
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`, all or none.
+    """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`; return the paths.
 
-    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
     """
     return write_files(
         folder,
@@ -73,16 +73,20 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in cells))
     console.print(table)
     console.print()
-    say(console, "baseline: every word guessed by its frequency alone, every pair by the more frequent answer.", "dim")
+    say(
+        console,
+        "baseline = guesses by frequency: each masked word by word frequencies, each pair by the majority class.",
+        "dim",
+    )
     if len(seeds) > 1:
-        say(console, "±: standard deviation over seeds.", "dim")
+        say(console, "± = standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     say(console, finding([found[seed, "mlm_loss"] for seed in seeds], baselines["mlm_loss"]))
 
 
 def described(run: dict[str, Any]) -> str:
-    """What was trained on what, in a few words."""
+    """Return the size of the model and of the training as text."""
     config, recipe = run["options"]["config"], run["options"]["recipe"]
     return (
         f"{config.get('num_hidden_layers', 12)} blocks of width {config.get('hidden_size', 768)}, "
@@ -91,12 +95,12 @@ def described(run: dict[str, Any]) -> str:
 
 
 def finding(losses: Sequence[float], baseline: float) -> str:
-    """Whether the seeds guess masked words better than their frequencies do."""
+    """Return whether the seeds predict masked words better than word frequencies do."""
     beaten = sum(loss < baseline for loss in losses)
     worst = max(losses)
     if beaten == len(losses):
         whose = "The model is" if len(losses) == 1 else f"All {len(losses)} seeds are"
-        below = f"{baseline - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
+        below = f"{baseline - worst:.2f} nats per word{' or more' if len(losses) > 1 else ''}"
         return f"{whose} {below} below the baseline of word frequencies."
     return (
         f"{beaten} of {len(losses)} seeds are below the baseline of word frequencies; train for more steps, "
@@ -105,7 +109,7 @@ def finding(losses: Sequence[float], baseline: float) -> str:
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return the loss of masked words on held-out text by step, one line a seed, the baseline dashed."""
+    """Draw the loss of masked words on held-out text by step: a line for each seed, the baseline dashed."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -133,11 +137,11 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         axes.spines["left"].set_visible(False)
         set_title(axes, "Masked words on held-out text", described(run))
         axes.set_xlabel("Step")
-        axes.set_ylabel("Nats a word")
+        axes.set_ylabel("Loss, nats per word")
         name_ends(axes, ends)
     return drawing
 
 
 def finite(value: float | None) -> bool:
-    """Whether a value is a number."""
+    """Return whether a value is a finite number."""
     return value is not None and math.isfinite(value)

@@ -1,6 +1,7 @@
-"""Structural probes as people read them: a table a model, figure 1 of the paper, and sentences with both their trees.
+"""The report of `bertft probe structural`: a table for each model, figure 1 of the paper, and drawn trees.
 
-Values shown are of the test set where there is one; the layer marked as best is that of the development set.
+Values are those of the test set, or of the development set without one. The best layer is chosen on the development
+set.
 """
 
 from __future__ import annotations
@@ -47,39 +48,39 @@ MEASURES = {
     "depth_spearman": "depth Spearman",
     "root_accuracy": "root accuracy",
 }
-"""Measures in the order of the table, and how people write them."""
+"""Measures in the order of the table, with their names there."""
 
 FIGURE = {"depth_spearman": "Depth probe: Spearman", "distance_spearman": "Distance probe: Spearman"}
-"""The panels of figure 1, left to right."""
+"""The panels of figure 1, from left to right."""
 
 Edges = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The values of each measure by layer of one model at one rank; of a tree that no model made, under layer None."""
+    """The values of one model at one rank, by measure and layer; trees made without a model have the layer None."""
 
     model: str
     baseline: bool
     rank: int | None
     values: Mapping[str, Mapping[int | None, float]]
     best: Mapping[str, int | None]
-    """By measure the layer that is best on the development set."""
+    """The best layer on the development set, by measure."""
 
     def points(self, measure: str) -> list[tuple[int, float]]:
-        """The (layer, value) pairs that are numbers."""
+        """Return the (layer, value) pairs whose value is finite."""
         of_layer = self.values.get(measure, {})
         return [(layer, value) for layer, value in of_layer.items() if layer is not None and math.isfinite(value)]
 
     def best_value(self, measure: str) -> float:
-        """The value at the best layer, nan where there is none."""
+        """Return the value at the best layer, or nan."""
         return self.values[measure].get(self.best.get(measure), math.nan)
 
 
 def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: str | Path) -> list[Path]:
-    """Write `probes.json`, `probes.csv`, `structural.png` and, of drawn trees, `trees.png`, all or none.
+    """Write `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`; return the paths.
 
-    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
     """
     files = {
         "probes.json": json_bytes(rows, run),
@@ -92,7 +93,7 @@ def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: st
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
-    """The rows of the split that is shown, by model and rank, baselines last."""
+    """Return the rows of the reported split by model and rank, baselines last."""
     split = shown_split(rows)
     found = []
     for key in dict.fromkeys((row["baseline"], row["model"], row["rank"]) for row in rows):
@@ -112,7 +113,7 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table for each model and rank, with the baselines below, the notes of the run and what stands out."""
+    """Print a table for each model and rank with the baselines below, the notes of the run and the findings."""
     ascii_only = console.options.ascii_only
     found = curves(rows)
     models, baselines = ([curve for curve in found if curve.baseline is kind] for kind in (False, True))
@@ -144,13 +145,13 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
 
 
 def cell(value: float, best: bool) -> Text:
-    """A value as it stands in the table."""
+    """Return a value as a cell of the table."""
     text = f"{value:.3f}" if math.isfinite(value) else "undefined"
     return Text(f"{text} *", style="bold green") if best else Text(f"{text}  ")
 
 
 def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) -> str:
-    """What one model's UUAS says, beside the highest baseline, layer 0 among them."""
+    """Return the best UUAS of a model, compared with the highest baseline; layer 0 counts as a baseline."""
     layer, value = curve.best.get("uuas"), curve.best_value("uuas")
     if layer is None or not math.isfinite(value):
         return f"{names[curve.model]}: UUAS is undefined."
@@ -168,7 +169,7 @@ def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) 
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return figure 1: Spearman of both probes by layer, one line a model and rank, baselines dashed."""
+    """Draw figure 1: Spearman correlation of both probes by layer, a line for each model and rank."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -191,7 +192,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
 
 
 def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
-    """The name of each curve in a picture: the model's, with the rank where there are several."""
+    """Return the name of each curve in a figure: the model, with the rank where there are several."""
     names = short_names(curve.model for curve in found)
     several = len({curve.rank for curve in found if curve.rank is not None}) > 1
     return {
@@ -201,7 +202,7 @@ def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
 
 
 def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[tuple[str, int | None], str]) -> None:
-    """Draw the lines of one measure into one panel and name them at their right end."""
+    """Draw the lines of one measure in a panel, with their names at the right end."""
     layers = sorted({layer for curve in found for layer, _ in curve.points(measure)}) or [0]
     ends: list[tuple[float, float, str, str]] = []
     for index, curve in enumerate(found):
@@ -224,9 +225,10 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
 
 
 def tree_figure(trees: Sequence[Any]) -> Figure:
-    """Return sentences with their gold trees above and their predicted trees below, wrong edges dashed.
+    """Draw sentences with their gold trees above and their predicted trees below, wrong edges dotted.
 
-    `trees` have `model`, `layer`, `sentence_id`, `forms`, and `gold` and `predicted` edges between words from 0.
+    Each tree has the attributes `model`, `layer`, `sentence_id`, `forms`, and the edges `gold` and `predicted` between
+    words numbered from 0.
     """
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -239,7 +241,7 @@ def tree_figure(trees: Sequence[Any]) -> Figure:
 
 
 def draw_tree(axes: Axes, tree: Any) -> None:
-    """Draw one sentence: words on a line, arcs of the gold tree above it and of the predicted tree below."""
+    """Draw one sentence: words in a row, the arcs of the gold tree above and those of the predicted tree below."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 

@@ -18,7 +18,7 @@ LOSSES = ("train_loss", "dev_loss")
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print the table, and the notes of the run."""
+    """Print the table and the notes of the run."""
     (model,) = run["checkpoints"]
     seeds = run["options"]["seeds"]
     marks = console.options.ascii_only
@@ -40,17 +40,17 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         add(baseline, [row for row in rows if row["baseline"] and row["model"] == baseline], "dim")
     console.print()
     say(console, f"{run['task']} of {model}", "bold")
-    say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} records of dev", "dim")
+    say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} dev records", "dim")
     console.print(table)
     console.print()
     if len(seeds) > 1:
-        say(console, "± is the standard deviation over the seeds.", "dim")
+        say(console, "± = standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of some values, with their standard deviation where there are several.
+    """Return the mean of the values as text, with their standard deviation where there are several.
 
     >>> spread([0.5, 0.7]), spread([0.5]), spread([])
     ('0.6000 ± 0.1414', '0.5000', '')
