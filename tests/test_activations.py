@@ -188,7 +188,7 @@ def test_cut_texts_are_counted_and_texts_that_just_fit_are_not() -> None:
 
 
 def test_no_room_beside_the_special_tokens() -> None:
-    with pytest.raises(OptionError, match="max_length is 2, but 2 special tokens go with each sentence"):
+    with pytest.raises(OptionError, match="max_length is 2, but each sentence has 2 special tokens"):
         tokenise(sentences_of([3]), tokenizer(), 2)
 
 

@@ -305,7 +305,7 @@ def test_fewer_tokens_than_asked_for_are_all_used_and_said(folders: dict[str, Pa
     count = scores.rows[0]["n_tokens"]
     assert count == sum(len(TEXTS[index].split()) for index in draw_sentences(len(TEXTS), 30, seed=0))
     (note,) = scores.run["notes"]
-    assert note.startswith(f"texts: 5000 tokens were asked for, the 30 sentences have {count}, and all were used")
+    assert note.startswith(f"texts: 5000 tokens were requested, but the 30 sentences have only {count}; all were used")
     assert note.endswith("a larger number of sentences gives more")
     all_sentences = score(folders["base"], folders["tuned"], TEXTS, tokens=5000, layers=1)
     assert all_sentences.run["notes"][0].endswith("all were used")

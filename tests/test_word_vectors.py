@@ -232,7 +232,7 @@ def test_what_happened_to_the_words_is_counted() -> None:
     assert (words.word_of_token >= 0).sum() == counts.subwords
     assert counts.notes(LIMIT) == (
         "2 of 7 sentences have more than 40 tokens and were dropped",
-        "1 of 7 sentences were dropped, for the tokenizer makes nothing of a word in them",
+        "1 of 7 sentences were dropped because a word in them has no subwords",
         "3 of 9 words are unknown to the tokenizer",
     )
     assert tokenised(SENTENCES[:1]).counts.notes(LIMIT) == ()
@@ -249,7 +249,7 @@ def test_long_words_are_words() -> None:
     [
         ([], "no sentences"),
         ([["a"], []], r"sentences\[1\]: no words"),
-        (["It rains."], r"sentences\[0\]: got one string, 'It rains.'; give the words"),
+        (["It rains."], r"sentences\[0\]: got one string, 'It rains.'; give each sentence as a list"),
         ([["a", ""]], r"sentences\[0\]: expected words, got ''"),
         ([["a", 7]], r"sentences\[0\]: expected words, got 7"),
         ([["\ud83d"]], r"sentences\[0\]: character 0 .* surrogate"),
@@ -262,7 +262,7 @@ def test_words_that_are_none(sentences: Any, message: str) -> None:
 
 
 def test_tokenizers_that_do_not_say_where_a_token_is_from() -> None:
-    with pytest.raises(CheckpointError, match="SimpleNamespace: does not say from which characters"):
+    with pytest.raises(CheckpointError, match="SimpleNamespace: has no character offsets"):
         tokenise_words([["a"]], SimpleNamespace(is_fast=False), LIMIT)
 
     class Backwards:
@@ -271,7 +271,7 @@ def test_tokenizers_that_do_not_say_where_a_token_is_from() -> None:
         def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
             return {"input_ids": [[5, 6]], "special_tokens_mask": [[0, 0]], "offset_mapping": [[(2, 3), (0, 1)]]}
 
-    with pytest.raises(CheckpointError, match="Backwards: the offsets of its tokens run backwards"):
+    with pytest.raises(CheckpointError, match="Backwards: its character offsets decrease"):
         tokenise_words([["a", "b"]], Backwards(), LIMIT)
 
 
@@ -338,7 +338,7 @@ def test_subwords_that_are_cut_off_and_words_without_any() -> None:
     assert (counts.cut_sentences, counts.empty_words, counts.unknown_words) == (1, 3, 0)
     assert counts.notes(LIMIT) == (
         "1 of 3 sentences have more than 40 tokens and were cut",
-        "the tokenizer makes nothing of 3 of 44 words",
+        "3 of 44 words have no subwords",
     )
     assert subwords.starts.tolist() == [0, 3, 41, 41]
     assert subwords.texts.lengths.tolist() == [5, 40, 2]
@@ -372,7 +372,7 @@ def test_subwords_have_an_entry_of_their_own_that_is_used_again(tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert not subword_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append).reused
     assert "checksum" in said[2]
-    with pytest.raises(DataError, match=r"all 1 sentences were dropped: the tokenizer makes nothing of 1 of 1 words"):
+    with pytest.raises(DataError, match=r"all 1 sentences were dropped: 1 of 1 words have no subwords"):
         subword_vectors(checkpoint, [["\u200b"]], cache=tmp_path)
 
 
@@ -412,9 +412,9 @@ def test_batches_of_training_are_padded(tmp_path: Path) -> None:
     assert vectors.padded([]).shape == (DEPTH + 1, 0, 0, WIDTH)
     with pytest.raises(OptionError, match="sentence 6 was dropped and has no vectors"):
         vectors.padded([0, 6])
-    with pytest.raises(OptionError, match="layer 4 was not asked for; these are the layers 0, 1, 2, 3"):
+    with pytest.raises(OptionError, match="layer 4 was not requested; the vectors have the layers 0, 1, 2, 3"):
         vectors.padded([0], [4])
-    with pytest.raises(OptionError, match="layer 4 was not asked for"):
+    with pytest.raises(OptionError, match="layer 4 was not requested"):
         vectors.layer(4)
 
 
@@ -612,7 +612,7 @@ def test_damage_in_a_layer_that_is_not_wanted_is_let_be(tmp_path: Path) -> None:
 def test_a_file_cut_off_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     vectors = word_vectors(made(), SENTENCES, cache=tmp_path)
     cut_off(vectors.folder)
-    with pytest.raises(BertftError, match=r"layer-03\.npy: was cut off while it was in use"):
+    with pytest.raises(BertftError, match=r"layer-03\.npy: was truncated while in use"):
         vectors.padded([5])
 
 

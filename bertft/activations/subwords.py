@@ -1,7 +1,7 @@
-"""The subwords of sentences of words, and which of them each word became: what probes of spans read.
+"""The subwords of sentences of words, and the range of subwords of each word, for probes of spans.
 
-Other than for vectors of words, nothing is dropped: a sentence longer than the model takes keeps the subwords that fit,
-and a word of which the tokenizer makes nothing has an empty range.  Which spans are whole, `SubwordRanges.spans` says.
+Unlike for word vectors, no sentence is dropped. A sentence that is longer than the model takes keeps the subwords that
+fit, and a word without subwords has an empty range. `SubwordRanges.spans` reports which spans are complete.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from bertft.activations.words import align
 
 @dataclass(frozen=True)
 class SubwordCounts:
-    """What became of the given sentences and words."""
+    """Counts of the given sentences and words, and of their subwords."""
 
     sentences: int
     words: int
     subwords: int
-    """Those that were kept."""
+    """The subwords that were kept."""
     cut_sentences: int
-    """Longer than the model takes: their last subwords were cut off."""
+    """Sentences longer than the model takes; their last subwords were removed."""
     empty_words: int
-    """Words of which the tokenizer makes no subword."""
+    """Words without subwords."""
     unknown_words: int
-    """Words of which a kept subword is the tokenizer's unknown token."""
+    """Words with a kept subword that is the tokenizer's unknown token."""
 
     def notes(self, max_length: int) -> tuple[str, ...]:
-        """What a reader of the numbers should know, as sentences; none where every word was known and kept."""
+        """Return notes for readers of the results; empty where every word was known and kept."""
         notes = []
         if self.cut_sentences:
             notes.append(
                 f"{self.cut_sentences} of {self.sentences} sentences have more than {max_length} tokens and were cut"
             )
         if self.empty_words:
-            notes.append(f"the tokenizer makes nothing of {self.empty_words} of {self.words} words")
+            notes.append(f"{self.empty_words} of {self.words} words have no subwords")
         if self.unknown_words:
             notes.append(f"{self.unknown_words} of {self.words} words are unknown to the tokenizer")
         return tuple(notes)
@@ -49,25 +49,25 @@ class SubwordCounts:
 
 @dataclass(frozen=True, eq=False)
 class SubwordRanges:
-    """Which subwords the words of n sentences became, and how many first subwords of each sentence were kept.
+    """The subwords of each word of n sentences, and the number of kept subwords of each sentence.
 
     >>> ranges = SubwordRanges(np.array([0, 2]), np.array([0, 1, 4]), np.array([3]))  # words of 1 and 3 subwords
-    >>> subwords, whole = ranges.spans(np.array([0, 0]), np.array([[0, 1], [0, 2]]))
-    >>> subwords.tolist(), whole.tolist()
+    >>> subwords, complete = ranges.spans(np.array([0, 0]), np.array([[0, 1], [0, 2]]))
+    >>> subwords.tolist(), complete.tolist()
     ([[0, 1], [0, 4]], [True, False])
     """
 
     words: NDArray[np.int64]  # [n + 1], sentence i has words words[i] to words[i + 1]
-    ends: NDArray[np.int64]  # [words + 1], word w became subwords ends[w] to ends[w + 1], those cut off included
+    ends: NDArray[np.int64]  # [words + 1], word w has subwords ends[w] to ends[w + 1], removed ones included
     kept: NDArray[np.int64]  # [n]
 
     def spans(
         self, sentences: NDArray[np.int64], spans: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The subwords (t, 2) of spans of words (t, 2), counted in their sentences (t,), and which are whole (t,).
+        """Return spans in subwords, (t, 2), for spans in words, (t, 2), and whether they are complete, (t,).
 
-        A span runs from the first subword of its first word to the last of its last.  It is not whole where one of them
-        was cut off, or where the tokenizer makes nothing of any of its words.
+        Both are counted within their sentences, (t,). A span runs from the first subword of its first word to the last
+        subword of its last word. It is not complete where one of its subwords was removed, or where it has none.
         """
         first = self.words[sentences]
         subwords = self.ends[first[:, None] + spans] - self.ends[first][:, None]
@@ -76,7 +76,7 @@ class SubwordRanges:
 
 @dataclass(frozen=True, eq=False)
 class TokenisedSubwords:
-    """The tokens of n sentences, long ones cut, and the subwords that their words became."""
+    """The tokens of n sentences, long ones truncated, and the subwords of their words."""
 
     texts: TokenisedTexts
     ranges: SubwordRanges
@@ -84,23 +84,23 @@ class TokenisedSubwords:
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """Sentence i owns subwords starts[i] to starts[i + 1] of all that were kept, (n + 1,)."""
+        """The first kept subword of each sentence, (n + 1,): sentence i owns subwords starts[i] to starts[i + 1]."""
         return np.concatenate([[0], np.cumsum(self.ranges.kept)])
 
     def draw(self) -> Draw:
-        """All tokens but the special ones."""
+        """Return all tokens except special tokens."""
         positions = np.flatnonzero(~self.texts.special)
         return Draw(positions, np.searchsorted(self.texts.starts, positions, side="right") - 1)
 
 
 def tokenise_subwords(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> TokenisedSubwords:
-    """Tokenise sentences of words, cutting the last subwords of those of more than `max_length` tokens.
+    """Tokenise sentences of words; remove the last subwords of sentences with more than `max_length` tokens.
 
-    Special tokens count and are never cut.  Raises as `tokenise_words` does.
+    Special tokens count, and are never removed. Raises as `tokenise_words` does.
     """
     aligned = align(sentences, tokenizer)
     tokens, own = aligned.tokens, ~aligned.tokens.special
-    # How many subwords come before each token, in its sentence.
+    # The number of subwords before each token.
     before = np.concatenate([[0], np.cumsum(own)])
     sentence = np.repeat(np.arange(len(sentences)), tokens.lengths)
     room = max_length - (tokens.lengths - np.diff(before[tokens.starts]))

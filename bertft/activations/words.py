@@ -1,11 +1,11 @@
-"""Words and the subwords a tokenizer makes of them, aligned by the tokenizer's own character offsets.
+"""Words and their subwords, aligned by the character offsets of the tokenizer.
 
-A sentence is given to the tokenizer as running text, its words joined by single spaces, so the model reads the subwords
-it was trained on; each subword belongs to the word in which it ends.  A space belongs to the word after it, as in the
+The tokenizer gets a sentence as running text, its words joined by single spaces, so the model reads the subwords that
+it was trained on. Each subword belongs to the word in which it ends. A space belongs to the following word, as in the
 subwords of byte-level and unigram tokenizers.
 
-Probes of trees need every word.  A sentence is dropped, and counted, where it is longer than the model takes or where
-the tokenizer makes no subword of one of its words (control characters, say); nothing is cut or filled in.
+Probes of trees need every word. A sentence is dropped, and counted, where it is longer than the model takes, or where
+one of its words (of control characters, for example) has no subwords. Sentences are never cut or filled in.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ POOLINGS = ("mean", "first", "last")
 
 @dataclass(frozen=True)
 class WordCounts:
-    """What became of the given sentences and words; subwords, split and unknown words are those of kept sentences."""
+    """Counts of sentences and words; subwords, split words and unknown words are counted in kept sentences only."""
 
     sentences: int
     words: int
     too_long_sentences: int
-    """Dropped, for they have more tokens than the model takes."""
+    """Sentences dropped because they have more tokens than the model takes."""
     incomplete_sentences: int
-    """Dropped because the tokenizer makes no subword of some word; sentences that are also too long are not counted."""
+    """Sentences dropped because a word has no subwords, without those that are also too long."""
     empty_words: int
-    """Words of which the tokenizer makes no subword, in all sentences."""
+    """Words without subwords, in all sentences."""
     kept_sentences: int
     kept_words: int
     subwords: int
     most_subwords: int
-    """The subwords of the word that has the most."""
+    """The largest number of subwords of a word."""
     split_words: int
-    """Words of more than one subword."""
+    """Words with more than one subword."""
     unknown_words: int
-    """Words of which a subword is the tokenizer's unknown token."""
+    """Words with a subword that is the tokenizer's unknown token."""
 
     def notes(self, max_length: int) -> tuple[str, ...]:
-        """What a reader of the numbers should know, as sentences; none where every word was known and kept."""
+        """Return notes for readers of the results; empty where every word was known and kept."""
         notes = []
         if self.too_long_sentences:
             notes.append(
@@ -60,8 +60,8 @@ class WordCounts:
             )
         if self.incomplete_sentences:
             notes.append(
-                f"{self.incomplete_sentences} of {self.sentences} sentences were dropped, for the tokenizer makes "
-                "nothing of a word in them"
+                f"{self.incomplete_sentences} of {self.sentences} sentences were dropped because a word in them has "
+                "no subwords"
             )
         if self.unknown_words:
             notes.append(f"{self.unknown_words} of {self.kept_words} words are unknown to the tokenizer")
@@ -70,7 +70,7 @@ class WordCounts:
 
 @dataclass(frozen=True, eq=False)
 class TokenisedWords:
-    """The tokens of n sentences and the words they belong to; the words of kept sentences are numbered throughout."""
+    """The tokens of n sentences and their words; words are numbered across all kept sentences."""
 
     texts: TokenisedTexts
     word_of_token: NDArray[np.int64]  # [tokens], -1 for special tokens and in dropped sentences
@@ -79,7 +79,7 @@ class TokenisedWords:
     counts: WordCounts
 
     def draw(self, pooling: str) -> Draw:
-        """The tokens from which word vectors are made: all of a word, or its first or last alone."""
+        """Return the tokens from which word vectors are computed: all tokens of a word, or only the first or last."""
         words = self.word_of_token
         inside = words >= 0
         if pooling == "first":
@@ -92,27 +92,27 @@ class TokenisedWords:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The tokens of n sentences, uncut, and the word of each, the words of all sentences numbered throughout."""
+    """The full tokens of n sentences and the word of each; words are numbered across all sentences."""
 
     tokens: TokenisedTexts
     words: NDArray[np.int64]  # [tokens], -1 for special tokens
-    subwords: NDArray[np.int64]  # [words], how many each word became
+    subwords: NDArray[np.int64]  # [words], the number of subwords of each word
     first_word: NDArray[np.int64]  # [n + 1], sentence i has words first_word[i] to first_word[i + 1]
 
 
 def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
-    """Tokenise sentences of words whole and say which word each token belongs to; raises as `tokenise_words` does."""
+    """Tokenise sentences of words in full and assign the tokens to words; raise as `tokenise_words` does."""
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(
-            f"{type(tokenizer).__name__}: does not say from which characters a token was made, so tokens cannot be "
-            "given to words; convert it to a fast tokenizer (a tokenizer.json)"
+            f"{type(tokenizer).__name__}: has no character offsets, so tokens cannot be assigned to words; convert it "
+            "to a fast tokenizer (a tokenizer.json)"
         )
     texts = [_running_text(words, f"sentences[{index}]") for index, words in enumerate(sentences)]
     if not texts:
         raise DataError("no sentences; give at least one")
     tokens, ends = _encoded(texts, tokenizer)
 
-    # All sentences joined by spaces make one text, in which every word and every subword has its end.
+    # With all sentences joined by spaces to one text, every word and every subword has an end position.
     first_word = np.concatenate([[0], np.cumsum([len(words) for words in sentences])])
     word_ends = np.cumsum([len(word) + 1 for words in sentences for word in words]) - 1
     text_starts = np.concatenate([[0], word_ends + 1])[first_word[:-1]]
@@ -121,15 +121,16 @@ def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
     own = words[~tokens.special]
     if (np.diff(own) < 0).any():
         raise CheckpointError(
-            f"{type(tokenizer).__name__}: the offsets of its tokens run backwards, so tokens cannot be given to words"
+            f"{type(tokenizer).__name__}: its character offsets decrease, so tokens cannot be assigned to words"
         )
     return Alignment(tokens, words, np.bincount(own, minlength=len(word_ends)), first_word)
 
 
 def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> TokenisedWords:
-    """Tokenise sentences of words, keeping those of at most `max_length` tokens, special ones included.
+    """Tokenise sentences of words; keep those with at most `max_length` tokens, special tokens included.
 
-    Raises `CheckpointError` for a tokenizer without offsets, `DataError` for a sentence without words or a blank word.
+    Raises `CheckpointError` for a tokenizer without offsets, and `DataError` for a sentence without words and for a
+    blank word.
     """
     aligned = align(sentences, tokenizer)
     tokens, words, subwords = aligned.tokens, aligned.words, aligned.subwords
@@ -164,13 +165,13 @@ def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_lengt
 
 
 def check_pooling(pooling: str) -> None:
-    """Raise `OptionError` for a pooling that there is not."""
+    """Raise `OptionError` for an unknown pooling."""
     if pooling not in POOLINGS:
         raise OptionError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
 def pooled(rows: Tensor, subwords: Tensor) -> Tensor:
-    """The mean over the rows of each word, (words, d) in float32 or wider, of rows that lie word by word, (r, d).
+    """Return the mean of the rows of each word, (words, d) in float32 or wider; `rows`, (r, d), are ordered by word.
 
     >>> pooled(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([2, 1])).tolist()
     [[2.0], [5.0]]
@@ -181,18 +182,18 @@ def pooled(rows: Tensor, subwords: Tensor) -> Tensor:
 
 def _running_text(words: Sequence[str], where: str) -> str:
     if isinstance(words, str):
-        raise DataError(f"{where}: got one string, {words[:40]!r}; give the words of each sentence as a list")
+        raise DataError(f"{where}: got one string, {words[:40]!r}; give each sentence as a list of words")
     if not len(words):
         raise DataError(f"{where}: no words; every sentence needs at least one")
     for word in words:
         if not isinstance(word, str) or not word:
             raise DataError(f"{where}: expected words, got {word!r}; a word has at least one character")
-    # An example refuses what no tokenizer takes.
+    # `Example` raises for texts that no tokenizer accepts.
     return Example(" ".join(words), None, where).text
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any) -> tuple[TokenisedTexts, NDArray[np.int64]]:
-    """The tokens of all texts, uncut, and the character where each token ends in its text."""
+    """Return the full tokens of all texts, and the end of each token in its text, in characters."""
     ids: list[list[int]] = []
     types: list[list[int]] = []
     special: list[list[int]] = []
