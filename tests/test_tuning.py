@@ -212,7 +212,7 @@ def test_long_pairs_are_cut_and_counted(place: Path, tmp_path: Path) -> None:
         ("mnli", {"train": "one.jsonl"}, "one.jsonl: all 5 pairs are labelled 'entailment'"),
         ("mnli", {"dev": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ("mnli", {"train": "squad.json"}, "squad.json:1: expected an MNLI record"),
-        ("squad", {"train": "astray.json"}, "question q0: the answer 'sun' is not in its passage at character 5"),
+        ("squad", {"train": "astray.json"}, "question q0: the answer 'sun' is not at character 5 of its passage"),
         ("mnli", {"freeze": 2}, "cannot freeze up to block 2: this model has blocks 0 to 1"),
         ("mnli", {"truncate": 3}, "cannot keep 3 blocks: this model has 2"),
         ("mnli", {"truncate": 1, "freeze": 1}, "cannot freeze up to block 1: this model has blocks 0 to 0"),
