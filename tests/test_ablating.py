@@ -21,7 +21,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, DataError, OptionError
 from bertft.experiments import ablate as ablating
 from bertft.experiments.ablate import Kind, ablate, parse_cells
-from bertft.report.ablate import Line, figure, finding, lines
+from bertft.report.ablate import Sweep, figure, finding, sweeps
 from bertft.tasks.wordpiece import train_wordpiece
 
 CASES = {
@@ -136,7 +136,7 @@ def test_the_whole_way_through_the_command_line(
     assert cli.main([*command, *small, "--truncate", "1"]) == 0
     out, err = capsys.readouterr()
     assert "Truncation: MNLI (accuracy) of model" in out
-    assert "9 records to train on, 6 to judge by; 1 seed" in out
+    assert "9 training records, 6 dev records; 1 seed" in out
     assert "2 of 2: mnli, truncate-1, seed 1: accuracy" in err
     assert sorted(os.listdir(tmp_path / "out")) == ["ablation.csv", "ablation.json", "mnli", "truncate.png"]
     content = json.loads((tmp_path / "out" / "ablation.json").read_text())
@@ -145,7 +145,7 @@ def test_the_whole_way_through_the_command_line(
     assert record["options"]["limit"] == 9
     assert record["options"]["recipe"]["batch_size"] == 4
     assert record["kept"] == "the best model of each cell"
-    assert "majority class" in record["floors"]
+    assert "majority class" in record["baselines"]
     kept = {path.parent.name for path in tmp_path.rglob("model.safetensors")}
     assert kept == {"best"}
     with (tmp_path / "out" / "ablation.csv").open() as stream:
@@ -227,23 +227,23 @@ def test_the_picture_has_a_line_a_task_and_the_untouched_model_beside_it() -> No
     assert {"MNLI (accuracy)", "SQuAD (F1)"} <= {text.get_text() for text in axes.texts}
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylabel() == "Accuracy, F1"
-    assert lines(rows, run, "truncate") == []
+    assert sweeps(rows, run, "truncate") == []
 
 
 def test_a_sweep_of_what_was_not_learnt_says_so() -> None:
     rows = made_rows("mnli", "accuracy", {-1: (0.4,), 0: (0.38,)})
     floors = {"majority class": {"accuracy": 0.395}, "untrained head": {"accuracy": 0.2, "dev_loss": 1.1}}
-    (line,) = lines(rows, {"tasks": {"mnli": {"metric": "accuracy", "depth": 2, "floors": floors}}}, "freeze")
-    assert line.floor == ("majority class", 0.395)
-    assert "0.400 untouched, no better than the floor (majority class, 0.395)" in finding(line, "freeze")
+    (sweep,) = sweeps(rows, {"tasks": {"mnli": {"metric": "accuracy", "depth": 2, "baselines": floors}}}, "freeze")
+    assert sweep.baseline == ("majority class", 0.395)
+    assert "0.400 unmodified, no better than the baseline (majority class, 0.395)" in finding(sweep, "freeze")
 
 
 def test_findings_say_what_the_numbers_say() -> None:
     def said(means: tuple[float, ...], kind: str = "truncate") -> str:
         ks = tuple(range(1, len(means) + 1)) if kind == "truncate" else tuple(range(-1, len(means) - 1))
-        return finding(Line("dep", "las", ks, means, (), seeds=1, whole=ks[-1] if kind == "truncate" else -1), kind)
+        return finding(Sweep("dep", "las", ks, means, (), seeds=1, whole=ks[-1] if kind == "truncate" else -1), kind)
 
-    assert "within 0.01 of it down to 2 blocks; 0.300 at the lowest, 1 block." in said((0.3, 0.795, 0.8))
-    assert "within 0.01 of it at every k, 0.795 at the lowest." in said((0.795, 0.8, 0.8))
-    assert "no other k is within 0.01 of it" in said((0.3, 0.5, 0.8))
-    assert "within 0.01 of it up to block 1; 0.100 at the lowest, block 2." in said((0.8, 0.9, 0.8, 0.1), "freeze")
+    assert "kept within 0.01 down to 2 blocks; lowest 0.300 (1 block)." in said((0.3, 0.795, 0.8))
+    assert "kept within 0.01 at every k; lowest 0.795." in said((0.795, 0.8, 0.8))
+    assert "not kept within 0.01 at any other k" in said((0.3, 0.5, 0.8))
+    assert "kept within 0.01 up to block 1; lowest 0.100 (block 2)." in said((0.8, 0.9, 0.8, 0.1), "freeze")

@@ -34,7 +34,7 @@ from bertft.activations.encode import TokenisedTexts, tokenise
 from bertft.activations.forward import read_layers
 from bertft.activations.sampling import draw_sentences, draw_tokens
 from bertft.activations.standardize import Standardizer
-from bertft.activations.stream import Tuned, stream
+from bertft.activations.stream import TunedModel, stream
 from bertft.checkpoints.anatomy import block_stack
 from bertft.data import Example
 from bertft.errors import CheckpointError, OptionError
@@ -188,7 +188,7 @@ def test_cut_texts_are_counted_and_texts_that_just_fit_are_not() -> None:
 
 
 def test_no_room_beside_the_special_tokens() -> None:
-    with pytest.raises(OptionError, match="max_length is 2, but 2 special tokens go with each sentence"):
+    with pytest.raises(OptionError, match="max_length is 2, but each sentence has 2 special tokens"):
         tokenise(sentences_of([3]), tokenizer(), 2)
 
 
@@ -398,7 +398,7 @@ def test_a_stream_reads_every_drawn_token_of_every_model_once(monkeypatch: pytes
     plan = plan_batches(texts.lengths, np.unique(draw.sentences), 512)
     batches = [make_batch(texts, draw, members, 0, CPU) for members in plan]
     runs = count_runs(base)
-    chunks = list(stream(base, [Tuned(near, 2), Tuned(far, -1), Tuned(base, DEPTH)], [1, 3, 4], batches))
+    chunks = list(stream(base, [TunedModel(near, 2), TunedModel(far, -1), TunedModel(base, DEPTH)], [1, 3, 4], batches))
     assert runs() == len(batches)
     assert len(chunks) == 2
     assert len(chunks[0].sentences) >= 1000
@@ -420,10 +420,10 @@ def test_equal_models_are_not_run() -> None:
     base = made(bert)
     runs = count_runs(base)
     batches = [one_batch(texts_of([3]), [0])]
-    assert list(stream(base, [Tuned(base, DEPTH)], range(DEPTH + 1), batches)) == []
-    assert list(stream(base, [Tuned(base, 2)], [0, 2], batches)) == []
+    assert list(stream(base, [TunedModel(base, DEPTH)], range(DEPTH + 1), batches)) == []
+    assert list(stream(base, [TunedModel(base, 2)], [0, 2], batches)) == []
     assert runs() == 0
-    (chunk,) = stream(base, [Tuned(base, DEPTH)], [1, 2], batches, base_layers=[2])
+    (chunk,) = stream(base, [TunedModel(base, DEPTH)], [1, 2], batches, base_layers=[2])
     assert sorted(chunk.base) == [2]
     assert chunk.tuned == ({},)
 

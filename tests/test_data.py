@@ -182,8 +182,8 @@ def test_a_file_that_is_not_text(tmp_path: Path, content: bytes, needles: tuple[
 @pytest.mark.parametrize(
     ("content", "needle"),
     [
-        (f"\n{row('1', 'It')}\n", "name the file .conllu"),
-        ("# sent_id = 1\n", "name the file .conllu"),
+        (f"\n{row('1', 'It')}\n", "give the file the suffix .conllu"),
+        ("# sent_id = 1\n", "give the file the suffix .conllu"),
         (json.dumps(MNLI), ".jsonl"),
         ("index\tsentence1\tsentence2\n0\ta\tb\n", "tab-separated"),
     ],
@@ -232,7 +232,7 @@ def test_json_lines_that_are_not_mnli(tmp_path: Path, content: str, needles: tup
     ("content", "needles"),
     [
         (f"{json.dumps(MNLI)}\n{json.dumps(MNLI)}\n", (":2:", ".jsonl")),
-        (json.dumps(SQUAD, indent=1)[:-20], ("SQuAD", "cut off")),
+        (json.dumps(SQUAD, indent=1)[:-20], ("SQuAD", "truncated")),
         ("[1]", ("the document", "list data", "[1]")),
         (json.dumps(MNLI), ("the document", "list data", "sentence1")),
         ('{"data": [{"title": "Rain"}]}', ("data[0]", "list paragraphs", "title")),
@@ -275,11 +275,11 @@ def test_texts_that_are_none(given: list[str], needle: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("deep.json", "[" * 100_000, "nested without end"),
+        ("deep.json", "[" * 100_000, "too deeply nested"),
         ("deep.jsonl", "[" * 100_000, "expected one MNLI record"),
         ("pretty.txt", '{\n  "a": "b c"\n}\n', "got JSON"),
         ("list.txt", '["a b",\n "c d"]\n', "got JSON"),
-        ("table.csv", "text,label\nIt rains.,1\n", r"a table by its name \(\.csv\)"),
+        ("table.csv", "text,label\nIt rains.,1\n", r"a table, by its suffix \(\.csv\)"),
     ],
 )
 def test_text_of_another_format_is_not_read_as_language(tmp_path, name, text, message):

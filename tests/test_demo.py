@@ -1,4 +1,4 @@
-"""The demo: sentences fit to learn from, a clear word where its model is missing, and the whole of it in small."""
+"""The demo: its sentences, the message for a missing model, and a short run of all of it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_missing_model_is_named_with_what_to_install(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def three_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fine-tuning cut down to three steps on a quarter of the sentences."""
+    """Fine-tuning reduced to three steps on a quarter of the sentences."""
     train, held_out = remarks()
     monkeypatch.setattr("bertft.demo.remarks", lambda: (train[:48], held_out))
     monkeypatch.setattr("bertft.demo.finetune.EPOCHS", 1)
@@ -62,12 +62,12 @@ def test_the_demo_in_small(model_dir: Path, tmp_path: Path) -> None:
     assert steps[:3] == [(step, 3, "fine-tuning") for step in (1, 2, 3)]
     assert {what for _, _, what in steps} == {"fine-tuning", "guests.txt", "nature.txt"}
     read = json.loads((tmp_path / "scores.json").read_text())
-    assert read["run"]["notes"][0] == "The tuned copy was trained for 3 of 3 steps on 48 sentences."
+    assert read["run"]["notes"][0] == "The tuned model was trained for 3 of 3 steps on 48 sentences."
     values = {(row["corpus"], row["layer"]): row["value"] for row in read["rows"]}
     assert set(values) == {(corpus, layer) for corpus in ("guests.txt", "nature.txt") for layer in range(7)}
     assert values["guests.txt", 0] == 1
     assert 0.9 < values["guests.txt", 6] < 1
-    assert "right on guests.txt" in result.summary
+    assert "on guests.txt, held out from training" in result.summary
     assert (tmp_path / "tuned" / "model.safetensors").is_file()
 
 
@@ -89,5 +89,5 @@ def test_a_slow_machine_stops_early_and_says_so(model_dir: Path, tmp_path: Path)
     train, held_out = remarks()
     made = finetune(model_dir, train, held_out[:3], LABELS, tmp_path, seconds=0, seed=0, progress=None)
     assert made.note == (
-        "The tuned copy was trained for 1 of 72 steps on 192 sentences, stopped by its limit of 0 seconds."
+        "The tuned model was trained for 1 of 72 steps on 192 sentences, stopped early by its limit of 0 seconds."
     )

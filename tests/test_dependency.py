@@ -409,7 +409,7 @@ def test_a_source_is_a_file_or_a_split_of_a_folder(tmp_path: Path) -> None:
     assert TASK.read(f"{tmp_path}:dev") == replace(
         found, name="en_x:dev", content_hash=read_treebank(tmp_path).content_hash
     )
-    with pytest.raises(DataError, match="a folder, which has the splits dev; name one"):
+    with pytest.raises(DataError, match="a folder with the splits dev; add one of them"):
         TASK.read(str(tmp_path))
     with pytest.raises(DataError, match="no split 'train'"):
         TASK.read(f"{tmp_path}:train")
@@ -426,7 +426,7 @@ def test_a_data_set_is_read_through_datasets(tmp_path: Path) -> None:
     assert (first.forms, first.heads, first.relations) == (PASSIVE.forms, PASSIVE.heads, PASSIVE.relations)
     assert (second.forms, second.heads) == (("a", "the"), (0, 1))
     for bad, complaint in (
-        ({"tokens": ["a"], "head": ["0"]}, r"\[0\]: expected lists of one length, tokens, head and deprel"),
+        ({"tokens": ["a"], "head": ["0"]}, r"\[0\]: expected lists of equal length tokens, head and deprel"),
         ({"tokens": ["a", "a"], "head": ["0", "0"], "deprel": ["x", "x"]}, "words 1, 2 have head 0"),
         ({"tokens": ["a"], "head": ["7"], "deprel": ["x"]}, "word 1 has head 7, but the sentence has 1 words"),
     ):
@@ -534,4 +534,4 @@ def test_the_real_model_and_treebank(model_dir: Path, data_dir: Path) -> None:
     assert len(found.rows) == 40
     assert found.notes == ()
     counts = tokenise_words([tree.forms for tree in given.items], real.tokenizer, 512).counts
-    assert sum(np.count_nonzero(row["words"]) for row in found.rows) == counts.pieces
+    assert sum(np.count_nonzero(row["words"]) for row in found.rows) == counts.subwords

@@ -72,27 +72,27 @@ def test_records_are_read_and_written_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        (changed("text", to=...), "text is missing; a string of words"),
-        (changed("text", to=["It"]), "text is ['It']; a string of words"),
+        (changed("text", to=...), "text is missing; expected a string of words"),
+        (changed("text", to=["It"]), "text is ['It']; expected a string of words"),
         (changed("text", to=""), "text has the word ''"),
         (changed("text", to="It  has rained , café"), "text has the word ''"),
         (changed("text", to="It has rained , café "), "text has the word ''"),
-        (changed("targets", to=...), "targets is missing; a list of objects"),
-        (changed("targets", to={}), "targets is {}; a list of objects"),
-        (changed("targets", 1, to=3), "targets[1] is 3; an object with span1, span2 and label"),
-        (changed("targets", 0, "label", to=...), "targets[0].label is missing; a string, or a list of strings"),
-        (changed("targets", 0, "label", to=1), "targets[0].label is 1; a string"),
-        (changed("targets", 0, "label", to=[1]), "targets[0].label is [1]; a string"),
-        (changed("targets", 0, "label", to=""), "targets[0].label is ''; a string"),
-        (changed("targets", 0, "span1", to=...), "targets[0].span1 is missing; two whole numbers"),
-        (changed("targets", 2, "span1", to=[1]), "targets[2].span1 is [1]; two whole numbers"),
-        (changed("targets", 2, "span1", to=[0.0, 1.0]), "targets[2].span1 is [0.0, 1.0]; two whole numbers"),
-        (changed("targets", 2, "span1", to=[True, 2]), "targets[2].span1 is [True, 2]; two whole numbers"),
+        (changed("targets", to=...), "targets is missing; expected a list of objects"),
+        (changed("targets", to={}), "targets is {}; expected a list of objects"),
+        (changed("targets", 1, to=3), "targets[1] is 3; expected an object with span1, span2 and label"),
+        (changed("targets", 0, "label", to=...), "targets[0].label is missing; expected a string or a list of strings"),
+        (changed("targets", 0, "label", to=1), "targets[0].label is 1; expected a string"),
+        (changed("targets", 0, "label", to=[1]), "targets[0].label is [1]; expected a string"),
+        (changed("targets", 0, "label", to=""), "targets[0].label is ''; expected a string"),
+        (changed("targets", 0, "span1", to=...), "targets[0].span1 is missing; expected two whole numbers"),
+        (changed("targets", 2, "span1", to=[1]), "targets[2].span1 is [1]; expected two whole numbers"),
+        (changed("targets", 2, "span1", to=[0.0, 1.0]), "targets[2].span1 is [0.0, 1.0]; expected two whole numbers"),
+        (changed("targets", 2, "span1", to=[True, 2]), "targets[2].span1 is [True, 2]; expected two whole numbers"),
         (changed("targets", 1, "span2", to=[2, 2]), "targets[1].span2 is [2, 2]; a span of 5 words is [start, end)"),
         (changed("targets", 1, "span2", to=[3, 2]), "targets[1].span2 is [3, 2]; a span of 5 words"),
         (changed("targets", 1, "span2", to=[-1, 2]), "targets[1].span2 is [-1, 2]; a span of 5 words"),
         (changed("targets", 1, "span1", to=[4, 6]), "with 0 <= start < end <= 5"),
-        (changed("info", to="x"), "info is 'x'; an object was expected"),
+        (changed("info", to="x"), "info is 'x'; expected an object"),
         ([1], "expected a JSON object with text and targets"),
     ],
 )
@@ -108,7 +108,7 @@ def test_bad_records_are_refused_naming_file_line_and_field(record: Any, said: s
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{\n", r"train\.jsonl:1: expected one edge-probing record of JSON a line"),
+        ("{\n", r"train\.jsonl:1: expected one edge-probing record as JSON on each line"),
         ("", "the file is empty; give edge-probing records"),
         ("\x1f\x8b", "gunzip|not UTF-8"),
     ],
@@ -120,7 +120,7 @@ def test_files_that_are_none_are_refused(content: str, said: str, tmp_path: Path
 
 
 def test_a_corpus_is_the_splits_in_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder; give the folder of a task"):
+    with pytest.raises(DataError, match="is not a folder; give the folder of a task"):
         read_edge_corpus(tmp_path / "pos")
     (tmp_path / "pos").mkdir()
     for split, count in {"dev": 1, "train": 2}.items():
@@ -189,7 +189,7 @@ def test_conversion_by_hand(bank: Path) -> None:
     tagged = pos_records(trees, "upos")
     assert [target.labels for target in tagged[0].targets] == [("PRON",), ("VERB",), ("NUM",)]
     assert all(target.span2 is None for record in tagged for target in record.targets)
-    with pytest.raises(DataError, match=r"sentence d: word 1 \(Non\) has no xpos tag; take the tags upos instead"):
+    with pytest.raises(DataError, match=r"sentence d: word 1 \(Non\) has no xpos tag; use the tags upos instead"):
         pos_records(trees)
     with pytest.raises(OptionError, match="unknown tags 'feats'; choose one of xpos, upos"):
         pos_records(trees, "feats")

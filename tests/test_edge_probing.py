@@ -115,12 +115,12 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     shown, said = capsys.readouterr()
     assert "Edge probes, mix, test: F1 of model, differences of the others" in shown
     assert all(word in shown for word in ("POS", "Coreference", "Δ lexical", "Δ random-0", "Δ other"))
-    assert "piece vectors of model: 3 layers" in said
+    assert "subword vectors of model: 3 layers" in said
     files = ["edge-labels.csv", "edge-mix.png", "edge.csv", "edge.json", "edge.png", "results"]
     assert sorted(os.listdir(out)) == files
     content = json.loads((out / "edge.json").read_text())
     rows, run = content["rows"], content["run"]
-    columns = {(row["model"], row["input"], row["floor"]) for row in rows}
+    columns = {(row["model"], row["input"], row["baseline"]) for row in rows}
     assert columns == {
         ("model", "mix", False), ("model", "lexical", True), ("other", "mix", False), ("model-random-0", "mix", True)
     }  # fmt: skip
@@ -274,7 +274,7 @@ def test_bad_input_ends_in_one_line(
 
 def made_row(model: str, value: float, *, measure: str = "f1", half: float = 0.01, **more: Any) -> dict[str, Any]:
     return {
-        "model": model, "floor": False, "task": "pos", "input": "mix", "seed": 0, "split": "test", "scoring": "all",
+        "model": model, "baseline": False, "task": "pos", "input": "mix", "seed": 0, "split": "test", "scoring": "all",
         "measure": measure, "value": value, "low": value - half, "high": value + half, **more,
     }  # fmt: skip
 
@@ -294,8 +294,8 @@ def test_the_table_by_hand() -> None:
         made_row("runs/base", 0.95, task="coref"),
         made_row("runs/mnli", 0.84),
         made_row("runs/mnli", -0.012, measure="f1_difference", seed=None),
-        made_row("runs/base", 0.7, input="lexical", floor=True),
-        made_row("runs/base", -0.005, measure="f1_difference", seed=None, input="lexical", floor=True),
+        made_row("runs/base", 0.7, input="lexical", baseline=True),
+        made_row("runs/base", -0.005, measure="f1_difference", seed=None, input="lexical", baseline=True),
     ]
     lines = [line.rstrip() for line in shown(rows).splitlines()]
     assert "task                base   Δ lexical   Δ mnli" in lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertft.activations.pieces import PieceRanges
+from bertft.activations.subwords import SubwordRanges
 from bertft.data import EdgeCorpus, EdgeRecord, Target, read_treebank
 from bertft.data.edge import edge_bytes
 from bertft.data.treebank_edges import edge_corpus
@@ -80,10 +80,10 @@ def test_draws_overlap_and_depend_on_the_seed_and_the_words_alone() -> None:
     assert len(group_tasks([tagged], sentences=100)[0].tasks["pos"]["train"].sentences) == 8
 
 
-def three_pieces_a_word(group: TaskGroup, kept: int) -> PieceRanges:
+def three_pieces_a_word(group: TaskGroup, kept: int) -> SubwordRanges:
     words = np.cumsum([0, *map(len, group.sentences)])
     ends = 3 * np.arange(words[-1] + 1)
-    return PieceRanges(words, ends, np.full(len(group.sentences), kept))
+    return SubwordRanges(words, ends, np.full(len(group.sentences), kept))
 
 
 def test_spans_become_pieces_and_what_does_not_fit_is_counted() -> None:

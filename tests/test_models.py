@@ -333,11 +333,11 @@ def outgrow_the_embedding(folder: Path) -> None:
     [
         (remove_config, r"model: no config\.json"),
         (leave_a_run_folder, r"no config\.json.*did you mean .*checkpoint-500"),
-        (leave_an_adapter, "holds an adapter and a whole model"),
-        (break_config, r"config\.json: not readable as JSON"),
+        (leave_an_adapter, "contains both an adapter and a full model"),
+        (break_config, r"config\.json: cannot be read as JSON"),
         (list_config, r"config\.json: expected a JSON object"),
-        (ask_for_code, r"config\.json: asks for remote code .*does not run code"),
-        (ask_for_tokenizer_code, r"tokenizer_config\.json: asks for remote code"),
+        (ask_for_code, r"config\.json: needs remote code .*does not run code"),
+        (ask_for_tokenizer_code, r"tokenizer_config\.json: needs remote code"),
         (name_an_unknown_type, "cannot load this rainformer"),
         (be_an_encoder_decoder, "t5 is an encoder-decoder"),
         (remove_weights, r"no weights \(model\.safetensors\)"),
@@ -345,15 +345,15 @@ def outgrow_the_embedding(folder: Path) -> None:
         (truncate_header, r"model\.safetensors: truncated or corrupted"),
         (empty_weights, r"model\.safetensors: truncated or corrupted"),
         (corrupt_header, r"model\.safetensors: truncated or corrupted"),
-        (hold_no_tensors, r"model\.safetensors: holds no tensors"),
+        (hold_no_tensors, r"model\.safetensors: contains no tensors"),
         (leave_a_pointer, r"model\.safetensors: a Git LFS pointer.*git lfs pull"),
-        (break_index, r"index\.json: has no weight_map"),
-        (drop_a_block, r"lack 16 tensors of BertModel, encoder\.layer\.1\.attention.*at random"),
-        (change_a_shape, r"encoder\.layer\.0\..* has shape \[37(, 32)?\] in the weights and \[38(, 32)?\]"),
+        (break_index, r"index\.json: has no valid weight_map"),
+        (drop_a_block, r"lack 16 tensors of BertModel \(such as encoder\.layer\.1\.attention.*at random"),
+        (change_a_shape, r"encoder\.layer\.0\..* has shape \[37(, 32)?\] in the weights, but \[38(, 32)?\]"),
         (split_heads_unevenly, r"cannot load this bert: .*multiple of the number of attention heads"),
         (remove_tokenizer, "no tokenizer .*save_pretrained"),
         (break_tokenizer, "the tokenizer cannot be loaded"),
-        (outgrow_the_embedding, "'fog' number 12, but the model embeds 12 tokens"),
+        (outgrow_the_embedding, "'fog' the id 12, but the model has 12 embeddings"),
     ],
 )
 def test_a_damaged_folder(tmp_path: Path, damage: Callable[[Path], None], needle: str) -> None:
@@ -540,7 +540,7 @@ def test_layers_are_numbers_ranges_and_counted_from_the_end() -> None:
         ("top", "'top' is not a layer; this model has layers 0 to 12.*such as 0,3-5,-1"),
         ([1.5], "1.5 is not a layer"),
         ("5-3", "the range of layers 5-3 runs from 5 to 3"),
-        ([], "no layer was asked for"),
+        ([], "no layers given"),
     ],
 )
 def test_layers_that_are_none(layers: Any, message: str) -> None:
@@ -676,7 +676,7 @@ def test_the_pooler_of_a_truncated_model_is_kept_or_drawn_anew() -> None:
     [
         ("bert", 0, "keep", "cannot keep 0 blocks: this model has 3; give a number from 1 to 3"),
         ("bert", 4, "keep", "cannot keep 4 blocks"),
-        ("bert", 2, "drop", "unknown treatment of the pooler 'drop'; choose one of keep, reset"),
+        ("bert", 2, "drop", "unknown pooler option 'drop'; choose one of keep, reset"),
         ("distilbert", 2, "reset", "DistilBertModel has no pooler to reset"),
     ],
 )

@@ -130,7 +130,7 @@ def test_words_are_learnt_from_context(tmp_path: Path) -> None:
     config = BertConfig(**{**SHAPE, "hidden_size": 32}, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     longer = {**SMALL, "steps": 40, "every": 20, "batch_size": 16, "learning_rate": 2e-3}
     made = pretrain(text, tmp_path / "bert", config=config, **longer)
-    value = {(row["floor"], row["metric"]): row["value"] for row in made.rows}
+    value = {(row["baseline"], row["metric"]): row["value"] for row in made.rows}
     assert value[False, "mlm_loss"] < value[True, "mlm_loss"] - 0.3
     assert value[False, "mlm_accuracy"] > value[True, "mlm_accuracy"] + 0.1
     last = made.run["training"][1]["history"][-1]
@@ -180,7 +180,7 @@ def test_the_whole_way_through_the_command_line(
     out = tmp_path / "out"
     assert cli.main([*command, *small, "--seeds", "3", "4", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    for part in ("floor", "seed 3", "seed 4", "mean ± spread", "next sentences told", "100 sentences away"):
+    for part in ("baseline", "seed 3", "seed 4", "mean ± spread", "next sentence: accuracy", "100 sentences away"):
         assert part in " ".join(said.split())
     assert f"Pre-trained: {out / 'seed-3' / 'last'}, {out / 'seed-4' / 'last'}." in err
     assert sorted(os.listdir(out)) == [
@@ -271,7 +271,7 @@ def test_documents_are_held_out_whole_but_one(tmp_path: Path, place: Path) -> No
 
 
 def test_the_picture_has_a_line_a_seed_and_the_floor() -> None:
-    rows = [{"seed": None, "floor": True, "metric": "mlm_loss", "value": 5.0}]
+    rows = [{"seed": None, "baseline": True, "metric": "mlm_loss", "value": 5.0}]
     history = [{"step": step, "mlm_loss": 6.0 - step / 100} for step in (50, 100, 150)]
     run = {
         "training": {1: {"history": history}, 2: {"history": history[:2]}},

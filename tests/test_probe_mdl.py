@@ -103,7 +103,7 @@ def test_the_whole_way_and_on_from_what_was_kept(
     more += ("--hidden", "8", "--epochs", "2")
     assert cli.main(command(place, *more, names=("model", "other"))) == 0
     out, err = capsys.readouterr()
-    for said in ("Online code of POS", "Online code of SPR", "layer:2", "compression", "most compressed by"):
+    for said in ("Online code of POS", "Online code of SPR", "layer:2", "compression", "highest compression with"):
         assert said in out
     assert "what the released code prints" in " ".join(out.split())
     assert "Wrote mdl.json, mdl.csv, mdl-layers.png, mdl-curves.png" in err
@@ -115,7 +115,7 @@ def test_the_whole_way_and_on_from_what_was_kept(
     # 2 models and the twin of both, 2 tasks, 3 layers, 5 measures.
     assert len(rows) == 3 * 2 * 3 * 5
     assert len(list(csv.DictReader((tmp_path / "out" / "mdl.csv").read_text().splitlines()))) == len(rows)
-    assert {(row["model"], row["floor"]) for row in rows} == {
+    assert {(row["model"], row["baseline"]) for row in rows} == {
         ("model", False), ("other", False), ("model-random-0", True)
     }  # fmt: skip
     for task, bits in {"pos": math.log2(4) * 5, "spr": 2}.items():
@@ -166,7 +166,7 @@ def test_control_tasks_stand_beside_their_tasks(place: Path) -> None:
     assert {(row["control"], row["input"]) for row in both.rows} == {
         (control, source) for control in (False, True) for source in ("layer:0", "mix")
     }
-    names = [each.task for each in report.described(both.rows)]
+    names = [each.task for each in report.codelengths(both.rows)]
     assert names == ["POS", "POS", "POS (control)", "POS (control)"]
     stream = io.StringIO()
     report.show(both.rows, both.run, Console(file=stream, width=60, highlight=False))
@@ -176,7 +176,7 @@ def test_control_tasks_stand_beside_their_tasks(place: Path) -> None:
 
 def test_pictures_show_layers_and_portions(place: Path) -> None:
     one = found(place, "model", "other", tasks=["pos"], probe="perceptron", epochs=2)
-    seen = report.described(one.rows)
+    seen = report.codelengths(one.rows)
     (lines,) = report.layer_lines(seen).values()
     assert [(line.name, tuple(line.layers)) for line in lines] == [("model", (0, 1, 2)), ("other", (0, 1, 2))]
     (curves,) = report.curve_lines(seen, one.run["curves"]).values()

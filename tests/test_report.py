@@ -183,16 +183,16 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
         (
             (0.98, 0.9),
             (3, 7),
-            "No first layer keeps RSA at 0.99; the largest drop is between layers 3 and 7 (0.98 → 0.90).",
+            "RSA is below 0.99 already at layer 3; the largest drop is between layers 3 and 7 (0.98 → 0.90).",
         ),
         (
             (0.5, 0.6),
             None,
-            "No first layer keeps RSA at 0.99; it never falls from one layer to the next, and the lowest is 0.50, "
+            "RSA is below 0.99 already at layer 0; no layer is lower than the one before it, and the lowest is 0.50, "
             "at layer 0.",
         ),
         ((1, 0.9921), None, "Every layer compared keeps RSA at or above 0.99; the lowest is 0.9921, at layer 1."),
-        ((1, 1), None, "RSA is exactly 1 at every layer compared: these representations did not change."),
+        ((1, 1), None, "RSA is exactly 1 at every layer compared: the representations did not change."),
         ((0.81,), (4,), "RSA is 0.8100 at layer 4, the only layer compared."),
         ((NAN, 0.81), None, "RSA is 0.8100 at layer 1, the only layer where it is defined."),
         ((NAN, NAN), None, "RSA is undefined at every layer compared."),
@@ -205,7 +205,8 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
         (
             (0.9, 0.9 - 1e-9),
             None,
-            "No first layer keeps RSA at 0.99; the largest drop is between layers 0 and 1 (0.900000000 → 0.899999999).",
+            "RSA is below 0.99 already at layer 0; the largest drop is between layers 0 and 1 "
+            "(0.900000000 → 0.899999999).",
         ),
     ],
 )
@@ -237,20 +238,19 @@ def test_finding_is_true_of_any_numbers(values: list[float]) -> None:
 
 def test_headline_of_several_curves_names_the_extremes() -> None:
     found = rows((1, 0.31), "dep") + rows((1, 0.84), "mnli") + rows((1, 0.6), "squad")
-    low, high = "lowest for dep (0.31 at layer 1)", "highest for mnli (at least 0.84, at layer 1)"
-    assert headline(found) == f"RSA falls {low} and stays {high}."
+    assert headline(found) == "RSA drops most for dep (to 0.31 at layer 1) and least for mnli (to 0.84 at layer 1)."
     found = rows((1, 0.3), corpus="mnli/dev.txt") + rows((1, 0.9), corpus="wiki/dev.txt")
-    assert "lowest on mnli/dev.txt (0.30 at layer 1)" in headline(found)
+    assert "most on mnli/dev.txt (to 0.30 at layer 1)" in headline(found)
     found = rows((1, 0.5), "a") + rows((0.5, 1), "b")
-    assert headline(found) == "RSA falls equally far in every comparison, to 0.50."
+    assert headline(found) == "RSA drops equally far in every comparison, to 0.50."
     found = rows((1, 1), "a") + rows((1, NAN), "b")
-    assert headline(found) == "RSA is exactly 1 wherever it is defined: these representations did not change."
+    assert headline(found) == "RSA is exactly 1 wherever it is defined: the representations did not change."
     assert headline(rows((NAN,), "a") + rows((NAN,), "b")) == "RSA is undefined at every layer compared."
 
 
 def test_headline_speaks_of_a_measure_that_compares() -> None:
     cosines = rows((0.2, 0.9), measure="mean-cosine-base")
-    assert headline(cosines + rows((0.5, 0.5), measure="cka")).startswith("No first layer keeps CKA")
+    assert headline(cosines + rows((0.5, 0.5), measure="cka")).startswith("CKA is below 0.99 already at layer 0")
     assert headline(cosines) == headline([]) == "No measure that compares the models was computed."
 
 
@@ -294,7 +294,7 @@ def test_the_table_fits_80_columns_and_holds_every_number(checkpoints: int, corp
 def test_the_table_says_what_it_rests_on_and_what_was_found() -> None:
     text = " ".join(printed(rows()).split())
     assert "RSA with base wiki.txt: 5,000 tokens from 1,000 sentences" in text
-    assert "± is half a 95 % interval (1.96 standard errors)" in text
+    assert "± = half the 95 % interval (1.96 standard errors)" in text
     assert f"Note: {RUN['notes'][0]}" in text  # type: ignore[index]
     assert headline(rows()) in text
 
@@ -364,7 +364,7 @@ def test_pictures_leave_matplotlib_as_it_was_and_ignore_its_settings() -> None:
 
 
 def test_unknown_measure_is_named_with_the_known() -> None:
-    with pytest.raises(OptionError, match=r"'cca' to draw; they hold rsa"):
+    with pytest.raises(OptionError, match=r"no rows of the measure 'cca'; the rows contain rsa"):
         figure(rows(), "cca")
 
 
@@ -477,7 +477,7 @@ def test_a_mean_over_pairs_is_shown_with_its_spread() -> None:
     assert re.search(r"^ *0 .* 1 exactly +█+ *$", text, re.MULTILINE)
     assert "0.9000 σ <1e-4" in text
     assert "0.6000 σ 0.1000" in text
-    assert "σ = standard deviation over the pairs" in text
+    assert "σ = standard deviation over the pairs in a mean" in text
     assert "Layer 0 keeps RSA at or above 0.99; the largest drop is between layers 1 and 2 (0.90 → 0.60)." in text
     assert "σ" not in printed(crowd(2))
 
@@ -489,7 +489,7 @@ def test_the_band_of_a_mean_is_its_spread() -> None:
     axes = figure(pairs()).axes[0]
     band = axes.collections[list(panel.lines).index("mean of 3 pairs")].get_paths()[0].vertices
     assert {round(float(y), 6) for x, y in band if x == 2} == {0.5, 0.7}
-    assert "bands: 95 %, of the mean σ" in " ".join(text.get_text() for text in axes.texts)
+    assert "bands: 95 %, σ for the mean" in " ".join(text.get_text() for text in axes.texts)
 
 
 def test_the_page_explains_a_mean_over_pairs() -> None:

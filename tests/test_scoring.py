@@ -305,8 +305,8 @@ def test_fewer_tokens_than_asked_for_are_all_used_and_said(folders: dict[str, Pa
     count = scores.rows[0]["n_tokens"]
     assert count == sum(len(TEXTS[index].split()) for index in draw_sentences(len(TEXTS), 30, seed=0))
     (note,) = scores.run["notes"]
-    assert note.startswith(f"texts: 5000 tokens were asked for, the 30 sentences have {count}, and all were used")
-    assert note.endswith("a larger number of sentences gives more")
+    assert note.startswith(f"texts: 5000 tokens were requested, but the 30 sentences have only {count}; all were used")
+    assert note.endswith("use more sentences to get more")
     all_sentences = score(folders["base"], folders["tuned"], TEXTS, tokens=5000, layers=1)
     assert all_sentences.run["notes"][0].endswith("all were used")
 
@@ -364,7 +364,7 @@ def test_names_are_told_apart() -> None:
         ({"sentences": 0}, "sentences is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"max_length": 2}, "max_length is 2, but 2 special tokens"),
+        ({"max_length": 2}, "max_length is 2, but each sentence has 2 special tokens"),
         ({"layers": 9}, "there is no layer 9; this model has layers 0 to 4"),
         ({"measures": ["rsa", "rsb"]}, "unknown measure 'rsb'; expected some of rsa"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),

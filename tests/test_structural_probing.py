@@ -106,7 +106,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     assert len(list(csv.DictReader((tmp_path / "out" / "probes.csv").read_text().splitlines()))) == len(rows)
     assert run["options"]["recipe"]["learning_rate"] == 1e-3
     assert run["options"]["recipe"]["epochs"] == 3
-    assert {(row["model"], row["floor"]) for row in rows} == {
+    assert {(row["model"], row["baseline"]) for row in rows} == {
         ("model", False), ("other", False), ("model-random-0", True), (CHAIN, True), (RANDOM_TREE, True)
     }  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     assert "reused from" in err
     assert "are written" not in err
     again = json.loads(out)["rows"]
-    assert [row for row in again if not row["floor"]] == [row for row in rows if row["model"] == "model"]
+    assert [row for row in again if not row["baseline"]] == [row for row in rows if row["model"] == "model"]
 
 
 def test_numbers_are_those_of_the_chain_by_hand(place: Path) -> None:
@@ -219,7 +219,7 @@ def test_help_names_both_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def made_rows(values: dict[tuple[str, int | None], float], measure: str = "uuas") -> list[dict[str, Any]]:
     return [
-        {"model": m, "floor": m != "bert", "layer": k, "rank": None if k is None else 4, "split": split,
+        {"model": m, "baseline": m != "bert", "layer": k, "rank": None if k is None else 4, "split": split,
          "measure": measure, "value": v, "count": 1}
         for (m, k), v in values.items() for split in ("dev", "test")
     ]  # fmt: skip
@@ -231,11 +231,11 @@ def test_the_finding_says_how_far_above_the_floors() -> None:
     bert, *floors = curves(rows)
     names = {curve.model: curve.model for curve in (bert, *floors)}
     assert finding(bert, floors, names) == (
-        "bert, rank 4: UUAS is best at layer 1, 0.800, 0.250 above the highest floor (random, 0.550)."
+        "bert, rank 4: UUAS is best at layer 1, 0.800, 0.250 above the highest baseline (random, 0.550)."
     )
-    assert finding(bert, [], names).endswith("0.300 above the highest floor (layer 0, 0.500).")
+    assert finding(bert, [], names).endswith("0.300 above the highest baseline (layer 0, 0.500).")
     below, *floors = curves(made_rows({("bert", 1): 0.3, (CHAIN, None): 0.4}))
-    assert "0.100 below the highest floor (left-to-right chain, 0.400)" in finding(below, floors, names)
+    assert "0.100 below the highest baseline (left-to-right chain, 0.400)" in finding(below, floors, names)
 
 
 def test_drawn_trees_have_an_arc_an_edge(place: Path) -> None:

@@ -77,10 +77,10 @@ def test_pairs_of_json_lines_and_of_a_table_are_the_same(tmp_path: Path) -> None
     [
         (json.dumps(MNLI) + "\n" + json.dumps(MNLI | {"gold_label": "maybe"}), ":2: the label is 'maybe'; expected"),
         (json.dumps({k: v for k, v in MNLI.items() if k != "gold_label"}), ":1: .* and a gold_label, got the fields"),
-        (json.dumps(MNLI) + "\nnonsense", ":2: expected one MNLI record of JSON a line"),
+        (json.dumps(MNLI) + "\nnonsense", ":2: expected one MNLI record as JSON on each line"),
         ("sentence1\tsentence2\tgold_label\na\tb\tneutral\na\tb\tneutral\tc", ":3: expected the 3 columns"),
         ("sentence1\tsentence2\tgold_label\na\tb", ":2: .*got the fields sentence1, sentence2"),
-        ("sentence1\tsentence2\tgold_label\n", "no pair in it"),
+        ("sentence1\tsentence2\tgold_label\n", "contains no pairs"),
         (json.dumps(MNLI | {"sentence1": "  "}), "dev.jsonl:1: a text is blank"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_data_set_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.unlabelled == 1
     again = read_pairs(f"{tmp_path / 'set'}:train")
     assert again.content_hash == found.content_hash
-    with pytest.raises(DataError, match="name the split to read too"):
+    with pytest.raises(DataError, match="add the split to read"):
         read_pairs(str(tmp_path / "set"))
     with pytest.raises(DataError, match="datasets cannot load it"):
         read_pairs(f"{tmp_path / 'set'}:nowhere")
@@ -163,8 +163,8 @@ def test_questions_with_their_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        (asked(7, "what?", ("rain", 1)), "d.json: question q7: the answer 'rain' is not in its passage at character 1"),
-        (asked(7, "what?", ("rain", 0), ("snow", 0)), "question q7: the answer 'snow' is not in its passage"),
+        (asked(7, "what?", ("rain", 1)), "d.json: question q7: the answer 'rain' is not at character 1 of its passage"),
+        (asked(7, "what?", ("rain", 0), ("snow", 0)), "q7: the answer 'snow' is not at character 0 of its passage"),
         (asked(7, "what?", ("ls", -2)), "question q7: the answer 'ls'"),
         (asked(7, "what?"), "question q7: has no answer"),
         ({"id": "q7", "question": "what?"}, r"qas\[0\]: expected a list answers"),

@@ -126,8 +126,8 @@ def test_two_seeds_from_files_to_the_table(place: Path, tmp_path: Path, capsys: 
         "extras": {},
     }
     rows = record(out)["rows"]
-    assert [row["model"] for row in rows if row["floor"]] == ["majority class", "untrained head", "untrained head"]
-    trained = [row for row in rows if not row["floor"]]
+    assert [row["model"] for row in rows if row["baseline"]] == ["majority class", "untrained head", "untrained head"]
+    trained = [row for row in rows if not row["baseline"]]
     assert {(row["seed"], row["epoch"], row["measure"]) for row in trained} == {
         (seed, epoch, measure)
         for seed in (1, 2)
@@ -152,8 +152,8 @@ def test_squad_frozen_shares_its_layers_with_the_base(place: Path, tmp_path: Pat
         preset="today",
         device="cpu",
     )
-    assert {row["measure"] for row in tuned.rows if not row["floor"]} == {"exact_match", "f1", "train_loss"}
-    assert set(tuned.run["floors"]) == {"random spans", "untrained head"}
+    assert {row["measure"] for row in tuned.rows if not row["baseline"]} == {"exact_match", "f1", "train_loss"}
+    assert set(tuned.run["baselines"]) == {"random spans", "untrained head"}
     base, last = (load_checkpoint(folder).model for folder in (place / "model", tmp_path / "run" / "seed-1" / "last"))
     assert shared_depth(base, last) == 1
 
@@ -212,7 +212,7 @@ def test_long_pairs_are_cut_and_counted(place: Path, tmp_path: Path) -> None:
         ("mnli", {"train": "one.jsonl"}, "one.jsonl: all 5 pairs are labelled 'entailment'"),
         ("mnli", {"dev": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ("mnli", {"train": "squad.json"}, "squad.json:1: expected an MNLI record"),
-        ("squad", {"train": "astray.json"}, "question q0: the answer 'sun' is not in its passage at character 5"),
+        ("squad", {"train": "astray.json"}, "question q0: the answer 'sun' is not at character 5 of its passage"),
         ("mnli", {"freeze": 2}, "cannot freeze up to block 2: this model has blocks 0 to 1"),
         ("mnli", {"truncate": 3}, "cannot keep 3 blocks: this model has 2"),
         ("mnli", {"truncate": 1, "freeze": 1}, "cannot freeze up to block 1: this model has blocks 0 to 0"),

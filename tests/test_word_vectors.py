@@ -1,11 +1,13 @@
-"""Words from pieces and the cache of their vectors, against plain sums over `output_hidden_states`."""
+"""Words from subwords and the cache of their vectors, against plain sums over `output_hidden_states`."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +30,8 @@ from transformers import (
 
 from bertft.activations import cache as cache_module
 from bertft.activations.cache import default_cache, readable
-from bertft.activations.pieces import tokenise_pieces
-from bertft.activations.vectors import CachedVectors, piece_vectors, word_vectors
+from bertft.activations.subwords import tokenise_subwords
+from bertft.activations.vectors import CachedVectors, subword_vectors, word_vectors
 from bertft.activations.words import TokenisedWords, pooled, tokenise_words
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import randomised
@@ -51,7 +53,7 @@ SENTENCES = [
     ["cats", "sat", "."],
     ["It", "did", "n't", "rain", "on", "the", "café", ",", "(", "again", ")"],
     ["rain"],
-    ["中文", "🙂", "mats", "10 000", "…", "it's"],  # pieces of a space alone, many pieces, a space inside
+    ["中文", "🙂", "mats", "10 000", "…", "it's"],  # subwords of a space alone, many subwords, a space inside
     ["unbelievably", "the", "xylophones", "sat"],
     ["the"] * 20,
 ]
@@ -63,9 +65,9 @@ def fast(inner: Tokenizer, limit: int = LIMIT, **names: str) -> PreTrainedTokeni
 
 def wordpiece() -> PreTrainedTokenizerFast:
     letters = "abcdefghilmnoprstuvxy"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "rain", "mat", "sat", "on", *",.()'10"]
-    vocabulary = dict.fromkeys([*pieces, *letters, *(f"##{letter}" for letter in letters), "##0"])
-    inner = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    subwords = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "rain", "mat", "sat", "on", *",.()'10"]
+    vocabulary = dict.fromkeys([*subwords, *letters, *(f"##{letter}" for letter in letters), "##0"])
+    inner = Tokenizer(models.WordPiece({subword: index for index, subword in enumerate(vocabulary)}, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -140,23 +142,23 @@ FAMILIES: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
 
 def made(family: str = "bert", seed: int = 0) -> Checkpoint:
     tokenizer, model = (build for build in FAMILIES[family])
-    pieces = tokenizer()
+    subwords = tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = model(len(pieces.get_vocab())).eval().requires_grad_(False)
-    return Checkpoint(family, body, pieces, f"{family}-{seed}")
+        body = model(len(subwords.get_vocab())).eval().requires_grad_(False)
+    return Checkpoint(family, body, subwords, f"{family}-{seed}")
 
 
-def pieces_by_hand(checkpoint: Checkpoint, words: list[str]) -> list[list[int]]:
-    """The pieces of each word on its own, with the space before it where the tokenizer marks spaces."""
+def subwords_by_hand(checkpoint: Checkpoint, words: list[str]) -> list[list[int]]:
+    """The subwords of each word on its own, with the space before it where the tokenizer marks spaces."""
     spaced = [word if place == 0 or checkpoint.name == "bert" else f" {word}" for place, word in enumerate(words)]
     return [checkpoint.tokenizer(word, add_special_tokens=False)["input_ids"] for word in spaced]
 
 
 def by_hand(checkpoint: Checkpoint, words: list[str], pooling: str) -> np.ndarray:
     """The vectors of one sentence, (layers, words, d): the sentence alone, word by word."""
-    pieces = pieces_by_hand(checkpoint, words)
-    flat = [piece for of_word in pieces for piece in of_word]
+    subwords = subwords_by_hand(checkpoint, words)
+    flat = [subword for of_word in subwords for subword in of_word]
     before = checkpoint.tokenizer("cats")["input_ids"].index(
         checkpoint.tokenizer("cats", add_special_tokens=False)["input_ids"][0]
     )
@@ -166,7 +168,7 @@ def by_hand(checkpoint: Checkpoint, words: list[str], pooling: str) -> np.ndarra
         states = checkpoint.model(input_ids=torch.tensor([whole]), output_hidden_states=True).hidden_states
     stacked = torch.stack(states)[:, 0].double().numpy()
     vectors, start = [], before
-    for of_word in pieces:
+    for of_word in subwords:
         own = stacked[:, start : start + len(of_word)]
         start += len(of_word)
         vectors.append({"mean": own.sum(1) / len(of_word), "first": own[:, 0], "last": own[:, -1]}[pooling])
@@ -188,21 +190,21 @@ def tokenised(sentences: list[list[str]], family: str = "bert", limit: int = LIM
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_word_has_the_pieces_it_has_alone(family: str) -> None:
+def test_every_word_has_the_subwords_it_has_alone(family: str) -> None:
     checkpoint = made(family)
     words = tokenise_words(SENTENCES, checkpoint.tokenizer, 200)
     row = 0
     for sentence in SENTENCES:
-        for pieces in pieces_by_hand(checkpoint, sentence):
-            assert words.texts.ids[words.word_of_token == row].tolist() == pieces, sentence
+        for subwords in subwords_by_hand(checkpoint, sentence):
+            assert words.texts.ids[words.word_of_token == row].tolist() == subwords, sentence
             row += 1
-    assert row == words.counts.kept_words == words.counts.words == len(words.pieces)
-    assert words.pieces.sum() == words.counts.pieces == (words.word_of_token >= 0).sum()
+    assert row == words.counts.kept_words == words.counts.words == len(words.subwords)
+    assert words.subwords.sum() == words.counts.subwords == (words.word_of_token >= 0).sum()
     assert words.starts.tolist() == [0, *np.cumsum([len(sentence) for sentence in SENTENCES])]
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])
-def test_a_piece_that_is_a_space_alone_belongs_to_the_word_after_it(family: str) -> None:
+def test_a_subword_that_is_a_space_alone_belongs_to_the_word_after_it(family: str) -> None:
     words = tokenised([["on", "中", "on"]], family)
     tokens = FAMILIES[family][0]().convert_ids_to_tokens(words.texts.ids[words.word_of_token == 1])
     assert tokens[0] == "Ġ"
@@ -222,15 +224,15 @@ def test_what_happened_to_the_words_is_counted() -> None:
     words = tokenised(sentences)
     counts = words.counts
     assert (counts.sentences, counts.words) == (7, 3 + 4 + 3 + 39 + 1 + 1 + 41)
-    assert (counts.too_long_sentences, counts.incomplete_sentences, counts.pieceless_words) == (2, 1, 3)
+    assert (counts.too_long_sentences, counts.incomplete_sentences, counts.empty_words) == (2, 1, 3)
     assert (counts.kept_sentences, counts.kept_words) == (4, 9)
-    assert (counts.pieces, counts.most_pieces, counts.split_words) == (4 + 4 + 38 + 1, 38, 2)
+    assert (counts.subwords, counts.most_subwords, counts.split_words) == (4 + 4 + 38 + 1, 38, 2)
     assert counts.unknown_words == 3
     assert words.starts.tolist() == [0, 3, 7, 7, 7, 8, 9, 9]
-    assert (words.word_of_token >= 0).sum() == counts.pieces
+    assert (words.word_of_token >= 0).sum() == counts.subwords
     assert counts.notes(LIMIT) == (
         "2 of 7 sentences have more than 40 tokens and were dropped",
-        "1 of 7 sentences were dropped, for the tokenizer makes nothing of a word in them",
+        "1 of 7 sentences were dropped because a word in them has no subwords",
         "3 of 9 words are unknown to the tokenizer",
     )
     assert tokenised(SENTENCES[:1]).counts.notes(LIMIT) == ()
@@ -239,7 +241,7 @@ def test_what_happened_to_the_words_is_counted() -> None:
 def test_long_words_are_words() -> None:
     words = tokenised([["-" * 80, "ab" * 40, "."]], "gpt2", limit=200)
     assert words.counts.kept_words == 3
-    assert words.counts.most_pieces >= 40
+    assert words.counts.most_subwords >= 40
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_long_words_are_words() -> None:
     [
         ([], "no sentences"),
         ([["a"], []], r"sentences\[1\]: no words"),
-        (["It rains."], r"sentences\[0\]: got one string, 'It rains.'; give the words"),
+        (["It rains."], r"sentences\[0\]: got one string, 'It rains.'; give each sentence as a list"),
         ([["a", ""]], r"sentences\[0\]: expected words, got ''"),
         ([["a", 7]], r"sentences\[0\]: expected words, got 7"),
         ([["\ud83d"]], r"sentences\[0\]: character 0 .* surrogate"),
@@ -260,7 +262,7 @@ def test_words_that_are_none(sentences: Any, message: str) -> None:
 
 
 def test_tokenizers_that_do_not_say_where_a_token_is_from() -> None:
-    with pytest.raises(CheckpointError, match="SimpleNamespace: does not say from which characters"):
+    with pytest.raises(CheckpointError, match="SimpleNamespace: has no character offsets"):
         tokenise_words([["a"]], SimpleNamespace(is_fast=False), LIMIT)
 
     class Backwards:
@@ -269,7 +271,7 @@ def test_tokenizers_that_do_not_say_where_a_token_is_from() -> None:
         def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
             return {"input_ids": [[5, 6]], "special_tokens_mask": [[0, 0]], "offset_mapping": [[(2, 3), (0, 1)]]}
 
-    with pytest.raises(CheckpointError, match="Backwards: the offsets of its tokens run backwards"):
+    with pytest.raises(CheckpointError, match="Backwards: its character offsets decrease"):
         tokenise_words([["a", "b"]], Backwards(), LIMIT)
 
 
@@ -299,14 +301,14 @@ def test_vectors_equal_plain_sums_over_hidden_states(family: str, pooling: str, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_vectors_of_pieces_are_the_hidden_states_themselves(family: str, tmp_path: Path) -> None:
+def test_vectors_of_subwords_are_the_hidden_states_themselves(family: str, tmp_path: Path) -> None:
     checkpoint = made(family)
     tokenizer = checkpoint.tokenizer
     long = [*["cats", "rain"] * 30, "mats"]
     sentences = [*SENTENCES, long]
-    vectors = piece_vectors(checkpoint, sentences, dtype="float32", cache=tmp_path, batch_tokens=60)
+    vectors = subword_vectors(checkpoint, sentences, dtype="float32", cache=tmp_path, batch_tokens=60)
     assert vectors.counts.cut_sentences >= 1
-    assert vectors.n_rows == vectors.counts.pieces
+    assert vectors.n_rows == vectors.counts.subwords
     for number, words in enumerate(sentences):
         whole = tokenizer(" ".join(words), truncation=True, max_length=LIMIT)["input_ids"]
         special = tokenizer(" ".join(words), truncation=True, max_length=LIMIT, return_special_tokens_mask=True)
@@ -316,30 +318,30 @@ def test_vectors_of_pieces_are_the_hidden_states_themselves(family: str, tmp_pat
         for layer in vectors.layers:
             rows = vectors.layer(layer)[vectors.rows(number)]
             np.testing.assert_allclose(rows, states[layer][0, own], rtol=1e-4, atol=1e-5)
-        # Every span of words, against the pieces of each word on its own.
-        ends = np.cumsum([0, *(len(pieces) for pieces in pieces_by_hand(checkpoint, words))])
+        # Every span of words, against the subwords of each word on its own.
+        ends = np.cumsum([0, *(len(subwords) for subwords in subwords_by_hand(checkpoint, words))])
         spans = np.array([(a, b) for a in range(len(words)) for b in range(a + 1, min(a + 4, len(words)) + 1)])
         found, complete = vectors.ranges.spans(np.full(len(spans), number), spans)
         assert found.tolist() == ends[spans].tolist()
         assert complete.tolist() == (ends[spans[:, 1]] <= len(own)).tolist()
 
 
-def test_pieces_that_are_cut_off_and_words_without_any() -> None:
+def test_subwords_that_are_cut_off_and_words_without_any() -> None:
     sentences = [
-        ["the", "\u200b", "mats", "\u200b"],  # 1, 0, 2 and 0 pieces
+        ["the", "\u200b", "mats", "\u200b"],  # 1, 0, 2 and 0 subwords
         ["the"] * 37 + ["cats", "sat"],  # 42 tokens of 40: `cats` is cut in two
         ["\u200b"],
     ]
-    pieces = tokenise_pieces(sentences, wordpiece(), LIMIT)
-    counts = pieces.counts
-    assert (counts.sentences, counts.words, counts.pieces) == (3, 4 + 39 + 1, 3 + 38)
-    assert (counts.cut_sentences, counts.pieceless_words, counts.unknown_words) == (1, 3, 0)
+    subwords = tokenise_subwords(sentences, wordpiece(), LIMIT)
+    counts = subwords.counts
+    assert (counts.sentences, counts.words, counts.subwords) == (3, 4 + 39 + 1, 3 + 38)
+    assert (counts.cut_sentences, counts.empty_words, counts.unknown_words) == (1, 3, 0)
     assert counts.notes(LIMIT) == (
         "1 of 3 sentences have more than 40 tokens and were cut",
-        "the tokenizer makes nothing of 3 of 44 words",
+        "3 of 44 words have no subwords",
     )
-    assert pieces.starts.tolist() == [0, 3, 41, 41]
-    assert pieces.texts.lengths.tolist() == [5, 40, 2]
+    assert subwords.starts.tolist() == [0, 3, 41, 41]
+    assert subwords.texts.lengths.tolist() == [5, 40, 2]
     asked = [
         (0, (0, 1), (0, 1), True),
         (0, (1, 2), (1, 1), False),
@@ -351,27 +353,27 @@ def test_pieces_that_are_cut_off_and_words_without_any() -> None:
         (2, (0, 1), (0, 0), False),
     ]
     where, spans, expected, whole = (np.array(part) for part in zip(*asked, strict=True))
-    found, complete = pieces.ranges.spans(where, spans)
+    found, complete = subwords.ranges.spans(where, spans)
     assert found.tolist() == expected.tolist()
     assert complete.tolist() == whole.tolist()
 
 
-def test_pieces_have_an_entry_of_their_own_that_is_used_again(tmp_path: Path) -> None:
+def test_subwords_have_an_entry_of_their_own_that_is_used_again(tmp_path: Path) -> None:
     checkpoint = made()
-    word_vectors(checkpoint, SENTENCES[:1], pooling="first", cache=tmp_path)  # words of one piece each
+    word_vectors(checkpoint, SENTENCES[:1], pooling="first", cache=tmp_path)  # words of one subword each
     calls, said = forwards(checkpoint), list[str]()
-    first = piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
+    first = subword_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
     assert (first.reused, len(calls) > 0) == (False, True)
-    assert said[0].startswith("piece vectors of bert: 4 layers × 4 pieces × 32, 1.")
+    assert said[0].startswith("subword vectors of bert: 4 layers × 4 subwords × 32, 1.")
     ran = len(calls)
-    again = piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
+    again = subword_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append)
     assert (again.reused, len(calls)) == (True, ran)
     path = again.folder / "layer-02.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert not piece_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append).reused
+    assert not subword_vectors(checkpoint, SENTENCES[:1], cache=tmp_path, say=said.append).reused
     assert "checksum" in said[2]
-    with pytest.raises(DataError, match=r"all 1 sentences were dropped: the tokenizer makes nothing of 1 of 1 words"):
-        piece_vectors(checkpoint, [["\u200b"]], cache=tmp_path)
+    with pytest.raises(DataError, match=r"all 1 sentences were dropped: 1 of 1 words have no subwords"):
+        subword_vectors(checkpoint, [["\u200b"]], cache=tmp_path)
 
 
 def test_poolings_differ_where_a_word_is_split(tmp_path: Path) -> None:
@@ -379,7 +381,7 @@ def test_poolings_differ_where_a_word_is_split(tmp_path: Path) -> None:
         pooling: word_vectors(made(), SENTENCES, pooling=pooling, dtype="float32", cache=tmp_path).layer(1)
         for pooling in ("mean", "first", "last")
     }
-    split = tokenised(SENTENCES).pieces > 1
+    split = tokenised(SENTENCES).subwords > 1
     assert split.any()
     for one, other in (("mean", "first"), ("first", "last"), ("mean", "last")):
         same = (np.abs(of[one] - of[other]) < 1e-6).all(axis=1)
@@ -410,9 +412,9 @@ def test_batches_of_training_are_padded(tmp_path: Path) -> None:
     assert vectors.padded([]).shape == (DEPTH + 1, 0, 0, WIDTH)
     with pytest.raises(OptionError, match="sentence 6 was dropped and has no vectors"):
         vectors.padded([0, 6])
-    with pytest.raises(OptionError, match="layer 4 was not asked for; these are the layers 0, 1, 2, 3"):
+    with pytest.raises(OptionError, match="layer 4 was not requested; the vectors have the layers 0, 1, 2, 3"):
         vectors.padded([0], [4])
-    with pytest.raises(OptionError, match="layer 4 was not asked for"):
+    with pytest.raises(OptionError, match="layer 4 was not requested"):
         vectors.layer(4)
 
 
@@ -437,7 +439,8 @@ def test_the_real_model_on_the_real_treebank(data_dir: Path, model_dir: Path, tm
 
 
 def entries(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir())
+    """The entries and temporary folders of a cache; lock files are empty and may stay, as filelock decides."""
+    return sorted(path.name for path in root.iterdir() if path.suffix != ".lock")
 
 
 def same(ours: CachedVectors, theirs: CachedVectors) -> bool:
@@ -503,7 +506,7 @@ def test_whatever_decides_the_numbers_is_part_of_the_name(tmp_path: Path) -> Non
         (checkpoint, SENTENCES[::-1], {}),
         (checkpoint, [*SENTENCES[0:1], SENTENCES[1] + SENTENCES[2], *SENTENCES[3:]], {}),
         (checkpoint, [["it's", "."]], {}),
-        (checkpoint, [["it", "'s."]], {}),  # the same pieces and as many words
+        (checkpoint, [["it", "'s."]], {}),  # the same subwords and as many words
         (checkpoint, [["rain", "s"]], {}),
         (checkpoint, [["rains"]], {}),
         (made(seed=1), SENTENCES, {}),
@@ -552,7 +555,7 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     hook = checkpoint.model.register_forward_pre_hook(copy)
     whole = word_vectors(checkpoint, SENTENCES, cache=root, batch_tokens=30)
     hook.remove()
-    (left,) = before.iterdir()
+    (left,) = (before / name for name in entries(before))
     assert sorted(path.name for path in left.iterdir()) == [f"layer-0{layer}.npy" for layer in range(4)]
     again = word_vectors(checkpoint, SENTENCES, cache=before, batch_tokens=30)
     assert not again.reused
@@ -577,7 +580,7 @@ def cut_off(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip_a_byte, "layer-02.npy is damaged: its checksum is not the one it was written with"),
+        (flip_a_byte, "layer-02.npy is damaged: its checksum does not match the manifest"),
         (cut_off, "layer-03.npy has 2,000 bytes instead of 3,008"),
         (lambda folder: (folder / "layer-00.npy").unlink(), "layer-00.npy has 0 bytes instead of 3,008"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing or damaged"),
@@ -609,28 +612,52 @@ def test_damage_in_a_layer_that_is_not_wanted_is_let_be(tmp_path: Path) -> None:
 def test_a_file_cut_off_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     vectors = word_vectors(made(), SENTENCES, cache=tmp_path)
     cut_off(vectors.folder)
-    with pytest.raises(BertftError, match=r"layer-03\.npy: was cut off while it was in use"):
+    with pytest.raises(BertftError, match=r"layer-03\.npy: was truncated while in use"):
         vectors.padded([5])
 
 
-def test_two_runs_at_once_leave_one_entry(tmp_path: Path) -> None:
-    inner: list[CachedVectors] = []
+def test_a_second_writer_waits_for_the_first_and_reuses_its_entry(tmp_path: Path) -> None:
+    """The first run stops in the middle until the second says that it waits, so the order is the same every time."""
+    waits = threading.Event()
+    lines: list[str] = []
 
-    def quicker(done: int, total: int, _what: str) -> None:
-        if done == total:
-            inner.append(word_vectors(made(), SENTENCES, cache=tmp_path))
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting" in line:
+            waits.set()
 
-    outer = word_vectors(made(), SENTENCES, cache=tmp_path, progress=quicker)
-    assert not inner[0].reused
-    assert outer.folder == inner[0].folder
-    assert same(outer, inner[0])
-    assert entries(tmp_path) == [outer.folder.name]
+    with ThreadPoolExecutor(1) as thread:
+        second: list[Future[CachedVectors]] = []
+
+        def start_the_second(done: int, total: int, _what: str) -> None:
+            if done == total:
+                second.append(thread.submit(word_vectors, made(), SENTENCES, cache=tmp_path, say=say))
+                assert waits.wait(timeout=60)
+
+        first = word_vectors(made(), SENTENCES, cache=tmp_path, progress=start_the_second)
+        waited = second[0].result(timeout=60)
+    assert [line.split(":")[0] for line in lines] == ["word vectors of bert"] * 2
+    assert (first.reused, waited.reused) == (False, True)
+    assert first.folder == waited.folder
+    assert entries(tmp_path) == [first.folder.name]
+
+
+def test_a_cache_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = word_vectors(made(), SENTENCES, cache=tmp_path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "read-only")
+
+    monkeypatch.setattr(cache_module.filelock, "FileLock", refuse)
+    assert same(word_vectors(made(), SENTENCES, cache=tmp_path), first)
+    with pytest.raises(BertftError, match="read-only"):
+        word_vectors(made(), SENTENCES[:2], cache=tmp_path)
 
 
 def test_a_disk_that_is_too_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = forwards(checkpoint := made())
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(BertftError, match=r"take 23\.6 kB as float32, and 10 kB are free; .* fewer layers or float16"):
+    with pytest.raises(BertftError, match=r"take 23\.6 kB as float32, but only 10 kB are free; .* layers or float16"):
         word_vectors(checkpoint, SENTENCES, cache=tmp_path, dtype="float32")
     assert not calls
     assert entries(tmp_path) == []
@@ -639,13 +666,16 @@ def test_a_disk_that_is_too_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BertftError, match=r"file: cannot be used as a cache: .*name another folder"):
+    with pytest.raises(BertftError, match=r"file: cannot be used as a cache: .*choose another directory"):
         word_vectors(made(), SENTENCES, cache=tmp_path / "file")
 
 
 @pytest.mark.parametrize(
     ("factor", "message"),
-    [(1e6, r"layer 0 reach .*e\+0., and float16 ends at 6.55e\+04; ask for float32"), (np.nan, "not finite")],
+    [
+        (1e6, r"layer 0 reach .*e\+0., but the largest float16 is 6.55e\+04; store them as float32"),
+        (np.nan, "not finite"),
+    ],
 )
 def test_vectors_that_cannot_be_kept(factor: float, message: str, tmp_path: Path) -> None:
     checkpoint = made()

@@ -1,1 +1,1 @@
-"""From texts to hidden states: tokenise once, draw the tokens once, batch by length, read several models together."""
+"""From texts to hidden states: tokenise and sample tokens once, batch by length, and read several models together."""

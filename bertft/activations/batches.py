@@ -1,6 +1,6 @@
-"""Sentences in batches of like length, within a budget of tokens, so that little is computed for padding.
+"""Batches of sentences of similar length within a budget of tokens, so that little is computed for padding.
 
-A batch carries, beside the model's inputs, where its drawn tokens lie once (batch, length) is flattened to rows.
+In addition to the model's inputs, a batch holds the row numbers of its drawn tokens after (batch, length) is flattened.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from bertft.activations.encode import TokenisedTexts
 from bertft.activations.sampling import Draw
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Token places of a batch, padding included, where none are given; by the kind of device."""
+"""Default number of tokens in a batch, padding included, by type of device."""
 
 MAX_PADDING = 0.08
-"""The share of a batch that padding may take; a batch is closed before it would take more."""
+"""Largest share of padding in a batch, 0 to 1; a batch ends before it would exceed this."""
 
 
 class Batch(NamedTuple):
-    """A padded batch of b sentences, t tokens long, r of whose tokens were drawn."""
+    """A padded batch of b sentences with t tokens each, padding included, and r drawn tokens."""
 
     input_ids: Tensor  # [b, t]
     attention_mask: Tensor  # [b, t]
@@ -35,10 +35,10 @@ class Batch(NamedTuple):
 def plan_batches(
     lengths: NDArray[np.int64], sentences: NDArray[np.int64], batch_tokens: int
 ) -> list[NDArray[np.int64]]:
-    """Split `sentences` (numbers into `lengths`) into batches, longest first.
+    """Split `sentences` (indices into `lengths`) into batches, longest first.
 
-    A batch of b sentences, the longest of t tokens, has b * t <= batch_tokens, and padding takes at most `MAX_PADDING`
-    of it; a sentence longer than the budget makes a batch of its own.
+    A batch of b sentences, the longest with t tokens, has b * t <= batch_tokens, and a share of padding of at most
+    `MAX_PADDING`. A sentence longer than the budget is a batch of its own.
 
     >>> [batch.tolist() for batch in plan_batches(np.array([9, 3, 10, 3]), np.arange(4), batch_tokens=20)]
     [[2, 0], [1, 3]]
@@ -56,7 +56,7 @@ def plan_batches(
 
 
 def padding_share(lengths: NDArray[np.int64], batches: list[NDArray[np.int64]]) -> float:
-    """The part of all computed token places that is padding, 0 to 1."""
+    """Return the share of padding in all batches, 0 to 1."""
     cells = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return 1.0 - sum(int(lengths[batch].sum()) for batch in batches) / cells if cells else 0.0
 
@@ -64,11 +64,11 @@ def padding_share(lengths: NDArray[np.int64], batches: list[NDArray[np.int64]]) 
 def make_batch(
     texts: TokenisedTexts, draw: Draw, members: NDArray[np.int64], pad_id: int, device: torch.device
 ) -> Batch:
-    """The sentences `members` side by side, padded on the right with `pad_id`."""
+    """Return the sentences `members` as a batch, padded on the right with `pad_id`."""
     lengths = texts.lengths[members]
     columns = np.arange(lengths.max())
     inside = columns < lengths[:, None]
-    places = np.where(inside, texts.starts[members][:, None] + columns, 0)
+    indices = np.where(inside, texts.starts[members][:, None] + columns, 0)
 
     first = np.searchsorted(draw.sentences, members, side="left")
     counts = np.searchsorted(draw.sentences, members, side="right") - first
@@ -78,9 +78,9 @@ def make_batch(
     rows = member * len(columns) + draw.positions[drawn] - texts.starts[members[member]]
 
     return Batch(
-        input_ids=torch.from_numpy(np.where(inside, texts.ids[places], pad_id)).to(device),
+        input_ids=torch.from_numpy(np.where(inside, texts.ids[indices], pad_id)).to(device),
         attention_mask=torch.from_numpy(inside.astype(np.int64)).to(device),
-        token_type_ids=torch.from_numpy(np.where(inside, texts.types[places], 0)).to(device),
+        token_type_ids=torch.from_numpy(np.where(inside, texts.types[indices], 0)).to(device),
         rows=torch.from_numpy(rows).to(device),
         sentences=draw.sentences[drawn],
     )

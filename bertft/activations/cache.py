@@ -1,13 +1,14 @@
-"""Vectors of words or pieces, every layer, on disk: written once for a checkpoint and its sentences, read in place.
+"""The storage of hidden states on disk: computed once for a checkpoint and its sentences, then read in place.
 
-An entry is a folder with one `.npy` file a layer, (rows, d), the words or pieces of all kept sentences in order, and a
-`manifest.json` of sizes and checksums.  Its name is a hash of what decides the numbers: the checkpoint's content, the
-tokens, how they fall into words, the pooling and the dtypes.  Which device computed it, and in what batches, moves
-only the last digits and is not part of the name.
+An entry is a folder with one `.npy` file for each layer, (rows, d), and a `manifest.json` of sizes and checksums. The
+rows are the words or subwords of all kept sentences, in order. The name of the folder is a hash of everything that
+decides the numbers: the content of the checkpoint, the tokens, their assignment to words, the pooling and the dtypes.
+The device and the batch size are not part of the name; they change only the last digits.
 
-An entry is written in a temporary folder, its manifest last, and then renamed, so what has its name is complete.
-Every use computes the checksums again; an entry that fails them is written anew.  Memory, beside the model, is the
-tokens, some 40 bytes a word, and the hidden states of one batch, `batch_tokens` × layers × d floats.
+An entry is written to a temporary folder, the manifest last, and then renamed, so a folder with the final name is
+complete. Every use verifies the checksums, and a damaged entry is written again. Only one process writes an entry at a
+time; others wait for it and then read it. Beside the model, memory holds the tokens, about 40 bytes a word, and the
+hidden states of one batch, `batch_tokens` × layers × d floats.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
+import platformdirs
 import torch
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from numpy.typing import NDArray
@@ -46,44 +49,45 @@ from bertft.progress import Progress, Say
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 FORMAT = 1
-"""Part of every entry's name: raised when entries of an older bertft must not be used."""
+"""Version of the layout, part of the name of every entry. Increase it to ignore entries of older versions of bertft."""
 
 STALE_SECONDS = 3600
-"""Temporary folders that nobody has written to for so long are left from killed runs, and removed."""
+"""Age at which a temporary folder counts as left by a killed run and is removed."""
 
 _MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
 
 
-def _root(cache: str | Path | None) -> Path:
+def cache_root(cache: str | Path | None) -> Path:
+    """Return the cache directory for a user's option; None stands for `default_cache()`."""
     return default_cache() if cache is None else Path(cache).expanduser()
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/bertft`, or `~/.cache/bertft` where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertft"
+    """Return the user's cache directory: on Linux `$XDG_CACHE_HOME/bertft`, or else `~/.cache/bertft`."""
+    return platformdirs.user_cache_path("bertft", appauthor=False)
 
 
 @dataclass(frozen=True, eq=False)
-class _Entry:
-    """What is wanted, where it would lie, and how it is written."""
+class Entry:
+    """The hidden states that are wanted, and where and how they are stored."""
 
     root: Path
     checkpoint: Checkpoint
     texts: TokenisedTexts
     draw: Draw
-    """The tokens of which rows are made."""
+    """The tokens that the rows are made of."""
     starts: NDArray[np.int64]
     """Sentence i owns rows starts[i] to starts[i + 1]."""
     kinds: tuple[NDArray[np.int64], ...]
-    """What else of the tokens decides the rows."""
+    """Further arrays over the tokens that decide the rows."""
     means: NDArray[np.int64] | None
-    """Of how many drawn tokens each row is the mean; None where each is a row."""
+    """The number of drawn tokens that each row is the mean of; None where every token is a row."""
     layers: tuple[int, ...]
     pooling: str
     dtype: str
     unit: str
-    """What a row is, for people."""
+    """The name of a row in messages: word or subword."""
     width: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +95,7 @@ class _Entry:
 
     @cached_property
     def key(self) -> str:
-        """The hash of all that decides the numbers, except which layers are kept of them."""
+        """The hash of everything that decides the numbers, except the choice of layers."""
         texts = self.texts
         tokens = hashlib.sha256()
         for array in (texts.ids, texts.types, texts.starts, *self.kinds, self.starts):
@@ -106,7 +110,7 @@ class _Entry:
 
     @property
     def header(self) -> bytes:
-        return _header(self.n_rows, self.width, np.dtype(self.dtype))
+        return npy_header(self.n_rows, self.width, np.dtype(self.dtype))
 
     @property
     def file_size(self) -> int:
@@ -125,28 +129,60 @@ class _Entry:
     def what(self) -> str:
         return f"{self.unit} vectors of {self.checkpoint.name}"
 
-    def find(self, say: Say) -> Path | None:
-        """The folder of a whole entry with at least the wanted layers; damaged ones are told, and removed."""
+    def obtain(self, batch_tokens: int | None, progress: Progress | None, say: Say) -> tuple[Path, bool]:
+        """Return the folder of the entry, and whether it was reused; compute the entry where it is missing.
+
+        Reading takes no lock, so a cache may be read-only. A process that must compute an entry locks it first and
+        then looks again, since another process may have written the entry in the meantime.
+
+        Raises `BertftError` where the cache directory cannot be used or has too little free space.
+        """
+        with _cache_errors(self.root):
+            _remove_stale(self.root)
+            if folder := self._find(say):
+                return folder, True
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._locked(say):
+                if folder := self._find(say, remove_damaged=True):
+                    return folder, True
+                return self._write(batch_tokens, progress, say), False
+
+    @contextmanager
+    def _locked(self, say: Say) -> Iterator[None]:
+        """Hold the lock of the entry; say so where another process holds it."""
+        lock = filelock.FileLock(self.root / f".{self.key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"{self.what}: another run is writing them to {self.root}; waiting for it to finish")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _find(self, say: Say, *, remove_damaged: bool = False) -> Path | None:
+        """Return the folder of an undamaged entry with at least the wanted layers, or None."""
         for folder in sorted(self.root.glob(f"{self.key}-*")):
             recorded = _recorded_files(folder)
             if recorded is not None and not {str(layer) for layer in self.layers} <= recorded.keys():
                 continue
             if damage := self._damage(folder, recorded):
-                say(f"{folder}: {damage}; the entry is removed")
-                shutil.rmtree(folder)
+                if remove_damaged:
+                    say(f"{folder}: {damage}; the entry is removed and computed again")
+                    shutil.rmtree(folder)
                 continue
             say(f"{self.description}, {readable(self.n_bytes)}, reused from {folder}")
             return folder
         return None
 
-    def write(self, batch_tokens: int | None, progress: Progress | None, say: Say) -> Path:
-        """Compute the entry and return its folder; on any failure nothing of it stays."""
-        self.root.mkdir(parents=True, exist_ok=True)
+    def _write(self, batch_tokens: int | None, progress: Progress | None, say: Say) -> Path:
+        """Compute the entry and return its folder; on any failure remove what was written."""
         free = shutil.disk_usage(self.root).free
         if self.n_bytes > free:
             raise BertftError(
-                f"{self.root}: {self.description} take {readable(self.n_bytes)} as {self.dtype}, and "
-                f"{readable(free)} are free; free space, name another folder for the cache, or ask for fewer layers"
+                f"{self.root}: {self.description} take {readable(self.n_bytes)} as {self.dtype}, but only "
+                f"{readable(free)} are free; free some space, choose another cache directory, or ask for fewer layers"
                 + ("" if self.dtype == "float16" else " or float16")
             )
         folder = self.root / f"{self.key}-{_layer_list(self.layers)}"
@@ -156,13 +192,7 @@ class _Entry:
         try:
             self._write_layers(temporary, batch_tokens, progress)
             self._write_manifest(temporary)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                # Another run may have been quicker with the same.
-                if self.find(lambda _line: None) != folder:
-                    raise
-                shutil.rmtree(temporary)
+            temporary.rename(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -176,7 +206,7 @@ class _Entry:
         done, total = 0, sum(len(members) for members in plan)
         with ExitStack() as opened:
             files: dict[int, BinaryIO] = {
-                layer: opened.enter_context((folder / _file_name(layer)).open("wb")) for layer in self.layers
+                layer: opened.enter_context((folder / layer_file(layer)).open("wb")) for layer in self.layers
             }
             for file in files.values():
                 file.write(self.header)
@@ -195,23 +225,23 @@ class _Entry:
                     progress(done, total, self.what)
 
     def _rows_of(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of some sentences, one sentence after the other."""
+        """Return the row numbers of some sentences, one sentence after the other."""
         return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in sentences])
 
     def _stored(self, layer: int, rows: Tensor) -> NDArray[Any]:
-        """Vectors as they are written; raises where they are not finite, or not of the width they must have."""
+        """Return the vectors in the dtype of the file; raise where they are not finite or have the wrong width."""
         if rows.shape[-1] != self.width:
             raise CheckpointError(
-                f"{self.checkpoint.name}: layer {layer} is {rows.shape[-1]} wide, and the config says {self.width}; "
-                "layers of several widths cannot be probed together"
+                f"{self.checkpoint.name}: layer {layer} has {rows.shape[-1]} dimensions, but the config says "
+                f"{self.width}; models whose layers differ in width are not supported"
             )
         stored = rows.to(DTYPES[self.dtype])
         if not bool(torch.isfinite(stored).all()):
             whose = f"{self.checkpoint.name}: the vectors of layer {layer}"
             if bool(torch.isfinite(rows).all()):
                 raise ArrayError(
-                    f"{whose} reach {rows.abs().max().item():.3g}, and {self.dtype} ends at "
-                    f"{torch.finfo(stored.dtype).max:.3g}; ask for float32"
+                    f"{whose} reach {rows.abs().max().item():.3g}, but the largest {self.dtype} is "
+                    f"{torch.finfo(stored.dtype).max:.3g}; store them as float32"
                 )
             raise ArrayError(f"{whose} are not finite; a model in half precision may need a wider dtype")
         return stored.cpu().numpy()
@@ -234,22 +264,22 @@ class _Entry:
         (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     def _damage(self, folder: Path, recorded: Mapping[str, Any] | None) -> str | None:
-        """What is wrong with an entry; None where it is whole."""
+        """Return what is wrong with an entry, or None where it is complete and undamaged."""
         if recorded is None:
             return f"{_MANIFEST} is missing or damaged"
         for layer in self.layers:
-            path = folder / _file_name(layer)
+            path = folder / layer_file(layer)
             size = path.stat().st_size if path.exists() else 0
             if size != self.file_size:
                 return f"{path.name} has {size:,} bytes instead of {self.file_size:,}"
         for layer, (path, checksum) in zip(self.layers, _checksums(folder, self.layers), strict=True):
             if checksum != recorded[str(layer)].get("sha256"):
-                return f"{path.name} is damaged: its checksum is not the one it was written with"
+                return f"{path.name} is damaged: its checksum does not match the manifest"
         return None
 
 
 def readable(n_bytes: int) -> str:
-    """A size for people, in powers of 1000.
+    """Return a size in bytes as text, in powers of 1000.
 
     >>> readable(512), readable(1_370_000_000)
     ('512 B', '1.37 GB')
@@ -260,19 +290,20 @@ def readable(n_bytes: int) -> str:
     return f"{size:.3g} {units[0]}"
 
 
-def _file_name(layer: int) -> str:
+def layer_file(layer: int) -> str:
+    """Return the file name of a layer."""
     return f"layer-{layer:02d}.npy"
 
 
 def _layer_list(layers: tuple[int, ...]) -> str:
-    """Names the layers for the folder: the first and the last, or a hash where some are left out between."""
+    """Return the layers as part of a folder's name: first and last, or a hash where the range has gaps."""
     if layers == tuple(range(layers[0], layers[-1] + 1)):
         return f"layers-{layers[0]}-{layers[-1]}"
     return f"layers-{hashlib.sha256(repr(layers).encode()).hexdigest()[:8]}"
 
 
-def _header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
-    """What stands before the rows in a `.npy` file of this shape."""
+def npy_header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
+    """Return the header of a `.npy` file of this shape and dtype."""
     stream = io.BytesIO()
     described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (n_rows, width)}
     write_array_header_1_0(stream, described)
@@ -280,7 +311,7 @@ def _header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
 
 
 def _recorded_files(folder: Path) -> dict[str, Any] | None:
-    """Layer to what the manifest says of its file; None where there is no manifest that can be read."""
+    """Return what the manifest records of the file of each layer, or None without a readable manifest."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
         return files if isinstance(files, dict) and all(isinstance(of, dict) for of in files.values()) else None
@@ -289,8 +320,8 @@ def _recorded_files(folder: Path) -> dict[str, Any] | None:
 
 
 def _checksums(folder: Path, layers: Collection[int]) -> Iterator[tuple[Path, str]]:
-    """The file of each layer with the sha256 of its bytes."""
-    paths = [folder / _file_name(layer) for layer in layers]
+    """Yield the file of each layer with the sha256 of its bytes."""
+    paths = [folder / layer_file(layer) for layer in layers]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
         yield from zip(paths, threads.map(_checksum, paths), strict=True)
 
@@ -307,17 +338,18 @@ def _remove_stale(root: Path) -> None:
     for folder in root.glob(f"{_TEMPORARY}*"):
         try:
             youngest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        except OSError:  # its own run has just finished with it
+        except OSError:  # the run that wrote it has just finished
             continue
         if time.time() - youngest > STALE_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _as_ours(root: Path) -> Iterator[None]:
+def _cache_errors(root: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `BertftError` that names the cache directory."""
     try:
         yield
     except OSError as error:
         raise BertftError(
-            f"{root}: cannot be used as a cache: {error.strerror or error}; free space or name another folder"
+            f"{root}: cannot be used as a cache: {error.strerror or error}; free some space or choose another directory"
         ) from error

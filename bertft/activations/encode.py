@@ -1,6 +1,6 @@
-"""A corpus as token ids, kept flat: one array of tokens for all sentences and the place where each sentence starts.
+"""A corpus as token ids in one flat array for all sentences, with the start of each sentence.
 
-Every model of a comparison reads these same ids, so that row i of one model and row i of another are the same token.
+All models of a comparison read the same ids, so row i is the same token in every model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TokenisedTexts:
 
     ids: NDArray[np.int64]  # [tokens]
     types: NDArray[np.int64]  # [tokens], 0 for the first text and 1 for its pair
-    special: NDArray[np.bool_]  # [tokens], what the tokeniser added: [CLS], [SEP], <s>
+    special: NDArray[np.bool_]  # [tokens], True for what the tokeniser added: [CLS], [SEP], <s>
     starts: NDArray[np.int64]  # [n + 1]
     n_truncated: int
 
@@ -36,10 +36,10 @@ class TokenisedTexts:
 
 
 def tokenise(examples: Sequence[Example], tokenizer: Any, max_length: int) -> TokenisedTexts:
-    """Tokenise texts and pairs, cutting those longer than `max_length` tokens (the longer part of a pair first).
+    """Tokenise texts and pairs; truncate those longer than `max_length` tokens, the longer part of a pair first.
 
-    `tokenizer` is one of Hugging Face's.  Raises `OptionError` where `max_length` leaves no room beside the special
-    tokens.
+    `tokenizer` is a Hugging Face tokenizer. Raises `OptionError` where `max_length` leaves no room in addition to the
+    special tokens.
     """
     ids: list[list[int]] = []
     types: list[list[int]] = []
@@ -49,18 +49,18 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, max_length: int) -> To
     for paired, run in groupby(examples, key=lambda example: example.pair is not None):
         if max_length <= tokenizer.num_special_tokens_to_add(pair=paired):
             raise OptionError(
-                f"max_length is {max_length}, but {tokenizer.num_special_tokens_to_add(pair=paired)} special tokens go "
-                f"with each {'pair' if paired else 'sentence'}; give a larger max_length"
+                f"max_length is {max_length}, but each {'pair' if paired else 'sentence'} has "
+                f"{tokenizer.num_special_tokens_to_add(pair=paired)} special tokens; give a larger max_length"
             )
         run_examples = list(run)
         for first in range(0, len(run_examples), EXAMPLES_PER_CALL):
             part = run_examples[first : first + EXAMPLES_PER_CALL]
             encoded = _encode(tokenizer, part, max_length)
             ids += encoded["input_ids"]
-            # Where the tokenizer gives no types, transformers runs the model with type 0 throughout, and so do we.
+            # Where the tokenizer gives no types, all types are 0, as in transformers.
             types += encoded.get("token_type_ids") or [[0] * len(tokens) for tokens in encoded["input_ids"]]
             special += encoded["special_tokens_mask"]
-            # Only a text of exactly max_length tokens can have been cut; its full length tells.
+            # Only texts of exactly max_length tokens may have been truncated; their full lengths decide.
             full = [
                 example for example, tokens in zip(part, encoded["input_ids"], strict=True) if len(tokens) == max_length
             ]

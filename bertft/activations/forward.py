@@ -1,10 +1,11 @@
-"""The hidden states of one model for one batch, read by hooks that are gone when the reading is done.
+"""The hidden states of one model for one batch, read by temporary hooks.
 
-Layer 0 is the input of the first block (the embedding output), layer k the input of block k, and the last layer the
-model's last hidden state (after a final norm where the architecture has one): what Hugging Face returns as
-`hidden_states`.  Only drawn rows of wanted layers are kept, and the forward pass ends at the last layer wanted.
+Layer 0 is the input of the first block (the embedding output), layer k is the input of block k, and the last layer is
+the model's last hidden state, after the final norm where there is one. These are the `hidden_states` of Hugging Face.
+Only the drawn rows of the wanted layers are kept, and the forward pass ends at the last wanted layer.
 
-A model whose first blocks equal the base's need not run them: a `Prefix` read from the base takes their place.
+A model whose first blocks equal those of the base does not need to run them: it can start from a `Prefix`, which was
+read from the base.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bertft.errors import CheckpointError
 
 
 class Prefix(NamedTuple):
-    """What the blocks below `layer` computed for one batch: the whole hidden state, (b, t, d)."""
+    """The output of the blocks below `layer` for one batch: the full hidden states, (b, t, d)."""
 
     layer: int
     hidden: Tensor
@@ -33,14 +34,14 @@ class Prefix(NamedTuple):
 
 @dataclass
 class Reading:
-    """Of one model and one batch: layer to drawn rows, (r, d), and layer to prefix."""
+    """What was read from one model for one batch: the drawn rows, (r, d), and the prefixes, both by layer."""
 
     rows: dict[int, Tensor] = field(default_factory=dict)
     prefixes: dict[int, Prefix] = field(default_factory=dict)
 
 
 class _LastLayerReached(Exception):  # noqa: N818 -- a signal, not an error
-    """Ends a forward pass whose remaining blocks nobody asked for."""
+    """Ends a forward pass when the remaining blocks are not needed."""
 
 
 @torch.inference_mode()
@@ -52,10 +53,11 @@ def read_layers(
     prefix_layers: Collection[int] = (),
     prefix: Prefix | None = None,
 ) -> Reading:
-    """Run `model` on `batch` and keep the drawn rows of `layers` and the whole hidden states of `prefix_layers`.
+    """Run `model` on `batch`; return the drawn rows of `layers` and the full hidden states of `prefix_layers`.
 
-    With `prefix`, blocks below prefix.layer are passed over and block prefix.layer starts from prefix.hidden; the
-    layers must then lie above it.  Raises `CheckpointError` where a hidden state is not (batch, token, dimension).
+    With `prefix`, the blocks below prefix.layer are skipped and block prefix.layer starts from prefix.hidden; all
+    layers must then be above prefix.layer. Raises `CheckpointError` where hidden states are not (batch, token,
+    dimension).
 
     Source: Merchant et al. 2020, section 5.1.
     """
@@ -67,8 +69,7 @@ def read_layers(
         if hidden.shape[:-1] != batch.input_ids.shape:
             raise CheckpointError(
                 f"{type(model).__name__}: hidden layer {layer} has shape {tuple(hidden.shape)}, expected (batch, "
-                f"token, dimension) for {tuple(batch.input_ids.shape)} tokens; this architecture cannot be read "
-                "layer by layer"
+                f"token, dimension) for {tuple(batch.input_ids.shape)} tokens; this architecture is not supported"
             )
         if layer in layers:
             reading.rows[layer] = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.rows)
@@ -107,9 +108,10 @@ def _reader(layer: int, keep: Callable[[int, Tensor], None], *, is_last: bool) -
 
 @contextmanager
 def _resumed(blocks: nn.ModuleList, prefix: Prefix) -> Iterator[None]:
-    """Within: blocks below the prefix return their input untouched, and block `prefix.layer` receives the prefix.
+    """Skip the blocks below the prefix, and pass the prefix to block `prefix.layer`, within the context.
 
-    The blocks stay in the list, since models look up masks and positions by a block's index and attributes.
+    The skipped blocks return their input. They stay in the list, because models look up masks and positions by the
+    index and the attributes of a block.
     """
 
     def pass_over(*arguments: Any, **named: Any) -> Any:
@@ -142,7 +144,7 @@ def _hidden_states(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor
 
 
 def _arguments(model: Any, batch: Batch) -> dict[str, Any]:
-    """The inputs this model takes.  Models with one token type (RoBERTa) or none (GPT-2) are not given any."""
+    """Return the inputs that this model takes; token types only for models with several of them."""
     parameters = inspect.signature(model.forward).parameters
     arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "token_type_ids" in parameters and (getattr(model.config, "type_vocab_size", None) or 0) > 1:

@@ -1,7 +1,7 @@
-"""The draw: which sentences are read, and which of their tokens are compared.
+"""Sampling: which sentences are read, and which of their tokens are compared.
 
-It happens once, before any model runs, and depends on the seed and the texts alone, so every model and every layer sees
-the same tokens whatever the batch size.
+The sample is drawn once, before any model runs. It depends only on the seed and the texts, so every model and layer
+sees the same tokens, with any batch size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bertft.activations.encode import TokenisedTexts
 
 @dataclass(frozen=True)
 class Draw:
-    """The drawn tokens in text order: their places in the flat token arrays, and the sentence of each."""
+    """The drawn tokens in text order: their indices in the flat token arrays, and the sentence of each."""
 
     positions: NDArray[np.int64]  # [n], increasing
     sentences: NDArray[np.int64]  # [n], never decreasing
@@ -27,12 +27,12 @@ class Draw:
 
     @property
     def n_sentences(self) -> int:
-        """How many sentences own at least one drawn token."""
+        """The number of sentences with at least one drawn token."""
         return len(np.unique(self.sentences))
 
 
 def draw_sentences(available: int, wanted: int | None, seed: int) -> NDArray[np.int64]:
-    """The numbers of `wanted` sentences of `available`, uniform without replacement, increasing; None takes all.
+    """Draw `wanted` of `available` sentences without replacement; return their indices in order. None takes all.
 
     >>> draw_sentences(5, None, seed=0).tolist()
     [0, 1, 2, 3, 4]
@@ -44,9 +44,9 @@ def draw_sentences(available: int, wanted: int | None, seed: int) -> NDArray[np.
 
 
 def draw_tokens(texts: TokenisedTexts, wanted: int | None, seed: int, *, special_tokens: bool = False) -> Draw:
-    """`wanted` tokens of the texts, uniform without replacement; None, or more than there are, takes all.
+    """Draw `wanted` tokens of the texts without replacement; None, or more than there are, takes all.
 
-    Special tokens take part only if `special_tokens` is true.
+    Special tokens are included only with `special_tokens`.
     """
     positions = np.arange(len(texts.ids)) if special_tokens else np.flatnonzero(~texts.special)
     if wanted is not None and wanted < len(positions):
@@ -56,5 +56,5 @@ def draw_tokens(texts: TokenisedTexts, wanted: int | None, seed: int, *, special
 
 
 def _generators(seed: int) -> list[np.random.Generator]:
-    """Two independent streams, so that limiting the sentences does not shift the draw of tokens."""
+    """Return two independent generators, so that a limit on sentences does not change the sample of tokens."""
     return np.random.default_rng(seed).spawn(2)

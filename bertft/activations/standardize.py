@@ -1,7 +1,7 @@
-"""Z-scores of every dimension, from means and standard deviations gathered in a first pass over the same tokens.
+"""Z-scores of every dimension, with means and standard deviations from a first pass over the same tokens.
 
-A few dimensions of much larger spread than the rest dominate cosine similarity; standardising takes their weight away
-(Timkey and van Schijndel 2021).
+A few dimensions with much larger variance than the rest can dominate cosine similarity; standardising removes their
+weight (Timkey and van Schijndel 2021).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Standardizer:
 
     def __init__(self) -> None:
         self._n = 0
-        # Sums are of differences from the first row, float64: no digits are lost where a mean is far larger than a
-        # spread, and a constant column has the sum of squares zero exactly.
+        # The sums are of differences from the first row, in float64. So no digits are lost where a mean is much larger
+        # than the standard deviation, and a constant column has a sum of squares of exactly 0.
         self._origin = self._sum = self._sum_of_squares = torch.empty(0)
 
     def update(self, rows: Tensor) -> None:
@@ -37,7 +37,7 @@ class Standardizer:
         self._sum_of_squares += differences.square().sum(dim=0)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """The z-scores of rows, (r, d), float32 or wider; a constant column gives 0."""
+        """Return the z-scores of rows, (r, d), in float32 or wider; a constant column gives 0."""
         shift = self._sum / self._n
         variance = self._sum_of_squares / self._n - shift.square()
         scale = torch.where(variance > 0, variance.clamp(min=0).rsqrt(), 0.0)

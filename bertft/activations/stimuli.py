@@ -1,4 +1,4 @@
-"""What the models are shown of a corpus: the drawn sentences as tokens, the drawn tokens among them, the batches."""
+"""The input of the models from a corpus: the drawn sentences as tokens, the drawn tokens, and the batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bertft.errors import DataError
 class Stimuli:
     """The drawn sentences of a corpus, their tokens, the drawn tokens, and the sentences of each batch.
 
-    `notes` says what a reader of the numbers should know: tokens that were asked for and are not there, texts cut.
+    `notes` holds what a reader of the numbers should know: fewer tokens than requested, and truncated texts.
     """
 
     corpus: Corpus
@@ -44,7 +44,7 @@ class Stimuli:
         max_length: int,
         batch_tokens: int,
     ) -> Stimuli:
-        """Draw from a corpus, see `bertft.score`; raises `DataError` where there are too few tokens to compare."""
+        """Sample from a corpus, as `bertft.score` does; raise `DataError` where there are too few tokens to compare."""
         chosen = draw_sentences(len(corpus.examples), sentences, seed)
         examples = tuple(corpus.examples[index] for index in chosen)
         texts = tokenise(examples, tokenizer, max_length)
@@ -52,14 +52,14 @@ class Stimuli:
         if draw.n_tokens < 3:
             raise DataError(
                 f"{corpus.name}: {draw.n_tokens} tokens in {len(examples)} sentences; at least 3 are needed to "
-                "compare pairs of tokens: give more text"
+                "compare pairs of tokens; give more text"
             )
         notes = []
         if tokens is not None and draw.n_tokens < tokens:
-            more = "; a larger number of sentences gives more" if len(examples) < len(corpus.examples) else ""
+            more = "; use more sentences to get more" if len(examples) < len(corpus.examples) else ""
             notes.append(
-                f"{corpus.name}: {tokens} tokens were asked for, the {len(examples)} sentences have {draw.n_tokens}, "
-                f"and all were used{more}"
+                f"{corpus.name}: {tokens} tokens were requested, but the {len(examples)} sentences have only "
+                f"{draw.n_tokens}; all were used{more}"
             )
         if texts.n_truncated:
             notes.append(
@@ -72,10 +72,10 @@ class Stimuli:
 
     @property
     def padding(self) -> float:
-        """The part of the computed token places that is padding."""
+        """The share of padding in all batches, 0 to 1."""
         return padding_share(self.texts.lengths, self.plan)
 
     def batches(self, pad_id: int, device: torch.device) -> Iterator[Batch]:
-        """The batches in order, each made when it is asked for."""
+        """Yield the batches in order; each is built when it is needed."""
         for members in self.plan:
             yield make_batch(self.texts, self.draw, members, pad_id, device)

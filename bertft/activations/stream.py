@@ -1,7 +1,7 @@
-"""One base and several tuned models over the same batches, as chunks of rows that line up token by token.
+"""One base and several tuned models over the same batches, as chunks of rows that are aligned token by token.
 
-The base runs once a batch.  A tuned model that shares its first layers with the base starts where they part.
-Memory is bounded by `MIN_ROWS` and one batch: a chunk leaves as soon as it has rows enough for efficient products.
+The base runs once for each batch. A tuned model that shares its first layers with the base starts after them. Memory is
+bounded by `MIN_ROWS` and one batch: a chunk is yielded as soon as it has enough rows for efficient products.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from bertft.activations.batches import Batch
 from bertft.activations.forward import read_layers
 
 MIN_ROWS = 4096
-"""A chunk holds at least so many rows (the last one excepted): adding up (d, d) products over fewer costs as much as
-the products."""
+"""Smallest number of rows in a chunk, except the last one. With fewer rows, adding the (d, d) products up would cost as
+much as the products."""
 
 LayerRows = dict[int, Tensor]
-"""Layer to rows, (r, d)."""
+"""The rows, (r, d), by layer."""
 
 
-class Tuned(NamedTuple):
-    """A model compared with the base, whose layers 0 to `shared_depth` equal the base's (-1: none does)."""
+class TunedModel(NamedTuple):
+    """A model compared with the base; its layers 0 to `shared_depth` equal those of the base (-1 for none)."""
 
     model: Any
     shared_depth: int
 
 
 class Chunk(NamedTuple):
-    """Rows of the same r tokens; layers that a tuned model shares with the base are not in its rows."""
+    """Rows of the same r tokens; the rows of a tuned model omit the layers that it shares with the base."""
 
     base: LayerRows
     tuned: tuple[LayerRows, ...]
@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
 
 def stream(
     base: Any,
-    tuned: Sequence[Tuned],
+    tuned: Sequence[TunedModel],
     layers: Collection[int],
     batches: Iterable[Batch],
     *,
@@ -50,7 +50,8 @@ def stream(
 ) -> Iterator[Chunk]:
     """Yield the drawn rows of `layers` of all models, in chunks.
 
-    The base is read where some tuned model differs, and at `base_layers`; models with nothing to read are not run.
+    The base is read at the layers where a tuned model differs, and at `base_layers`. Models with no layer to read are
+    not run.
     """
     differing = [{layer for layer in layers if layer > other.shared_depth} for other in tuned]
     base_layers = set(base_layers).union(*differing)
@@ -83,5 +84,5 @@ def _joined(chunks: list[Chunk]) -> Chunk:
 
 
 def _joined_rows(parts: Sequence[LayerRows]) -> LayerRows:
-    # Each layer leaves its parts as it is joined, so that no more than one layer is held twice.
+    # Parts are dropped layer by layer, so at most one layer is in memory twice.
     return {layer: torch.cat([part.pop(layer) for part in parts]) for layer in list(parts[0])}

@@ -1,4 +1,4 @@
-"""Vectors of all words or subwords of a corpus, at every layer asked for: computed once, then read from the cache."""
+"""Vectors of all words or subwords of a corpus at the wanted layers, computed once and then read from the cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bertft.activations.cache import DTYPES, _as_ours, _Entry, _file_name, _header, _remove_stale, _root
-from bertft.activations.pieces import PieceCounts, PieceRanges, tokenise_pieces
+from bertft.activations.cache import DTYPES, Entry, cache_root, layer_file, npy_header
+from bertft.activations.subwords import SubwordCounts, SubwordRanges, tokenise_subwords
 from bertft.activations.words import WordCounts, check_pooling, tokenise_words
 from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit
@@ -22,7 +22,7 @@ from bertft.progress import Progress, Say
 
 @dataclass(frozen=True, eq=False)
 class CachedVectors:
-    """Vectors of n sentences on disk; sentence i owns rows starts[i] to starts[i + 1], none if it was dropped."""
+    """Vectors of n sentences on disk; sentence i owns rows starts[i] to starts[i + 1], none where it was dropped."""
 
     folder: Path
     layers: tuple[int, ...]
@@ -31,13 +31,13 @@ class CachedVectors:
     dtype: np.dtype[Any]
     notes: tuple[str, ...]
     reused: bool
-    """Whether the vectors were there already, and no model ran."""
+    """Whether the vectors were in the cache, so that no model ran."""
     n_bytes: int
-    """What the wanted layers take on disk."""
+    """The size of the wanted layers on disk, in bytes."""
 
     @property
     def n_rows(self) -> int:
-        """The number of vectors of a layer."""
+        """The number of vectors in each layer."""
         return int(self.starts[-1])
 
     @property
@@ -51,13 +51,13 @@ class CachedVectors:
         return np.flatnonzero(self.lengths)
 
     def layer(self, layer: int) -> np.memmap[Any, np.dtype[Any]]:
-        """The vectors of one layer, (rows, d), mapped from disk and read-only."""
+        """Return the vectors of one layer, (rows, d), memory-mapped and read-only."""
         self._check(layer)
-        mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / _file_name(layer), mmap_mode="r")
+        mapped: np.memmap[Any, np.dtype[Any]] = np.load(self.folder / layer_file(layer), mmap_mode="r")
         return mapped
 
     def rows(self, sentence: int) -> slice:
-        """The rows of one sentence in every layer, to index with: `vectors.layer(3)[vectors.rows(7)]`."""
+        """Return the slice of the rows of one sentence, as in `vectors.layer(3)[vectors.rows(7)]`."""
         return slice(int(self.starts[sentence]), int(self.starts[sentence + 1]))
 
     def padded(
@@ -67,11 +67,11 @@ class CachedVectors:
         *,
         dtype: DTypeLike = "f4",
     ) -> NDArray[Any]:
-        """The vectors of some sentences side by side, (layers, sentences, n, d), zeros after the end of each.
+        """Return the vectors of some sentences, (layers, sentences, n, d), padded with zeros.
 
-        n is the length of the longest; `layers` are all of them by default.  The rows are read, not mapped, so that
-        the memory in use stays that of one batch.  Raises `OptionError` for a sentence that was dropped, and for a
-        layer that is not there.
+        n is the length of the longest sentence; `layers` defaults to all layers. The rows are read, not mapped, so only
+        the memory of one batch is in use. Raises `OptionError` for a sentence that was dropped, and for a layer that
+        was not requested.
         """
         chosen = self.layers if layers is None else tuple(layers)
         for layer in chosen:
@@ -85,18 +85,18 @@ class CachedVectors:
         scratch = np.empty((longest, self.width), dtype=self.dtype)
         starts = self.starts[np.asarray(sentences, dtype=np.int64)]
         for of_layer, layer in zip(result, chosen, strict=True):
-            # Opened for each batch: threads and forked workers share no position in the file.
-            with (self.folder / _file_name(layer)).open("rb", buffering=0) as file:
+            # Opened for each batch, so that threads and forked workers do not share a file position.
+            with (self.folder / layer_file(layer)).open("rb", buffering=0) as file:
                 for place, start, length in zip(of_layer, starts.tolist(), lengths.tolist(), strict=True):
                     file.seek(self._header_size + start * self._row_size)
                     if file.readinto(scratch[:length].data) != length * self._row_size:
-                        raise BertftError(f"{file.name}: was cut off while it was in use; run again to rebuild it")
+                        raise BertftError(f"{file.name}: was truncated while in use; run again to rebuild it")
                     place[:length] = scratch[:length]
         return result
 
     @cached_property
     def _header_size(self) -> int:
-        return len(_header(self.n_rows, self.width, self.dtype))
+        return len(npy_header(self.n_rows, self.width, self.dtype))
 
     @property
     def _row_size(self) -> int:
@@ -105,23 +105,23 @@ class CachedVectors:
     def _check(self, layer: int) -> None:
         if layer not in self.layers:
             raise OptionError(
-                f"layer {layer} was not asked for; these are the layers {', '.join(map(str, self.layers))}"
+                f"layer {layer} was not requested; the vectors have the layers {', '.join(map(str, self.layers))}"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class CachedWords(CachedVectors):
-    """One row a word."""
+    """Cached vectors with one row for each word."""
 
     counts: WordCounts
 
 
 @dataclass(frozen=True, eq=False)
-class CachedPieces(CachedVectors):
-    """One row a piece, without special tokens; `ranges` says which pieces a word became."""
+class CachedSubwords(CachedVectors):
+    """Cached vectors with one row for each subword, without special tokens; `ranges` gives the subwords of a word."""
 
-    ranges: PieceRanges
-    counts: PieceCounts
+    ranges: SubwordRanges
+    counts: SubwordCounts
 
 
 def word_vectors(
@@ -136,39 +136,39 @@ def word_vectors(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> CachedWords:
-    """The vectors of all words of `sentences`, given as lists of words, from the cache or else computed into it.
+    """Return the vectors of all words of `sentences`, from the cache or else computed and stored there.
 
-    layers: "all", a number, or a list such as "0,3-5,-1".  pooling: `mean` of a word's pieces, `first` or `last`.
-    dtype: `float16` or `float32`, on disk.  cache: a folder, by default `default_cache()`.
-    batch_tokens: the most tokens in one batch, padding included.
-    progress: called as progress(done, total, what) after every batch.  say: called with lines for people: the size
-        before anything is written, reuse, and damage found.
+    sentences: one list of words for each sentence.  layers: "all", a number, or a list such as "0,3-5,-1".
+    pooling: `mean` of the subwords of a word, `first` or `last`.  dtype: `float16` or `float32`, on disk.
+    cache: a directory, by default `default_cache()`.  batch_tokens: the most tokens in one batch, padding included.
+    progress: called as progress(done, total, what) after every batch.  say: called with lines for the user: the size
+        before anything is written, reuse, waiting for another run, and damage.
 
-    Sentences longer than the model takes, or with a word of which the tokenizer makes nothing, are dropped and counted.
+    Sentences that are longer than the model takes, or have a word without subwords, are dropped and counted.
 
-    Raises `OptionError` for an option out of range, `DataError` for sentences that are none, `CheckpointError` for a
-    model that cannot be read, `ArrayError` for vectors that are not finite or too large for `dtype`, `BertftError`
-    where the disk is too full or cannot be written to.
+    Raises `OptionError` for an option out of range, `DataError` for malformed sentences, `CheckpointError` for a model
+    that cannot be read, `ArrayError` for vectors that are not finite or too large for `dtype`, and `BertftError` where
+    the cache has too little space or cannot be written.
 
     >>> vectors = word_vectors(checkpoint, [["It", "rains", "."]])  # doctest: +SKIP
     >>> vectors.layer(3)[vectors.rows(0)].shape  # doctest: +SKIP
     (3, 384)
 
-    Source: for the mean over pieces, Hewitt and Manning 2019.
+    Source: for the mean over subwords, Hewitt and Manning 2019.
     """
     check_pooling(pooling)
     max_length = length_limit(checkpoint)
     words = tokenise_words(sentences, checkpoint.tokenizer, max_length)
     notes = words.counts.notes(max_length)
     draw = words.draw(pooling)
-    entry = _Entry(
-        root=_root(cache),
+    entry = Entry(
+        root=cache_root(cache),
         checkpoint=checkpoint,
         texts=words.texts,
         draw=draw,
         starts=words.starts,
         kinds=(words.word_of_token,),
-        means=words.pieces if pooling == "mean" else None,
+        means=words.subwords if pooling == "mean" else None,
         layers=parse_layers(layers, n_layers(checkpoint.model)),
         pooling=pooling,
         dtype=dtype,
@@ -177,7 +177,7 @@ def word_vectors(
     return CachedWords(**_found(entry, notes, batch_tokens, progress, say), counts=words.counts)
 
 
-def piece_vectors(
+def subword_vectors(
     checkpoint: Checkpoint,
     sentences: Sequence[Sequence[str]],
     *,
@@ -187,57 +187,51 @@ def piece_vectors(
     batch_tokens: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> CachedPieces:
-    """The vectors of all pieces of `sentences`, given as lists of words, from the cache or else computed into it.
+) -> CachedSubwords:
+    """Return the vectors of all subwords of `sentences`, from the cache or else computed and stored there.
 
-    Special tokens have none.  Sentences longer than the model takes keep the pieces that fit; see `PieceRanges.spans`.
-    Options and errors are those of `word_vectors`.
+    Special tokens have no vectors. A sentence that is longer than the model takes keeps the subwords that fit; see
+    `SubwordRanges.spans`. Options and errors are those of `word_vectors`.
 
-    >>> vectors = piece_vectors(checkpoint, [["It", "snowballs", "."]])  # doctest: +SKIP
+    >>> vectors = subword_vectors(checkpoint, [["It", "snowballs", "."]])  # doctest: +SKIP
     >>> vectors.ranges.spans(np.array([0]), np.array([[1, 2]]))  # doctest: +SKIP
     (array([[1, 3]]), array([ True]))
     """
     max_length = length_limit(checkpoint)
-    pieces = tokenise_pieces(sentences, checkpoint.tokenizer, max_length)
-    entry = _Entry(
-        root=_root(cache),
+    subwords = tokenise_subwords(sentences, checkpoint.tokenizer, max_length)
+    entry = Entry(
+        root=cache_root(cache),
         checkpoint=checkpoint,
-        texts=pieces.texts,
-        draw=pieces.draw(),
-        starts=pieces.starts,
+        texts=subwords.texts,
+        draw=subwords.draw(),
+        starts=subwords.starts,
         kinds=(),
         means=None,
         layers=parse_layers(layers, n_layers(checkpoint.model)),
-        pooling="pieces",
+        pooling="subwords",
         dtype=dtype,
-        unit="piece",
+        unit="subword",
     )
-    notes = pieces.counts.notes(max_length)
+    notes = subwords.counts.notes(max_length)
     found = _found(entry, notes, batch_tokens, progress, say)
-    return CachedPieces(**found, ranges=pieces.ranges, counts=pieces.counts)
+    return CachedSubwords(**found, ranges=subwords.ranges, counts=subwords.counts)
 
 
 def _found(
-    entry: _Entry,
+    entry: Entry,
     notes: tuple[str, ...],
     batch_tokens: int | None,
     progress: Progress | None,
     say: Say | None,
 ) -> dict[str, Any]:
-    """What a `CachedVectors` is made of, for an entry that is there or now written."""
+    """Return the fields of a `CachedVectors` for an entry, which is computed where it is not in the cache."""
     if entry.dtype not in DTYPES:
         raise OptionError(f"unknown dtype {entry.dtype!r} for vectors on disk; choose one of {', '.join(DTYPES)}")
     if batch_tokens is not None and batch_tokens < 1:
         raise OptionError(f"batch_tokens is {batch_tokens}; give a whole number that is at least 1")
     if not entry.n_rows:
         raise DataError(f"all {len(entry.starts) - 1} sentences were dropped: " + "; ".join(notes))
-    say = say or (lambda _line: None)
-    with _as_ours(entry.root):
-        _remove_stale(entry.root)
-        folder = entry.find(say)
-        reused = folder is not None
-        if folder is None:
-            folder = entry.write(batch_tokens, progress, say)
+    folder, reused = entry.obtain(batch_tokens, progress, say or (lambda _line: None))
     return {
         "folder": folder,
         "layers": entry.layers,

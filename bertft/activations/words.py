@@ -1,11 +1,11 @@
-"""Words and the pieces a tokenizer makes of them, aligned by the tokenizer's own character offsets.
+"""Words and their subwords, aligned by the character offsets of the tokenizer.
 
-A sentence is given to the tokenizer as running text, its words joined by single spaces, so the model reads the pieces
-it was trained on; each piece belongs to the word in which it ends.  A space belongs to the word after it, as in the
-pieces of byte-level and unigram tokenizers.
+The tokenizer gets a sentence as running text, its words joined by single spaces, so the model reads the subwords that
+it was trained on. Each subword belongs to the word in which it ends. A space belongs to the following word, as in the
+subwords of byte-level and unigram tokenizers.
 
-Probes of trees need every word.  A sentence is dropped, and counted, where it is longer than the model takes or where
-the tokenizer makes no piece of one of its words (control characters, say); nothing is cut or filled in.
+Probes of trees need every word. A sentence is dropped, and counted, where it is longer than the model takes, or where
+one of its words (of control characters, for example) has no subwords. Sentences are never cut or filled in.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ POOLINGS = ("mean", "first", "last")
 
 @dataclass(frozen=True)
 class WordCounts:
-    """What became of the given sentences and words; pieces, split and unknown words are those of kept sentences."""
+    """Counts of sentences and words; subwords, split words and unknown words are counted in kept sentences only."""
 
     sentences: int
     words: int
     too_long_sentences: int
-    """Dropped, for they have more tokens than the model takes."""
+    """Sentences dropped because they have more tokens than the model takes."""
     incomplete_sentences: int
-    """Dropped, for the tokenizer makes no piece of some word; those that are too long as well are not counted here."""
-    pieceless_words: int
-    """Words of which the tokenizer makes no piece, in all sentences."""
+    """Sentences dropped because a word has no subwords, without those that are also too long."""
+    empty_words: int
+    """Words without subwords, in all sentences."""
     kept_sentences: int
     kept_words: int
-    pieces: int
-    most_pieces: int
-    """The pieces of the word that has the most."""
+    subwords: int
+    most_subwords: int
+    """The largest number of subwords of a word."""
     split_words: int
-    """Words of more than one piece."""
+    """Words with more than one subword."""
     unknown_words: int
-    """Words of which a piece is the tokenizer's unknown token."""
+    """Words with a subword that is the tokenizer's unknown token."""
 
     def notes(self, max_length: int) -> tuple[str, ...]:
-        """What a reader of the numbers should know, as sentences; none where every word was known and kept."""
+        """Return notes for readers of the results; empty where every word was known and kept."""
         notes = []
         if self.too_long_sentences:
             notes.append(
@@ -60,8 +60,8 @@ class WordCounts:
             )
         if self.incomplete_sentences:
             notes.append(
-                f"{self.incomplete_sentences} of {self.sentences} sentences were dropped, for the tokenizer makes "
-                "nothing of a word in them"
+                f"{self.incomplete_sentences} of {self.sentences} sentences were dropped because a word in them has "
+                "no subwords"
             )
         if self.unknown_words:
             notes.append(f"{self.unknown_words} of {self.kept_words} words are unknown to the tokenizer")
@@ -70,16 +70,16 @@ class WordCounts:
 
 @dataclass(frozen=True, eq=False)
 class TokenisedWords:
-    """The tokens of n sentences and the words they belong to; the words of kept sentences are numbered throughout."""
+    """The tokens of n sentences and their words; words are numbered across all kept sentences."""
 
     texts: TokenisedTexts
     word_of_token: NDArray[np.int64]  # [tokens], -1 for special tokens and in dropped sentences
-    pieces: NDArray[np.int64]  # [kept words], at least 1
+    subwords: NDArray[np.int64]  # [kept words], at least 1
     starts: NDArray[np.int64]  # [n + 1], sentence i owns words starts[i] to starts[i + 1]; none where it was dropped
     counts: WordCounts
 
     def draw(self, pooling: str) -> Draw:
-        """The tokens from which word vectors are made: all of a word, or its first or last alone."""
+        """Return the tokens from which word vectors are computed: all tokens of a word, or only the first or last."""
         words = self.word_of_token
         inside = words >= 0
         if pooling == "first":
@@ -92,27 +92,27 @@ class TokenisedWords:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The tokens of n sentences, uncut, and the word of each, the words of all sentences numbered throughout."""
+    """The full tokens of n sentences and the word of each; words are numbered across all sentences."""
 
     tokens: TokenisedTexts
     words: NDArray[np.int64]  # [tokens], -1 for special tokens
-    pieces: NDArray[np.int64]  # [words], how many each word became
+    subwords: NDArray[np.int64]  # [words], the number of subwords of each word
     first_word: NDArray[np.int64]  # [n + 1], sentence i has words first_word[i] to first_word[i + 1]
 
 
 def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
-    """Tokenise sentences of words whole and say which word each token belongs to; raises as `tokenise_words` does."""
+    """Tokenise sentences of words in full and assign the tokens to words; raise as `tokenise_words` does."""
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(
-            f"{type(tokenizer).__name__}: does not say from which characters a token was made, so tokens cannot be "
-            "given to words; convert it to a fast tokenizer (a tokenizer.json)"
+            f"{type(tokenizer).__name__}: has no character offsets, so tokens cannot be assigned to words; convert it "
+            "to a fast tokenizer (a tokenizer.json)"
         )
     texts = [_running_text(words, f"sentences[{index}]") for index, words in enumerate(sentences)]
     if not texts:
         raise DataError("no sentences; give at least one")
     tokens, ends = _encoded(texts, tokenizer)
 
-    # All sentences joined by spaces make one text, in which every word and every piece has its end.
+    # With all sentences joined by spaces to one text, every word and every subword has an end position.
     first_word = np.concatenate([[0], np.cumsum([len(words) for words in sentences])])
     word_ends = np.cumsum([len(word) + 1 for words in sentences for word in words]) - 1
     text_starts = np.concatenate([[0], word_ends + 1])[first_word[:-1]]
@@ -121,78 +121,79 @@ def align(sentences: Sequence[Sequence[str]], tokenizer: Any) -> Alignment:
     own = words[~tokens.special]
     if (np.diff(own) < 0).any():
         raise CheckpointError(
-            f"{type(tokenizer).__name__}: the offsets of its tokens run backwards, so tokens cannot be given to words"
+            f"{type(tokenizer).__name__}: its character offsets decrease, so tokens cannot be assigned to words"
         )
     return Alignment(tokens, words, np.bincount(own, minlength=len(word_ends)), first_word)
 
 
 def tokenise_words(sentences: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> TokenisedWords:
-    """Tokenise sentences of words, keeping those of at most `max_length` tokens, special ones included.
+    """Tokenise sentences of words; keep those with at most `max_length` tokens, special tokens included.
 
-    Raises `CheckpointError` for a tokenizer without offsets, `DataError` for a sentence without words or a blank word.
+    Raises `CheckpointError` for a tokenizer without offsets, and `DataError` for a sentence without words and for a
+    blank word.
     """
     aligned = align(sentences, tokenizer)
-    tokens, words, pieces = aligned.tokens, aligned.words, aligned.pieces
+    tokens, words, subwords = aligned.tokens, aligned.words, aligned.subwords
     counts, first_word = np.diff(aligned.first_word), aligned.first_word[:-1]
     too_long = tokens.lengths > max_length
-    complete = np.logical_and.reduceat(pieces > 0, first_word)
+    complete = np.logical_and.reduceat(subwords > 0, first_word)
     kept = complete & ~too_long
     kept_word = np.repeat(kept, counts)
     number = np.where(kept_word, np.cumsum(kept_word) - 1, -1)
     word_of_token = np.where(words >= 0, number[words], -1)
-    pieces_kept = pieces[kept_word]
+    subwords_kept = subwords[kept_word]
     unknown = (tokens.ids == tokenizer.unk_token_id) & (word_of_token >= 0)
     return TokenisedWords(
         texts=tokens,
         word_of_token=word_of_token,
-        pieces=pieces_kept,
+        subwords=subwords_kept,
         starts=np.concatenate([[0], np.cumsum(np.where(kept, counts, 0))]),
         counts=WordCounts(
             sentences=len(counts),
-            words=len(pieces),
+            words=len(subwords),
             too_long_sentences=int(too_long.sum()),
             incomplete_sentences=int((~complete & ~too_long).sum()),
-            pieceless_words=int((pieces == 0).sum()),
+            empty_words=int((subwords == 0).sum()),
             kept_sentences=int(kept.sum()),
-            kept_words=len(pieces_kept),
-            pieces=int(pieces_kept.sum()),
-            most_pieces=int(pieces_kept.max(initial=0)),
-            split_words=int((pieces_kept > 1).sum()),
+            kept_words=len(subwords_kept),
+            subwords=int(subwords_kept.sum()),
+            most_subwords=int(subwords_kept.max(initial=0)),
+            split_words=int((subwords_kept > 1).sum()),
             unknown_words=len(np.unique(word_of_token[unknown])),
         ),
     )
 
 
 def check_pooling(pooling: str) -> None:
-    """Raise `OptionError` for a pooling that there is not."""
+    """Raise `OptionError` for an unknown pooling."""
     if pooling not in POOLINGS:
         raise OptionError(f"unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}")
 
 
-def pooled(rows: Tensor, pieces: Tensor) -> Tensor:
-    """The mean over the rows of each word, (words, d) in float32 or wider, of rows that lie word by word, (r, d).
+def pooled(rows: Tensor, subwords: Tensor) -> Tensor:
+    """Return the mean of the rows of each word, (words, d) in float32 or wider; `rows`, (r, d), are ordered by word.
 
     >>> pooled(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([2, 1])).tolist()
     [[2.0], [5.0]]
     """
     wide = rows if rows.dtype == torch.float64 else rows.float()
-    return torch.segment_reduce(wide, "mean", lengths=pieces, unsafe=True)
+    return torch.segment_reduce(wide, "mean", lengths=subwords, unsafe=True)
 
 
 def _running_text(words: Sequence[str], where: str) -> str:
     if isinstance(words, str):
-        raise DataError(f"{where}: got one string, {words[:40]!r}; give the words of each sentence as a list")
+        raise DataError(f"{where}: got one string, {words[:40]!r}; give each sentence as a list of words")
     if not len(words):
         raise DataError(f"{where}: no words; every sentence needs at least one")
     for word in words:
         if not isinstance(word, str) or not word:
             raise DataError(f"{where}: expected words, got {word!r}; a word has at least one character")
-    # An example refuses what no tokenizer takes.
+    # `Example` raises for texts that no tokenizer accepts.
     return Example(" ".join(words), None, where).text
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any) -> tuple[TokenisedTexts, NDArray[np.int64]]:
-    """The tokens of all texts, uncut, and the character where each token ends in its text."""
+    """Return the full tokens of all texts, and the end of each token in its text, in characters."""
     ids: list[list[int]] = []
     types: list[list[int]] = []
     special: list[list[int]] = []

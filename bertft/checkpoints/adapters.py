@@ -1,8 +1,8 @@
-"""Adapters: a small file of changes to a base model, as `peft` writes it for LoRA and its kin, merged into a copy.
+"""Adapters of LoRA and similar methods, as `peft` saves them, merged into a copy of their base model.
 
-The copy shares every weight that the adapter leaves alone with its base, so it costs the memory of the adapted weights
-and no more, and a layer whose adapter is zero or absent keeps weights equal to the base's, bit for bit. An adapter of a
-model with a head (a sequence classifier, say) names the modules of that model; what lies in the body is taken.
+The copy shares all unchanged weights with the base, so it takes only the memory of the adapted weights. A layer whose
+adapter is zero or absent keeps weights equal to the base's, bit for bit. An adapter that was trained on a model with a
+head, such as a sequence classifier, names the modules of that model; only the part for the body is used.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _ROOT = "base_model.model."  # peft writes this before the name of every module
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's folder holds, checked: the name of its base, a folder or a hub name, and the weight file."""
+    """A checked adapter: its folder, the name of its base (a folder or a hub name), and its weight file."""
 
     folder: Path
     base: str
     weights: Path
 
     def content_hash(self, base: str) -> str:
-        """The sha256 over the adapter's config and weights and the content hash of its base."""
+        """Return the sha256 of the adapter's config and weights and of the content hash of its base."""
         return hashlib.sha256(f"{hash_files([self.folder / CONFIG, self.weights])}\0{base}".encode()).hexdigest()
 
 
 def find_adapter(folder: Path, *, allow_pickle: bool) -> Adapter | None:
-    """The adapter that a folder holds, None for one without; raises `CheckpointError` where it cannot be used."""
+    """Return the adapter in a folder, or None where there is none; raise `CheckpointError` for an unusable one."""
     config = read_json(folder, CONFIG)
     if config is None:
         return None
     if any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
         raise CheckpointError(
-            f"{folder}: holds an adapter and a whole model, and it cannot be told which is meant; "
+            f"{folder}: contains both an adapter and a full model, so it is unclear which to load; "
             "move one of them into a folder of its own"
         )
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CheckpointError(
-            f"{folder / CONFIG}: does not name the adapter's base; "
+            f"{folder / CONFIG}: does not name the base model of the adapter; "
             "set base_model_name_or_path to its folder or hub name"
         )
     if "num_virtual_tokens" in config:
         raise CheckpointError(
             f"{folder}: a {config.get('peft_type')} adapter adds tokens and changes no weight, so it cannot be merged; "
-            "bertft reads adapters of weights, such as LoRA"
+            "use an adapter that changes weights, such as LoRA"
         )
     weights = folder / WEIGHTS
     if weights.exists():
@@ -70,7 +70,7 @@ def find_adapter(folder: Path, *, allow_pickle: bool) -> Adapter | None:
         weights = folder / PICKLE
         if not allow_pickle:
             raise CheckpointError(
-                f"{weights}: a pickle, which can run code when read, and no {WEIGHTS} beside it; "
+                f"{weights}: a pickle, which can run code when it is loaded, and there is no {WEIGHTS}; "
                 "save the adapter again with save_pretrained, or allow pickles for this run (allow_pickle=True)"
             )
     else:
@@ -81,10 +81,10 @@ def find_adapter(folder: Path, *, allow_pickle: bool) -> Adapter | None:
 
 
 def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a bare model with the adapter added to its weights; the base stays as it is.
+    """Return a copy of a bare model with the adapter merged into its weights; the base is not changed.
 
-    Raises `CheckpointError` without the package peft, for an adapter of a model of other modules or other shapes, and
-    for one that is no change of weights (prompts, prefixes).
+    Raises `CheckpointError` where the package peft is missing, where the modules or shapes of the adapter do not match
+    the base, and where the adapter does not change weights (prompts, prefixes).
 
     >>> merged(find_adapter(Path("runs/lora"), allow_pickle=False), base.model)  # doctest: +SKIP
 
@@ -94,22 +94,22 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
         import peft
     except ImportError as error:
         raise CheckpointError(
-            f'{adapter.folder}: an adapter, which takes the package peft to read; pip install "bertft[lora]"'
+            f'{adapter.folder}: an adapter, which needs the package peft; pip install "bertft[lora]"'
         ) from error
     tensors = _tensors(adapter)
     place, inside = _inside_body(tensors, base)
     if not inside:
         raise CheckpointError(
-            f"{adapter.folder}: none of its {len(tensors)} tensors, {next(iter(tensors))} for one, belongs to a module "
+            f"{adapter.folder}: none of its {len(tensors)} tensors (such as {next(iter(tensors))}) belongs to a module "
             f"of {type(base).__name__}; it was made for another model than {adapter.base}"
         )
     body = _sharing_copy(base)
     try:
-        # What is drawn at random here is replaced at once, but the drawing must not move the caller's generator.
+        # Random initial values are replaced at once, but drawing them must not advance the caller's generator.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             config = peft.PeftConfig.from_pretrained(str(adapter.folder))
-            # Of a task bertft knows nothing: its head is left out, and so are the modules that were saved with it.
+            # The task head is not loaded, nor are the modules that were saved with it.
             config.task_type, config.inference_mode = None, True
             if getattr(config, "modules_to_save", None):
                 named = [name for name in config.modules_to_save if any(f".{name}." in f".{key}" for key in inside)]
@@ -121,19 +121,19 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
             lacking = [key for key in found.missing_keys if mark in key]
             if not (lacking or found.unexpected_keys):
                 model.merge_and_unload(safe_merge=True)
-    except Exception as error:  # peft raises a zoo of types for what does not fit
+    except Exception as error:  # peft raises many types of error for an adapter that does not fit
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
         raise CheckpointError(
             f"{adapter.folder}: peft {peft.__version__} cannot apply this adapter to {adapter.base}: {reason}"
         ) from error
     if found.unexpected_keys:
         raise CheckpointError(
-            f"{adapter.folder}: {len(found.unexpected_keys)} of its tensors, {found.unexpected_keys[0]} for one, have "
-            f"no place in {adapter.base}; the adapter was made for another model"
+            f"{adapter.folder}: {len(found.unexpected_keys)} of its tensors (such as {found.unexpected_keys[0]}) match "
+            f"no module of {adapter.base}; the adapter was made for another model"
         )
     if lacking:
         raise CheckpointError(
-            f"{adapter.folder}: the weights lack {len(lacking)} tensors, {lacking[0]} for one, of modules that its "
+            f"{adapter.folder}: the weights lack {len(lacking)} tensors (such as {lacking[0]}) of modules that its "
             f"{CONFIG} names; the file is incomplete, or the adapter was made for another model than {adapter.base}"
         )
     body.train(False).requires_grad_(False)
@@ -146,14 +146,14 @@ def _tensors(adapter: Adapter) -> dict[str, Tensor]:
     try:
         loaded = torch.load(adapter.weights, map_location="cpu", weights_only=True)
         return {str(name): tensor for name, tensor in loaded.items()}
-    except Exception as error:  # torch's own advice on a pickle it refuses is to load it with code and all
-        raise CheckpointError(f"{adapter.weights}: the pickle holds more than tensors, or is damaged") from error
+    except Exception as error:  # torch's own message advises loading the pickle with its code
+        raise CheckpointError(f"{adapter.weights}: the pickle contains more than tensors, or is damaged") from error
 
 
 def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str, dict[str, Tensor]]:
-    """Where the body lay in the model that was trained ("bert" of a classifier, "" for itself), and its tensors.
+    """Return the path of the body in the trained model ("bert" in a classifier, "" for a bare body) and its tensors.
 
-    The place is that from which the tensors' names lead deepest into modules of the body.
+    The path is the prefix after which the tensors' names match the body's modules to the greatest depth.
     """
     modules = {name for name, _ in body.named_modules() if name}
     votes: Counter[str] = Counter()
@@ -162,7 +162,7 @@ def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str
         for start in range(len(parts)):
             end = next((end for end in range(len(parts), start, -1) if ".".join(parts[start:end]) in modules), start)
             votes[".".join(parts[:start])] += end - start
-    # Of places that lead equally deep the outermost is meant.
+    # Among equally deep matches, the shortest path is right.
     place = max(votes, key=lambda name: (votes[name], -name.count(".") - bool(name)), default="")
     if not votes[place]:
         return "", {}
@@ -171,7 +171,7 @@ def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str
 
 
 def _outer(place: str, body: nn.Module) -> nn.Module:
-    """A module in which the body has the place it had in training, so that patterns in the config mean the same."""
+    """Return a module with the body at the path it had in training, so that patterns in the config match as then."""
     for name in reversed(place.split(".") if place else []):
         outside = nn.Module()
         outside.add_module(name, body)
@@ -180,14 +180,14 @@ def _outer(place: str, body: nn.Module) -> nn.Module:
 
 
 def _sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with modules and parameters of its own over the same memory."""
+    """Return a copy with its own modules and parameters, which share the memory of the original."""
     memory: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in model.parameters()}
     memory |= {id(buffer): buffer for buffer in model.buffers()}
     return copy.deepcopy(model, memory)
 
 
 def _own_what_changes(model: nn.Module, names: Iterable[str]) -> None:
-    """Give parameters memory of their own that loading and merging may write to."""
+    """Copy the memory of the parameters that loading and merging will write to."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     loaded = set(names)

@@ -1,4 +1,4 @@
-"""The parts of a model: its body, its stack of blocks, its depth and width, and the layers that a user names."""
+"""The parts of a model: its body, its stack of blocks, its depth and width, and the parsing of layer numbers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from transformers import PreTrainedModel
 from bertft.errors import CheckpointError, OptionError
 
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
-# Names of the norm that follows the last block, where it stands beside the blocks.
-_FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
+FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
+"""Names of the norm after the last block, in models where it is a sibling of the list of blocks."""
 
 
 def n_layers(model: PreTrainedModel) -> int:
-    """The number of transformer blocks; hidden layers are counted 0 (embeddings) to this number."""
+    """Return the number of transformer blocks; hidden layers are numbered from 0 (embeddings) to this number."""
     return int(_body_setting(model, "num_hidden_layers"))
 
 
 def hidden_size(model: PreTrainedModel) -> int:
-    """The width of the hidden states."""
+    """Return the dimension of the hidden states."""
     return int(_body_setting(model, "hidden_size"))
 
 
 def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:
-    """The hidden layers meant, increasing, of a model of `depth` blocks; raises `OptionError` for one it has not.
+    """Return the hidden layers that a user named, in increasing order, for a model of `depth` blocks.
+
+    `layers` is "all", a number, a list of numbers, or text such as "0,3-5,-1"; negative numbers count from the last
+    layer. Raises `OptionError` for anything else and for layers that the model does not have.
 
     >>> parse_layers("0,3-5,-1", depth=12)
     (0, 3, 4, 5, 12)
     """
-    known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the last)"
+    known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the end)"
     if layers == "all":
         return tuple(range(depth + 1))
     chosen: set[int] = set()
@@ -40,25 +43,25 @@ def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ..
     for part in parts:
         match = _LAYERS.fullmatch(str(part))
         if match is None:
-            raise OptionError(f"{part!r} is not a layer; {known}; write all, a number, or a list such as 0,3-5,-1")
+            raise OptionError(f"{part!r} is not a layer; {known}; give all, a number, or a list such as 0,3-5,-1")
         ends = [int(end) for end in match.groups() if end is not None]
         if not all(-depth - 1 <= end <= depth for end in ends):
             raise OptionError(f"there is no layer {str(part).strip()}; {known}")
         first, last = (ends[0] % (depth + 1), ends[-1] % (depth + 1))
         if first > last:
             raise OptionError(
-                f"the range of layers {str(part).strip()} runs from {first} to {last}; write the lower end first"
+                f"the range of layers {str(part).strip()} runs from {first} to {last}; give the lower end first"
             )
         chosen.update(range(first, last + 1))
     if not chosen:
-        raise OptionError(f"no layer was asked for; {known}")
+        raise OptionError(f"no layers given; {known}")
     return tuple(sorted(chosen))
 
 
 def find_body(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformer inside a model with a head, an adapter or a wrapper around it; a bare one is its own.
+    """Return the transformer inside a model with a head, an adapter or a wrapper; a bare model is returned itself.
 
-    Raises `CheckpointError` where there is none, or several.
+    Raises `CheckpointError` where the model contains no transformer, or several.
 
     >>> from transformers import BertConfig, BertForMaskedLM
     >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=5)
@@ -74,17 +77,17 @@ def find_body(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """The transformer blocks in order; raises `CheckpointError` where a model does not keep them in one list.
+    """Return the transformer blocks in order; raise `CheckpointError` where the model does not keep them in one list.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> len(block_stack(GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))))
     3
     """
-    return _find_stack(model)[1]
+    return find_stack(model)[1]
 
 
-def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
-    """The one list of as many modules as the model has blocks, with its path, nearest the top."""
+def find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
+    """Return the path and the outermost list of all transformer blocks; raise as `block_stack` does."""
     count = n_layers(model)
     lists = [
         (name, module)
@@ -97,7 +100,7 @@ def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
         found = f"{len(nearest)} lists ({', '.join(name for name, _ in nearest)})" if nearest else "none"
         raise CheckpointError(
             f"{type(model).__name__}: expected one list of its {count} transformer blocks, found {found}; "
-            "models that share weights between blocks or split them into parts keep no such list"
+            "models that share weights between blocks, or split blocks into parts, are not supported here"
         )
     return nearest[0]
 
@@ -105,5 +108,5 @@ def _find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
 def _body_setting(model: PreTrainedModel, name: str) -> Any:
     config = model.config.get_text_config()
     if not hasattr(config, name):
-        raise CheckpointError(f"{type(model).__name__}: its config has no {name}; bertft needs a transformer of blocks")
+        raise CheckpointError(f"{type(model).__name__}: its config has no {name}; use a transformer model")
     return getattr(config, name)

@@ -1,4 +1,4 @@
-"""How two checkpoints compare: whether tokenizers agree, and up to which layer both compute the same hidden states."""
+"""Comparison of two checkpoints: do their tokenizers agree, and up to which layer are their hidden states the same?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.anatomy import _FINAL_NORMS, _find_stack, n_layers
+from bertft.checkpoints.anatomy import FINAL_NORMS, find_stack, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.errors import CheckpointError
 
-# Config fields with no say in what a body computes in evaluation mode; any other difference counts.
+# Config fields that do not change what a body computes in evaluation mode; any other difference counts.
 _HARMLESS_FIELDS = frozenset(
     {
         *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
@@ -26,10 +26,11 @@ _HARMLESS_WORDS = ("drop", "classifier", "summary")
 
 
 def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
-    """The last hidden layer up to which two models compute the same numbers, bit for bit: -1 for none.
+    """Return the last hidden layer up to which two models compute the same numbers, bit for bit; -1 for none.
 
-    0 says that all before the blocks is equal, k that the first k blocks are too. Weights and buffers are compared
-    with `torch.equal`, and configs field by field; where it cannot be told whether a difference matters, it does.
+    A result of 0 means that everything before the blocks is equal, and k that the first k blocks are equal too. Weights
+    and buffers are compared with `torch.equal`, and configs field by field; an unknown difference counts as one that
+    matters.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))
@@ -39,7 +40,7 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     if type(base) is not type(tuned):
         return -1
     last = min(n_layers(base), n_layers(tuned))
-    if _computation(base, last) != _computation(tuned, last):
+    if computation(base, last) != computation(tuned, last):
         return -1
     base_parts, tuned_parts = _parts(base), _parts(tuned)
     if not _equal(base_parts.before, tuned_parts.before):
@@ -47,16 +48,16 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     depth = 0
     while depth < last and _equal(base_parts.block(depth), tuned_parts.block(depth)):
         depth += 1
-    # The last hidden layer has been through the final norm, which only the last block of a model meets.
+    # The last hidden layer includes the final norm, so it is shared only where depth and final norm are equal.
     if depth == last and (n_layers(base) != n_layers(tuned) or not _equal(base_parts.after, tuned_parts.after)):
         depth -= 1
     return depth
 
 
 def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iterable[str]) -> None:
-    """Raise `CheckpointError` unless both tokenizers have one vocabulary and encode the sample texts alike."""
+    """Raise `CheckpointError` unless both tokenizers have the same vocabulary and encode the sample texts alike."""
     advice = (
-        "compare checkpoints of one vocabulary, or, if the tuned model was trained with the base's tokenizer, "
+        "compare checkpoints with the same vocabulary, or, if the tuned model was trained with the base's tokenizer, "
         "copy the base's tokenizer files into its folder"
     )
     ours, theirs = base.tokenizer.get_vocab(), tuned.tokenizer.get_vocab()
@@ -68,13 +69,13 @@ def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iter
             f"{advice}"
         )
     for text in sample_texts:
-        # A pair has a template of its own, which a lone text does not show.
+        # Pairs have their own template, which a single text does not use.
         for texts in ((text,), (text, text)):
-            pieces = [checkpoint.tokenizer(*texts, verbose=False) for checkpoint in (base, tuned)]
-            if pieces[0].data != pieces[1].data:
+            encoded = [checkpoint.tokenizer(*texts, verbose=False) for checkpoint in (base, tuned)]
+            if encoded[0].data != encoded[1].data:
                 first, second = (
                     " ".join(checkpoint.tokenizer.convert_ids_to_tokens(encoding["input_ids"]))[:80]
-                    for checkpoint, encoding in zip((base, tuned), pieces, strict=True)
+                    for checkpoint, encoding in zip((base, tuned), encoded, strict=True)
                 )
                 raise CheckpointError(
                     f"the tokenizers of {base.name} and {tuned.name} encode {text[:60]!r} differently: "
@@ -84,24 +85,24 @@ def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iter
 
 @dataclass(frozen=True)
 class _Parts:
-    """The tensors of a model by when they act: before the blocks, in each, and after the last. Poolers are left out."""
+    """The tensors of a model before the blocks, in each block, and after the last block; poolers are left out."""
 
     before: Mapping[str, torch.Tensor]
     blocks: tuple[Mapping[str, torch.Tensor], ...]
     after: Mapping[str, torch.Tensor]
 
     def block(self, index: int) -> Mapping[str, torch.Tensor]:
-        # A model without a stack has all its weights in `before`, and its blocks differ in nothing more.
+        # A model without a stack has all its weights in `before`, so its blocks cannot differ further.
         return self.blocks[index] if self.blocks else {}
 
 
 def _parts(model: PreTrainedModel) -> _Parts:
     outside = {name: tensor for name, tensor in _tensors(model).items() if not name.startswith("pooler.")}
     try:
-        path, stack = _find_stack(model)
+        path, stack = find_stack(model)
     except CheckpointError:
         return _Parts(outside, (), {})
-    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in _FINAL_NORMS)
+    final_norms = tuple(f"{path.rpartition('.')[0]}.{norm}.".removeprefix(".") for norm in FINAL_NORMS)
     before: dict[str, torch.Tensor] = {}
     after: dict[str, torch.Tensor] = {}
     for name, tensor in outside.items():
@@ -127,10 +128,10 @@ def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
 
 
-def _computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
-    """The config fields that could change what the first blocks of the body compute."""
+def computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
+    """Return the config fields that can change what the first `blocks` blocks of the body compute."""
     fields = {
-        # A list of this name tells of each block what kind it is.
+        # Such a list gives the type of each block.
         name: value[:blocks] if name.endswith("layer_types") and isinstance(value, list) else value
         for name, value in model.config.to_dict().items()
         if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)

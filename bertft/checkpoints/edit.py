@@ -1,4 +1,4 @@
-"""Models made of a checkpoint: with a task head, with blocks frozen or cut off, or with random weights."""
+"""Models derived from a checkpoint: with a task head, with frozen or removed blocks, or with random weights."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.anatomy import _FINAL_NORMS, _find_stack, block_stack, find_body, n_layers
+from bertft.checkpoints.anatomy import FINAL_NORMS, block_stack, find_body, find_stack, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
-from bertft.checkpoints.compare import _computation
+from bertft.checkpoints.compare import computation
 from bertft.checkpoints.files import first_line
 from bertft.checkpoints.load import quiet_transformers
 from bertft.errors import CheckpointError, OptionError
 
 POOLERS = ("keep", "reset")
-"""What can be done with the pooler of a model that is cut down."""
+"""What `truncate` can do with the pooler."""
 
 
 def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """A model of the same config whose weights are all drawn anew, as before pre-training, with the same tokenizer.
+    """Return a randomly initialised model of the same config, as before pre-training, with the same tokenizer.
 
-    It is the floor of a probe: what words and their order alone give away. torch's own generators are left as they
-    were. `content_hash` is the sha256 over the config and the drawn weights. Raises `OptionError` for a negative seed.
+    It serves as a baseline for probes, which then depend only on the words and their order. The state of torch's own
+    generators does not change. `content_hash` is the sha256 of the config and the drawn weights. Raises `OptionError`
+    for a negative seed.
 
     Source: Chrupała and Alishahi 2019.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise OptionError(f"seed is {seed!r}; give a whole number that is at least 0")
     given = checkpoint.model
-    # The CPU draws, in float32, so that a seed means the same weights on every device and in every dtype.
+    # Weights are drawn on the CPU in float32, so a seed gives the same weights on every device and in every dtype.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))
-    digest = hashlib.sha256(json.dumps(_computation(model, n_layers(model)), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(computation(model, n_layers(model)), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.contiguous().numpy().data)
@@ -46,11 +47,11 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 
 
 def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedModel:
-    """A new model with the checkpoint's body and a head drawn from torch's generator, all of it ready to train.
+    """Return a new trainable model: the checkpoint's body with a head drawn from torch's global generator.
 
     head: an auto class such as `AutoModelForSequenceClassification`.  settings: fields of the config, such as
-    `id2label`.  A pooler that the checkpoint's files lack is drawn with the head. The checkpoint stays as it is.
-    Raises `CheckpointError` where transformers has no such head for this body.
+    `id2label`.  A pooler that the checkpoint's files lack is drawn as well. The checkpoint is not changed. Raises
+    `CheckpointError` where transformers has no such head for this body.
 
     >>> from transformers import AutoModelForQuestionAnswering
     >>> with_head(load_checkpoint("bert-base-cased"), AutoModelForQuestionAnswering)  # doctest: +SKIP
@@ -65,16 +66,16 @@ def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedM
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"{checkpoint.name}: {head.__name__} has no head for a {config.model_type} ({first_line(error)}); "
-            "give an encoder of another family"
+            "use an encoder of another architecture"
         ) from error
     body = find_body(model)
     if type(body) is not type(given):
         raise CheckpointError(
-            f"{checkpoint.name}: {type(model).__name__} is built on a {type(body).__name__}, and the checkpoint is a "
-            f"{type(given).__name__}; give an encoder of another family"
+            f"{checkpoint.name}: {type(model).__name__} is built on a {type(body).__name__}, but the checkpoint is a "
+            f"{type(given).__name__}; use an encoder of another architecture"
         )
     weights = {name: tensor for name, tensor in given.state_dict().items() if name not in checkpoint.drawn}
-    # Heads that have no use for a pooler are built without one.
+    # Some heads are built without a pooler.
     body.load_state_dict({name: weights[name] for name in weights.keys() & body.state_dict().keys()}, strict=False)
     model.name_or_path = given.name_or_path
     assert isinstance(model, PreTrainedModel)
@@ -83,11 +84,11 @@ def with_head(checkpoint: Checkpoint, head: Any, **settings: Any) -> PreTrainedM
 
 
 def freeze(model: PreTrainedModel, last: int) -> None:
-    """Keep the embeddings and blocks 0 to `last` as they are in training: no gradients, and no dropout either.
+    """Freeze the embeddings and blocks 0 to `last` for training: no gradients and no dropout.
 
-    `last` = -1 freezes nothing. A task head, a pooler and a final norm stay free. Frozen modules return to evaluation
-    mode by themselves whenever they are run, since trainers put the whole model into training mode at every step.
-    Raises `OptionError` for a block the model has not, `CheckpointError` where its blocks cannot be told apart.
+    `last` = -1 freezes nothing. The task head, the pooler and the final norm remain trainable. Frozen modules switch to
+    evaluation mode whenever they run, because trainers put the whole model into training mode at every step. Raises
+    `OptionError` for a block that the model does not have, and `CheckpointError` where `block_stack` finds no blocks.
 
     >>> from transformers import BertConfig, BertModel
     >>> model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=5))
@@ -100,24 +101,24 @@ def freeze(model: PreTrainedModel, last: int) -> None:
     if last == -1:
         return
     body = find_body(model)
-    path, blocks = _find_stack(body)
+    path, blocks = find_stack(body)
     if not 0 <= last < len(blocks):
         raise OptionError(
             f"cannot freeze up to block {last}: this model has blocks 0 to {len(blocks) - 1}; "
-            "give one of them, or -1 to freeze nothing"
+            "give one of these, or -1 to freeze nothing"
         )
     for module in [*_before_blocks(body, path), *blocks[: last + 1]]:
-        # Of a module the attribute requires_grad means nothing; the method sets it for each parameter.
+        # On a module, only the method requires_grad_ has an effect; it sets the attribute of each parameter.
         module.requires_grad_(False)
         module.register_forward_pre_hook(_evaluate)
 
 
 def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> None:
-    """Cut the model down to its first `blocks` blocks, its config with it, so that it saves and loads as such.
+    """Remove all but the first `blocks` blocks of the model, and adapt its config, so that it can be saved and loaded.
 
-    A pooler was trained on the last block and now reads another one: `keep` leaves its weights, `reset` draws them
-    anew from torch's generator. Raises `OptionError` where there are not so many blocks, or no pooler to reset,
-    `CheckpointError` where its blocks cannot be told apart.
+    The pooler was trained on the last block and now reads another block: `keep` leaves its weights, `reset` draws them
+    again from torch's global generator. Raises `OptionError` where the model has fewer blocks or no pooler to reset,
+    and `CheckpointError` where `block_stack` finds no blocks.
 
     >>> from transformers import BertConfig, BertModel
     >>> model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=5))
@@ -133,11 +134,11 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
     if not 1 <= blocks <= depth:
         raise OptionError(f"cannot keep {blocks} blocks: this model has {depth}; give a number from 1 to {depth}")
     if pooler not in POOLERS:
-        raise OptionError(f"unknown treatment of the pooler {pooler!r}; choose one of {', '.join(POOLERS)}")
+        raise OptionError(f"unknown pooler option {pooler!r}; choose one of {', '.join(POOLERS)}")
     old = getattr(body, "pooler", None)
     if pooler == "reset":
         if old is None:
-            raise OptionError(f"{type(model).__name__} has no pooler to reset; leave it at keep")
+            raise OptionError(f"{type(model).__name__} has no pooler to reset; use keep")
         with torch.device("cpu"):
             new = type(old)(body.config)
         new.apply(body._init_weights)
@@ -155,11 +156,11 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
 
 
 def _before_blocks(body: PreTrainedModel, path: str) -> Iterator[torch.nn.Module]:
-    """What acts before the first block: all that stands beside the way down to the list of blocks at `path`."""
+    """Yield the modules that act before the first block: the siblings of the modules on the path to the blocks."""
     module: torch.nn.Module = body
     for step in path.split("."):
         for name, child in module.named_children():
-            if name not in {step, "pooler", *_FINAL_NORMS}:
+            if name not in {step, "pooler", *FINAL_NORMS}:
                 yield child
         module = module.get_submodule(step)
 

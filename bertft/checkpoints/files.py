@@ -1,6 +1,6 @@
-"""What lies in a checkpoint's folder: found on disk or on the hub, and checked before anything is built from it.
+"""The files of a checkpoint: found on disk or on the hub, and checked before a model is built from them.
 
-Messages name the file, which the libraries that read it later often do not.
+The messages name the file, which the messages of the libraries often do not.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "
 
 
 def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
-    """The local folder meant by a path or a hub name; raises `CheckpointError` where there is none."""
+    """Return the local folder of a path or a hub name; raise `CheckpointError` where there is none."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that holds config.json")
+        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that contains config.json")
     if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        raise CheckpointError(f"{source}: no such folder; give a folder that holds a model, or a hub name")
+        raise CheckpointError(f"{source}: no such folder; give the folder of a model, or a hub name")
     return _download(source, allow_pickle=allow_pickle)
 
 
 def _download(name: str, *, allow_pickle: bool) -> Path:
-    """The snapshot of a hub model in the local cache, fetched where it is not there yet; no code, no spare formats."""
+    """Return the snapshot of a hub model in the local cache, downloaded if needed, without code and other formats."""
     wanted = ["*.json", *TOKENIZER_FILES, "*.txt", "model.safetensors", "model-*.safetensors"]
     wanted.append("adapter_model.safetensors")
     try:
@@ -42,42 +42,42 @@ def _download(name: str, *, allow_pickle: bool) -> Path:
             snapshot_download(name, allow_patterns=["pytorch_model*.bin", "adapter_model.bin"], ignore_patterns=["*/*"])
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{name}: not found locally, neither as a folder nor in the hub's cache, and the hub is not reachable; "
+            f"{name}: not found locally, neither as a folder nor in the hub cache, and the hub is not reachable; "
             "give a local folder, or connect to the network"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{name}: no such folder, and the hub does not give such a model ({first_line(error)}); "
-            "check the name, log in where the model is private, or give a local folder"
+            f"{name}: no such folder, and the hub has no such model ({first_line(error)}); "
+            "check the name, log in if the model is private, or give a local folder"
         ) from error
     return folder
 
 
 def checked_config(folder: Path) -> dict[str, Any]:
-    """The config of a model that bertft can read; raises `CheckpointError` for any other."""
+    """Return the config of a model that bertft can read; raise `CheckpointError` for any other."""
     config = read_json(folder, "config.json")
     if config is None:
         nested = sorted(path.parent.name for path in folder.glob("*/config.json"))
         advice = f"; did you mean {folder / nested[-1]}?" if nested else ""
-        raise CheckpointError(f"{folder}: no config.json, so no model saved by transformers{advice}")
+        raise CheckpointError(f"{folder}: no config.json, so this is not a model saved by transformers{advice}")
     for name, settings in (
         ("config.json", config),
         ("tokenizer_config.json", read_json(folder, "tokenizer_config.json")),
     ):
         if settings and settings.get("auto_map"):
             raise CheckpointError(
-                f"{folder / name}: asks for remote code (auto_map), and bertft does not run code from checkpoints; "
+                f"{folder / name}: needs remote code (auto_map), and bertft does not run code from checkpoints; "
                 "use a model whose class is part of transformers"
             )
     if config.get("is_encoder_decoder"):
         raise CheckpointError(
-            f"{folder}: {config.get('model_type')} is an encoder-decoder; bertft reads encoders or decoders alone"
+            f"{folder}: {config.get('model_type')} is an encoder-decoder; use an encoder or a decoder"
         )
     return config
 
 
 def checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
-    """The weight files to read, each opened once to see that it is whole."""
+    """Return the weight files, after checking that each is complete; raise `CheckpointError` where they are not."""
     if files := _weight_files(folder, "model", ".safetensors"):
         for file in files:
             check_safetensors(file)
@@ -87,17 +87,17 @@ def checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
         return files
     if files:
         raise CheckpointError(
-            f"{files[0]}: a pickle, which can run code when read, and no model.safetensors beside it; "
+            f"{files[0]}: a pickle, which can run code when it is loaded, and there is no model.safetensors; "
             "save the model again with save_pretrained, or allow pickles for this run (allow_pickle=True)"
         )
     raise CheckpointError(
         f"{folder}: has a config.json but no weights (model.safetensors); give the folder that save_pretrained wrote "
-        "(weights kept as pickles are read, and fetched from the hub, only with allow_pickle=True)"
+        "(pickles are loaded, and downloaded from the hub, only with allow_pickle=True)"
     )
 
 
 def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """The one weight file, or the shards its index lists, in order of name; empty where there is neither."""
+    """Return the single weight file, or the shards of the index by name; an empty list where there is neither."""
     if (folder / f"{stem}{suffix}").exists():
         return [folder / f"{stem}{suffix}"]
     name = f"{stem}{suffix}.index.json"
@@ -107,9 +107,7 @@ def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
     try:
         files = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
     except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / name}: has no weight_map of tensor and file names; save the model again"
-        ) from error
+        raise CheckpointError(f"{folder / name}: has no valid weight_map; save the model again") from error
     for file in files:
         if not file.exists():
             raise CheckpointError(f"{file}: missing, though {name} lists it; copy or download the model again")
@@ -117,48 +115,50 @@ def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Raise `CheckpointError` unless the file is whole and holds tensors."""
+    """Raise `CheckpointError` unless the file is complete and contains tensors."""
     with file.open("rb") as stream:
         if stream.read(20).startswith(b"version https://git"):
             raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
     try:
         with safe_open(file, framework="pt") as tensors:
             if not list(tensors.keys()):
-                raise CheckpointError(f"{file}: holds no tensors; save the model again")
+                raise CheckpointError(f"{file}: contains no tensors; save the model again")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer's vocabulary."""
+    """Return whether a folder contains the vocabulary of a tokenizer."""
     return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raise `CheckpointError` for a folder that holds no tokenizer."""
-    # Without files transformers makes a tokenizer that knows the special tokens alone, and every word is unknown to it.
+    """Raise `CheckpointError` for a folder without a tokenizer."""
+    # Without these files transformers builds a tokenizer with special tokens only, to which every word is unknown.
     if not has_tokenizer(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
-            "save it into the folder with tokenizer.save_pretrained"
+            "save it to the folder with tokenizer.save_pretrained"
         )
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no such file; raises `CheckpointError` for anything else."""
+    """Return the object in a JSON file, or None without the file; raise `CheckpointError` for anything else."""
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name}: not readable as JSON ({error}); copy or download it again") from error
+        raise CheckpointError(
+            f"{folder / name}: cannot be read as JSON ({error}); copy or download it again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{folder / name}: expected a JSON object, got {str(content)[:40]!r}")
     return content
 
 
 def hash_files(files: list[Path]) -> str:
-    """The sha256 over the names, sizes and bytes of files."""
+    """Return the sha256 of the names, sizes and bytes of files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
@@ -169,6 +169,6 @@ def hash_files(files: list[Path]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the name of its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -1,9 +1,8 @@
-"""Checkpoints: loading the body of one, making it ready to train, and asking how far two of them are the same model.
+"""Loading of checkpoints: the body of a model with its tokenizer, from a folder, a hub name or an adapter.
 
-Everything that could give wrong numbers in silence is refused here, before a forward pass is paid for: weights that
-are missing and would be drawn at random, a tokenizer that transformers would invent, code or pickles that a stranger
-wrote. Files are checked by `bertft.checkpoints.files` first and read by transformers second, so that the message names
-the file.
+Checkpoints that would silently give wrong numbers are refused before any computation: weights that are missing and
+would be drawn at random, a tokenizer that transformers would make up, and untrusted code or pickles. The files are
+checked by `bertft.checkpoints.files` before transformers reads them, so that messages name the file.
 """
 
 from __future__ import annotations
@@ -48,15 +47,15 @@ def load_checkpoint(
     allow_pickle: bool = False,
     present: Iterable[Checkpoint] = (),
 ) -> Checkpoint:
-    """Load the body of a local folder or hub name: no task head, no gradients, evaluation mode.
+    """Load the body of a model from a local folder or hub name, in evaluation mode, without task head and gradients.
 
-    An adapter, as `peft` saves it, is merged into a copy of the base that its config names, which takes the memory of
-    the adapted weights beside that of the base; its tokenizer is the adapter's own or else the base's. A base that is
-    among the checkpoints `present`, by its folder or by its content, is not read again.
+    An adapter, as `peft` saves it, is merged into a copy of the base that its config names; the copy takes only the
+    memory of the adapted weights in addition to the base. Its tokenizer is that of the adapter, or else that of the
+    base. A base that is already in `present`, with the same folder or the same content, is not loaded again.
 
-    Weights are read from safetensors; `allow_pickle` admits `pytorch_model.bin` where there are none, read with
-    torch's weights-only unpickler. Raises `CheckpointError` for a folder or name that holds no usable model, and
-    `OptionError` for an unknown dtype or an absent device.
+    Weights are read from safetensors. With `allow_pickle`, `pytorch_model.bin` is read where there are none, with
+    torch's weights-only unpickler. Raises `CheckpointError` where the folder or name is not a usable model, and
+    `OptionError` for an unknown dtype or an unavailable device.
 
     >>> load_checkpoint("no/such/folder")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -83,7 +82,7 @@ def load_checkpoint(
     tokenizer = _load_tokenizer(folder)
     model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
-    # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
+    # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
@@ -96,13 +95,13 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
     token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if index >= rows:
         raise CheckpointError(
-            f"{folder}: the tokenizer gives {token!r} number {index}, but the model embeds {rows} tokens; "
+            f"{folder}: the tokenizer gives {token!r} the id {index}, but the model has {rows} embeddings; "
             "the tokenizer belongs to another model, or the embeddings were not resized"
         )
 
 
 def _display_name(folder: Path) -> str:
-    """The folder's name; of `runs/mnli/seed-1/best`, as tuning writes it, what tells it from others: mnli/seed-1."""
+    """Return the name of the folder; for `runs/mnli/seed-1/best`, as `tune` writes it, `mnli/seed-1`."""
     if folder.name in ("best", "last") and folder.parent.name.startswith("seed-"):
         return "/".join(folder.parts[-3:-1]) + ("/last" if folder.name == "last" else "")
     return folder.name
@@ -111,18 +110,18 @@ def _display_name(folder: Path) -> str:
 def _base_of(
     adapter: Adapter, present: Iterable[Checkpoint], *, device: str, dtype: str, allow_pickle: bool
 ) -> Checkpoint:
-    """The base that an adapter names, one of those present where it is the same."""
+    """Return the base of an adapter: one of the checkpoints present if it is the same, or else load it."""
     try:
         folder = resolved(adapter.base, allow_pickle=allow_pickle)
     except CheckpointError as error:
         raise CheckpointError(
             f"{adapter.folder}: the base of this adapter was not found ({error}); "
-            "set base_model_name_or_path in its adapter_config.json to where the base lies"
+            "set base_model_name_or_path in its adapter_config.json to the folder of the base"
         ) from error
     if find_adapter(folder, allow_pickle=allow_pickle) is not None:
         raise CheckpointError(
-            f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that one into its own base "
-            "(merge_and_unload), save the whole model, and name it as base_model_name_or_path"
+            f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that adapter into its own base "
+            "(merge_and_unload), save the full model, and set base_model_name_or_path to it"
         )
     known = [*present, *(found.base for found in present if found.base is not None)]
     for found in known:
@@ -146,7 +145,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # transformers and tokenizers raise a zoo of types for files they cannot read
+    except Exception as error:  # transformers and tokenizers raise many types of error for unreadable files
         raise CheckpointError(
             f"{folder}: the tokenizer cannot be loaded ({first_line(error)}); "
             "save it again with tokenizer.save_pretrained"
@@ -157,9 +156,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _load_body(
     folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The body, and the names of the pooler's tensors where the weights lack them."""
+    """Return the body, and the names of the pooler's tensors that the weights lack."""
     try:
-        # A missing pooler is drawn at random: unused here, but it must not move the caller's generator.
+        # A missing pooler is drawn at random and not used, but this must not advance the caller's generator.
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             model, report = AutoModel.from_pretrained(
                 folder,
@@ -167,13 +166,13 @@ def _load_body(
                 trust_remote_code=False,
                 use_safetensors=safetensors,
                 weights_only=True,
-                ignore_mismatched_sizes=True,  # refused below, with names
+                ignore_mismatched_sizes=True,  # refused below, with the names of the tensors
                 dtype=dtype,
                 output_loading_info=True,
             )
-    except Exception as error:  # as above: the message is what a person needs, and the cause stays attached
-        # torch's own advice on a pickle it refuses is to load it with code and all.
-        reason = first_line(error) if safetensors else "the pickle holds more than tensors, or is damaged"
+    except Exception as error:  # many types again; the cause stays attached
+        # For a pickle that it refuses, torch's own message advises loading it with its code.
+        reason = first_line(error) if safetensors else "the pickle contains more than tensors, or is damaged"
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
@@ -182,13 +181,13 @@ def _load_body(
     missing = sorted(set(report["missing_keys"]) - drawn)
     if missing:
         raise CheckpointError(
-            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__}, {missing[0]} for one, which "
-            "would be drawn at random; the config and the weights are of different models, or the file is incomplete"
+            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} (such as {missing[0]}); they "
+            "would be drawn at random; the config and the weights belong to different models, or the file is incomplete"
         )
     for name, found, wanted in sorted(report["mismatched_keys"]):
         raise CheckpointError(
-            f"{folder}: {name} has shape {list(found)} in the weights and {list(wanted)} by the config; "
-            "the two are of different models: save the model again with save_pretrained"
+            f"{folder}: {name} has shape {list(found)} in the weights, but {list(wanted)} by the config; "
+            "they belong to different models: save the model again with save_pretrained"
         )
     assert isinstance(model, PreTrainedModel)
     return model, drawn
@@ -196,7 +195,7 @@ def _load_body(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep its progress bars and its report on unused head weights off stderr, and put its settings back."""
+    """Silence the progress bars and loading reports of transformers, then restore its settings."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -215,7 +214,7 @@ def _known_dtype(name: str) -> torch.dtype:
 
 
 def present_device(name: str) -> torch.device:
-    """The device of a name, `auto` being a GPU where there is one; raises `OptionError` for one that is absent."""
+    """Return the device of this name, where `auto` is a GPU if there is one; raise `OptionError` if unavailable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -223,5 +222,5 @@ def present_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
     if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"device {name!r} is not one bertft computes on; expected cpu, cuda or cuda:N")
+        raise OptionError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
     return device

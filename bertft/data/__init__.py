@@ -1,4 +1,4 @@
-"""Texts, trees and labelled spans as records (`Example`, `Corpus`, `Tree`, `EdgeRecord`) that all of bertft takes."""
+"""Readers of data files: texts, trees and labelled spans as records (`Example`, `Corpus`, `Tree`, `EdgeRecord`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """CoNLL-U treebanks (universaldependencies.org/format.html): rows, sentences of rows, and their running text.
 
 `parse_row` reads one token line, `read_sentences` groups rows and comments and checks the numbering of words, and
-`read_conllu` keeps of each sentence its text alone.
+`read_conllu` gives only the text of each sentence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bertft.errors import DataError
 _ID = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|\.(?P<empty>\d+))?")
 
 
-class Row(NamedTuple):
+class ConlluRow(NamedTuple):
     """The ten columns of a token line, as written: a word (`3`), a multiword range (`3-4`) or an empty node (`3.1`)."""
 
     id: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the row is a node that stands nowhere in the text (`3.1`)."""
+        """Whether the row is a node without a token in the text (`3.1`)."""
         return "." in self.id
 
     @property
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
     @property
     def space_after(self) -> str:
-        """What follows the token in the running text: a space, or nothing."""
+        """The text after the token in the running text: a space, or nothing."""
         return "" if "SpaceAfter=No" in self.misc.split("|") else " "
 
 
@@ -58,27 +58,27 @@ class Sentence:
     """The comments and rows of one sentence; `line` is the number of its first line, counted from 1."""
 
     comments: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ConlluRow, ...]
     line: int
 
     @property
     def text(self) -> str:
-        """The `# text` comment, or else the tokens joined as `SpaceAfter` says."""
+        """The `# text` comment, or else the tokens joined according to `SpaceAfter`."""
         joined = "".join(row.form + row.space_after for row in surface_tokens(self.rows)).strip()
         return comment_value(self.comments, "text") or joined
 
     @property
     def sentence_id(self) -> str | None:
-        """The `# sent_id` comment, or None where there is none."""
+        """The `# sent_id` comment, or None."""
         return comment_value(self.comments, "sent_id")
 
     def line_of(self, row: int) -> int:
-        """The number of the line of row `row`, counted from 0."""
+        """Return the line number of the row with index `row`."""
         return self.line + len(self.comments) + row
 
 
 def comment_value(comments: Iterable[str], wanted: str) -> str | None:
-    """What the comment `# wanted = …` of a sentence says, or None.
+    """Return the value of the comment `# wanted = …` of a sentence, or None.
 
     >>> comment_value(["# newdoc", "# sent_id = rain-1"], "sent_id")
     'rain-1'
@@ -90,8 +90,8 @@ def comment_value(comments: Iterable[str], wanted: str) -> str | None:
     return None
 
 
-def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
-    """The tokens as written: ranges stand for the words they cover, empty nodes are left out."""
+def surface_tokens(rows: tuple[ConlluRow, ...]) -> Iterator[ConlluRow]:
+    """Yield the tokens as written: ranges instead of the words they cover, and no empty nodes."""
     covered = 0
     for row in rows:
         if row.is_range:
@@ -101,8 +101,8 @@ def surface_tokens(rows: tuple[Row, ...]) -> Iterator[Row]:
             yield row
 
 
-def parse_row(line: str) -> Row:
-    """The row of one token line; raises `DataError`, without the line's place, where it is malformed.
+def parse_row(line: str) -> ConlluRow:
+    """Return the row of one token line; raise `DataError`, without file and line, where it is malformed.
 
     >>> parse_row("1\\tIt\\tit\\tPRON\\tPRP\\t_\\t2\\tnsubj\\t_\\t_").form
     'It'
@@ -110,7 +110,7 @@ def parse_row(line: str) -> Row:
     columns = line.split("\t")
     if len(columns) != 10:
         raise DataError(f"expected 10 columns separated by tabs, got {len(columns)} in {line[:40]!r}")
-    row = Row(*columns)
+    row = ConlluRow(*columns)
     if not _ID.fullmatch(row.id):
         raise DataError(f"expected a word number such as 3, 3-4 or 3.1 in column 1, got {row.id!r}")
     if not row.form:
@@ -119,7 +119,7 @@ def parse_row(line: str) -> Row:
 
 
 def read_sentences(file: TextFile) -> Iterator[Sentence]:
-    """The sentences of a treebank in file order; raises `DataError` naming the line that is malformed.
+    """Yield the sentences of a treebank in file order; raise `DataError` with the number of a malformed line.
 
     >>> from pathlib import Path
     >>> row = "\\t".join(["1", "Rain", "rain", "NOUN", "NN", "_", "0", "root", "_", "_"])
@@ -128,7 +128,7 @@ def read_sentences(file: TextFile) -> Iterator[Sentence]:
     ['Rain']
     """
     comments: list[str] = []
-    rows: list[Row] = []
+    rows: list[ConlluRow] = []
     words = 0
     for number, line in enumerate([*file.lines, ""], start=1):
         if not line.strip():
@@ -148,17 +148,17 @@ def read_sentences(file: TextFile) -> Iterator[Sentence]:
             except DataError as error:
                 sentence_id = comment_value(comments, "sent_id")
                 place = f"sentence {sentence_id}: " if sentence_id else ""
-                raise file.error(number, f"{place}not CoNLL-U: {error}; name plain text .txt") from error
+                raise file.error(number, f"{place}not CoNLL-U: {error}; plain text needs the suffix .txt") from error
 
 
 def read_conllu(file: TextFile) -> Iterator[Example]:
-    """One example a sentence, its running text; raises `DataError` naming the line that is malformed."""
+    """Yield the running text of each sentence as an example; raise `DataError` with the number of a malformed line."""
     for sentence in read_sentences(file):
         yield Example(sentence.text, None, file.where(sentence.line))
 
 
-def _next_word(words: int, row: Row) -> int:
-    """The number of words after `row`, where `words` came before it: words count 1, 2, … with no gap."""
+def _next_word(words: int, row: ConlluRow) -> int:
+    """Return the number of words up to and including `row`, after `words` words; words are numbered without gaps."""
     if row.is_empty:
         if int(row.id.partition(".")[0]) != words:
             raise DataError(f"empty node {row.id} follows word {words}")

@@ -1,7 +1,7 @@
-"""A corpus from a file of any format bertft knows, or from texts in memory.
+"""A corpus from a file in a supported format, or from texts in memory.
 
-The suffix decides the format and the reader then holds the contents to it, so that a file under the wrong name is
-refused rather than scored as if its markup were language.
+The suffix decides the format, and the reader checks the contents against it. A file with the wrong suffix is refused
+rather than read as if its markup were language.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from bertft.errors import DataError
 
 
 def read_corpus(path: str | Path, *, single: bool = False) -> Corpus:
-    """Read `.conllu` (CoNLL-U), `.jsonl` (MNLI), `.json` (SQuAD v1.1), or any other UTF-8 file as one sentence a line.
+    """Read `.conllu` (CoNLL-U), `.jsonl` (MNLI), `.json` (SQuAD v1.1), or any other UTF-8 file, one sentence a line.
 
-    MNLI gives `premise [SEP] hypothesis` and SQuAD `question [SEP] passage`; `single` keeps the first part alone.
-    Raises `DataError`, naming file and line, for a file that is missing, empty, not UTF-8, or not of its format.
+    MNLI gives `premise [SEP] hypothesis` and SQuAD `question [SEP] passage`; with `single`, only the first part.
+    Raises `DataError` with file and line for a file that is missing, empty, not UTF-8, or not in its format.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def read_corpus(path: str | Path, *, single: bool = False) -> Corpus:
 
 
 def corpus_from_texts(texts: Iterable[str | tuple[str, str]], name: str = "texts") -> Corpus:
-    """A corpus of strings, or of (text, pair) tuples, held in memory; raises `DataError` naming the item.
+    """Return a corpus of strings or of (text, pair) tuples; raise `DataError` with the index of a wrong item.
 
     >>> corpus_from_texts(["It rains.", ("It pours.", "It rains.")]).examples[1].pair
     'It rains.'

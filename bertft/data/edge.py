@@ -2,9 +2,9 @@
 
     {"text": "It rains", "targets": [{"span1": [0, 1], "span2": [1, 2], "label": "nsubj"}], "info": {}}
 
-Spans are half-open and count the words between single spaces of `text`.  A label is a string, or a list of strings
-where a target may have several labels or none.  The folder of a task holds `train.jsonl`, `dev.jsonl` and, if there
-is one, `test.jsonl`.
+Spans are half-open ranges of words; words are separated by single spaces in `text`. A label is a string, or a list of
+strings where a target can have several labels or none. The folder of a task contains `train.jsonl`, `dev.jsonl` and
+optionally `test.jsonl`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WANTED = "edge-probing records, one JSON object a line with text and targets"
 
 @dataclass(frozen=True)
 class Target:
-    """One span, or a pair of spans, half-open over the words of its record, with its labels: one, several or none."""
+    """A span, or a pair of spans, as half-open ranges of words, with any number of labels."""
 
     span1: Span
     span2: Span | None
@@ -38,10 +38,10 @@ class Target:
 
 @dataclass(frozen=True)
 class EdgeRecord:
-    """A sentence of words with its targets; `where` names its place, for messages.
+    """A sentence of words with its targets; `where` is its location for messages.
 
-    Raises `DataError` where there are no words, a word is empty or has a space in it, or a span is empty or reaches
-    beyond the words.
+    Raises `DataError` where there are no words, a word is empty or contains a space, or a span is empty or out of
+    range.
 
     >>> EdgeRecord(("It", "rains"), (Target((0, 1), (1, 3), ("nsubj",)),), {}, "rain.jsonl:1")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -61,7 +61,7 @@ class EdgeRecord:
 
 @dataclass(frozen=True)
 class EdgeCorpus:
-    """The records of one task by split, in file order; `content_hash` is the sha256 of what they were read from."""
+    """The records of one task by split, in file order; `content_hash` is a sha256 of the data they come from."""
 
     name: str
     splits: Mapping[str, tuple[EdgeRecord, ...]]
@@ -69,7 +69,7 @@ class EdgeCorpus:
 
 
 def read_edge_records(path: str | Path) -> tuple[EdgeRecord, ...]:
-    """Read and check a file of edge-probing records; raises `DataError` naming file, line and field.
+    """Read and check a file of edge-probing records; raise `DataError` with file, line and field.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,15 +85,15 @@ def read_edge_records(path: str | Path) -> tuple[EdgeRecord, ...]:
 
 
 def read_edge_corpus(folder: str | Path, name: str | None = None) -> EdgeCorpus:
-    """Read the splits of a task from its folder, by whose name it is called where none is given.
+    """Read the splits of a task from its folder; the default `name` is that of the folder.
 
-    Raises `DataError` for a folder without `train.jsonl` and `dev.jsonl`, and for records that are none.
+    Raises `DataError` where `train.jsonl` or `dev.jsonl` is missing, and for malformed records.
     """
     folder = Path(folder).expanduser()
     missing = [f"{split}.jsonl" for split in SPLITS[:2] if not (folder / f"{split}.jsonl").is_file()]
     if missing:
-        found = "has no " + " and no ".join(missing) if folder.is_dir() else "is no folder"
-        raise DataError(f"{folder}: {found}; give the folder of a task, which holds train.jsonl, dev.jsonl, test.jsonl")
+        found = "has no " + " and no ".join(missing) if folder.is_dir() else "is not a folder"
+        raise DataError(f"{folder}: {found}; give the folder of a task, with train.jsonl, dev.jsonl and test.jsonl")
     files = {
         split: read_text_file(folder / f"{split}.jsonl", _WANTED)
         for split in SPLITS
@@ -104,7 +104,7 @@ def read_edge_corpus(folder: str | Path, name: str | None = None) -> EdgeCorpus:
 
 
 def edge_bytes(records: Iterable[EdgeRecord]) -> bytes:
-    """The file of some records, one a line; a target of one label has it as a string, others as a list.
+    """Return records as the bytes of a file, one on each line; a single label is written as a string, others as a list.
 
     >>> edge_bytes([EdgeRecord(("Rain",), (Target((0, 1), None, ("NN",)),), {"id": 1}, "memory")])
     b'{"text": "Rain", "targets": [{"span1": [0, 1], "label": "NN"}], "info": {"id": 1}}\\n'
@@ -129,7 +129,7 @@ def _records(file: TextFile) -> Iterator[EdgeRecord]:
             targets = _targets(found)
             info = found.get("info") or {}
             if not isinstance(info, dict):
-                raise DataError(f"info is {_shown(info)}; an object was expected")
+                raise DataError(f"info is {_shown(info)}; expected an object")
             if problem := _problem(words, targets):
                 raise DataError(problem)
         except DataError as error:
@@ -140,24 +140,24 @@ def _records(file: TextFile) -> Iterator[EdgeRecord]:
 def _words(found: Mapping[str, Any]) -> tuple[str, ...]:
     text = found.get("text")
     if not isinstance(text, str):
-        raise DataError(f"text is {_shown(text)}; a string of words with single spaces between was expected")
+        raise DataError(f"text is {_shown(text)}; expected a string of words separated by single spaces")
     return tuple(text.split(" "))
 
 
 def _targets(found: Mapping[str, Any]) -> tuple[Target, ...]:
     targets = found.get("targets")
     if not isinstance(targets, list):
-        raise DataError(f"targets is {_shown(targets)}; a list of objects with span1, span2 and label was expected")
+        raise DataError(f"targets is {_shown(targets)}; expected a list of objects with span1, span2 and label")
     return tuple(_target(target, f"targets[{number}]") for number, target in enumerate(targets))
 
 
 def _target(target: Any, field: str) -> Target:
     if not isinstance(target, dict):
-        raise DataError(f"{field} is {_shown(target)}; an object with span1, span2 and label was expected")
+        raise DataError(f"{field} is {_shown(target)}; expected an object with span1, span2 and label")
     label = target.get("label")
     labels = [label] if isinstance(label, str) else label
     if not isinstance(labels, list) or not all(isinstance(each, str) and each for each in labels):
-        raise DataError(f"{field}.label is {_shown(label)}; a string, or a list of strings, was expected")
+        raise DataError(f"{field}.label is {_shown(label)}; expected a string or a list of strings")
     second = target.get("span2")
     return Target(
         _span(target.get("span1"), f"{field}.span1"),
@@ -168,15 +168,15 @@ def _target(target: Any, field: str) -> Target:
 
 def _span(span: Any, field: str) -> Span:
     if not isinstance(span, list) or len(span) != 2 or not all(type(end) is int for end in span):
-        raise DataError(f"{field} is {_shown(span)}; two whole numbers, [start, end), were expected")
+        raise DataError(f"{field} is {_shown(span)}; expected two whole numbers, [start, end)")
     return span[0], span[1]
 
 
 def _problem(words: Sequence[str], targets: Sequence[Target]) -> str | None:
-    """What keeps words and spans from being a record."""
+    """Return what is wrong with the words and spans of a record, or None."""
     for word in words:
         if not word or " " in word:
-            return f"text has the word {word!r}; words stand between single spaces, with none before, after or doubled"
+            return f"text has the word {word!r}; separate words by single spaces, with none at the start or end"
     for number, target in enumerate(targets):
         for name, span in (("span1", target.span1), ("span2", target.span2)):
             if span is not None and not 0 <= span[0] < span[1] <= len(words):

@@ -1,4 +1,4 @@
-"""Rows of a data set of the hub, or of a local folder of data files, through the `datasets` library."""
+"""Rows of a data set on the hub, or of a local folder of data files, read with the `datasets` library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?:(?P<spl
 
 @dataclass(frozen=True)
 class HubRows:
-    """The rows of one split, with class labels as their names; an unknown class is "-", as MNLI writes it."""
+    """The rows of one split, with class labels as names; an unknown class is "-", as in MNLI."""
 
     name: str
     rows: Sequence[dict[str, Any]]
@@ -23,15 +23,15 @@ class HubRows:
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a local file, or a mistaken path to one, and nothing that `read_hub` takes."""
+    """Return whether a source is a local file, or a wrong path to one, rather than a source for `read_hub`."""
     path = Path(source).expanduser()
     return path.is_file() or not (path.is_dir() or _folder_and_split(source) or _NAME.fullmatch(source))
 
 
 def read_hub(source: str) -> HubRows:
-    """The rows of `NAME:SPLIT` or `NAME:CONFIG:SPLIT`, where NAME is one of the hub or a local folder of data files.
+    """Return the rows of `NAME:SPLIT` or `NAME:CONFIG:SPLIT`; NAME is a data set on the hub or a local folder.
 
-    Raises `DataError` without the library, and where there is no such data set or split.
+    Raises `DataError` where the library is missing, and where there is no such data set or split.
 
     >>> read_hub("nyu-mll/multi_nli:validation_matched")  # doctest: +SKIP
     """
@@ -39,17 +39,17 @@ def read_hub(source: str) -> HubRows:
         import datasets
     except ImportError as error:
         raise DataError(
-            f'{source}: reading it needs the library datasets; pip install "bertft[tune]", or give a local file'
+            f'{source}: needs the library datasets; pip install "bertft[tune]", or give a local file'
         ) from error
     if local := _folder_and_split(source):
         name, config, split = local[0], None, local[1]
     elif match := _NAME.fullmatch(source):
         name, config, split = match["name"], match["config"], match["split"]
     else:
-        raise DataError(f"{source}: a folder; name the split to read too, {source}:train or the like")
+        raise DataError(f"{source}: a folder; add the split to read, for example {source}:train")
     try:
         found = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises a zoo of types, and its first line is what a person needs
+    except Exception as error:  # the library raises many types of error; the first line is informative
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source}: datasets cannot load it ({reason}); give NAME:SPLIT or a local file") from error
     classes = {name: feature for name, feature in found.features.items() if isinstance(feature, datasets.ClassLabel)}
@@ -61,6 +61,6 @@ def read_hub(source: str) -> HubRows:
 
 
 def _folder_and_split(source: str) -> tuple[str, str] | None:
-    """The two parts of FOLDER:SPLIT, None where there is no such folder."""
+    """Return the two parts of FOLDER:SPLIT, or None where there is no such folder."""
     folder, _, split = source.rpartition(":")
     return (str(Path(folder).expanduser()), split) if folder and Path(folder).expanduser().is_dir() else None

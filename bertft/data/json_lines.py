@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, as MNLI and edge-probing data are published."""
+"""JSON lines: one object on each line, the format of MNLI and of edge-probing data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from bertft.data.text_file import TextFile
 
 
 def read_objects(file: TextFile, what: str, fields: str, advice: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of each line that is not blank, counted from 1, and its object; raises `DataError` naming the line.
+    """Yield the line number, from 1, and the object of each line that is not blank.
 
-    Errors say that `what` was expected, an object with `fields`, and give the advice.
+    Raises `DataError` with the line number; the message names what was expected, `what` with `fields`, and ends with
+    `advice`.
 
     >>> from pathlib import Path
     >>> file = TextFile(Path("rain.jsonl"), '{"text": "It rains."}\\n\\n', "0f")
@@ -26,7 +27,7 @@ def read_objects(file: TextFile, what: str, fields: str, advice: str) -> Iterato
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise file.error(
-                number, f"expected {what} of JSON a line, got {line[:40]!r} ({error}); {advice}"
+                number, f"expected {what} as JSON on each line, got {line[:40]!r} ({error}); {advice}"
             ) from error
         if not isinstance(found, dict):
             raise file.error(number, f"expected a JSON object with {fields}, got {line[:40]!r}")

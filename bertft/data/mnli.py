@@ -1,6 +1,6 @@
-"""MNLI as it is published (Williams et al. 2018), JSON lines or tab-separated: does `sentence1` entail `sentence2`?
+"""MNLI in its published formats (Williams et al. 2018): does `sentence1` entail `sentence2`?
 
-`read_mnli` gives texts alone, `read_pairs` labelled pairs; both take records from one place.
+The files are JSON lines or tab-separated. `read_mnli` gives texts, `read_pairs` gives labelled pairs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
 
 LABELS = ("contradiction", "entailment", "neutral")
-"""The labels, in the order of Devlin et al., which is not that of GLUE on the hub."""
+"""The labels in the order of Devlin et al., which differs from the order of GLUE on the hub."""
 
 UNLABELLED = "-"
 """The label of a pair on which the annotators did not agree."""
 
-# The names of the fields, as published and on the hub.
+# The names of the fields in the published files and on the hub.
 _FIELDS = {
     "premise": ("sentence1", "premise"),
     "hypothesis": ("sentence2", "hypothesis"),
@@ -31,7 +31,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A premise, a hypothesis and one of `LABELS`; `where` names the place, for messages."""
+    """A premise, a hypothesis and one of `LABELS`; `where` is the location for messages."""
 
     premise: str
     hypothesis: str
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The labelled pairs of a source in its order; `unlabelled` counts those left out for want of a gold label."""
+    """The labelled pairs of a source, in order; `unlabelled` is the number of pairs without a gold label, left out."""
 
     name: str
     pairs: tuple[Pair, ...]
@@ -50,7 +50,9 @@ class Pairs:
 
 
 def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
-    """One example a record: `premise [SEP] hypothesis`, or the premise alone; raises `DataError` naming the line.
+    """Yield an example for each record: `premise [SEP] hypothesis`, or with `single` only the premise.
+
+    Raises `DataError` with the number of a malformed line.
 
     >>> from pathlib import Path
     >>> line = '{"sentence1": "It pours.", "sentence2": "It rains.", "gold_label": "entailment"}'
@@ -63,9 +65,9 @@ def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
 
 
 def read_pairs(source: str) -> Pairs:
-    """The labelled pairs of a local file, JSON lines or tab-separated, or of a data set `NAME:SPLIT`.
+    """Return the labelled pairs of a local file, JSON lines or tab-separated, or of a data set `NAME:SPLIT`.
 
-    Pairs labelled "-" are left out and counted. Raises `DataError` naming the line, or the row, that is malformed.
+    Pairs with the label "-" are left out and counted. Raises `DataError` with the number of a malformed line or row.
 
     >>> read_pairs("no/such/file.jsonl")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -81,7 +83,7 @@ def read_pairs(source: str) -> Pairs:
         name, content_hash = hub.name, hub.content_hash
         found = [_hub_pair(hub.name, place, row) for place, row in enumerate(hub.rows)]
     if not found:
-        raise DataError(f"{source}: no pair in it; give MNLI as JSON lines or tab-separated")
+        raise DataError(f"{source}: contains no pairs; give MNLI as JSON lines or tab-separated")
     pairs = tuple(pair for pair in found if pair.label != UNLABELLED)
     return Pairs(name, pairs, len(found) - len(pairs), content_hash)
 
@@ -118,19 +120,19 @@ def _check_texts(pair: Pair) -> None:
 
 
 def _records(file: TextFile) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The records with the number of their line, of JSON lines or of a table with a header."""
+    """Return the records with their line numbers, from JSON lines or from a table with a header."""
     lines = [(number, line) for number, line in enumerate(file.lines, start=1) if line.strip()]
     header = lines[0][1].split("\t") if lines else []
     if {"sentence1", "sentence2"} <= set(header):
         return _table(file, header, lines[1:])
-    return read_objects(file, "one MNLI record", "sentence1 and sentence2", "give plain text as .txt")
+    return read_objects(file, "one MNLI record", "sentence1 and sentence2", "plain text needs the suffix .txt")
 
 
 def _table(
     file: TextFile, header: list[str], lines: Iterable[tuple[int, str]]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in lines:
-        # Fields are not quoted; the published files leave out empty ones at the end of a line.
+        # Fields are not quoted, and the published files omit empty fields at the end of a line.
         fields = line.split("\t")
         if len(fields) > len(header):
             raise file.error(number, f"expected the {len(header)} columns of the header, got {len(fields)}")
@@ -144,6 +146,7 @@ def _field(file: TextFile, number: int, record: Mapping[str, Any], field: str) -
         wanted = "sentence1 and sentence2" + (", and a gold_label" if field == "gold_label" else "")
         raise file.error(
             number,
-            f"expected an MNLI record with the strings {wanted}, got {got}; write other texts one a line, as .txt",
+            f"expected an MNLI record with the strings {wanted}, got {got}; "
+            "write other texts to a .txt file, one on each line",
         )
     return value

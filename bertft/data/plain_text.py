@@ -1,7 +1,7 @@
-"""Plain text: one sentence a line; blank lines are skipped, or part documents where these matter.
+"""Plain text: one sentence a line; blank lines are skipped, or separate documents.
 
-Any UTF-8 file reads as plain text, so the mistakes that would score well-formed nonsense are refused here: a
-treebank, JSON, or the tab-separated MNLI under a name that hides what it is.
+Every UTF-8 file can be read as plain text, so files that are evidently something else are refused: a treebank, JSON, or
+tab-separated MNLI with a misleading name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bertft.data.text_file import TextFile
 
 
 def read_plain_text(file: TextFile) -> Iterator[Example]:
-    """One example a line that is not blank; raises `DataError` where the file is of another known format.
+    """Yield an example for each line that is not blank; raise `DataError` for a file in another known format.
 
     >>> from pathlib import Path
     >>> [example.text for example in read_plain_text(TextFile(Path("rain.txt"), "It rains.\\n\\nIt pours.\\n", "0f"))]
@@ -33,7 +33,9 @@ def read_plain_text(file: TextFile) -> Iterator[Example]:
 
 
 def read_documents(file: TextFile) -> list[tuple[str, ...]]:
-    """The sentences of each document, documents parted by blank lines; raises `DataError` for another known format.
+    """Return the sentences of each document; blank lines separate documents.
+
+    Raises `DataError` for a file in another known format.
 
     >>> from pathlib import Path
     >>> read_documents(TextFile(Path("rain.txt"), "It rains.\\nIt pours.\\n\\nThe sun shines.\\n", "0f"))
@@ -47,16 +49,16 @@ def read_documents(file: TextFile) -> list[tuple[str, ...]]:
 
 
 def _another_format(file: TextFile, line: str) -> tuple[str, str] | None:
-    """What a first line gives away, and what to do about it where one sentence a text is read; None for a sentence."""
+    """Return the format that the first line reveals, and advice for plain text; None for an ordinary sentence."""
     columns = line.split("\t")
     if line.startswith(("# sent_id", "# text =", "# newdoc")) or (len(columns) == 10 and columns[0].isdecimal()):
-        return "CoNLL-U", "name the file .conllu"
+        return "CoNLL-U", "give the file the suffix .conllu"
     if {"sentence1", "sentence2"} <= set(columns):
         return "a tab-separated table", "use the .jsonl file of the same release, or write one sentence a line"
     if file.path.suffix.lower() in (".csv", ".tsv"):
-        return f"a table by its name ({file.path.suffix})", "write the sentences one a line, as .txt"
+        return f"a table, by its suffix ({file.path.suffix})", "write the sentences to a .txt file, one on each line"
     if line.lstrip().startswith(("{", "[")) and (_is_json(line) or _is_json(file.text)):
-        return "JSON", "name MNLI records .jsonl and SQuAD .json, or write one sentence a line"
+        return "JSON", "use the suffix .jsonl for MNLI and .json for SQuAD, or write one sentence a line"
     return None
 
 

@@ -1,6 +1,6 @@
 """SQuAD v1.1 JSON (Rajpurkar et al. 2016): articles of paragraphs, each a passage with its questions.
 
-`read_squad` gives texts alone, `read_questions` questions with their answers; both walk the document in one place.
+`read_squad` gives texts, `read_questions` gives questions with their answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bertft.errors import DataError
 
 @dataclass(frozen=True)
 class Answer:
-    """A text that stands in the passage from character `start` on."""
+    """A text of the passage that begins at character `start`."""
 
     text: str
     start: int
@@ -26,15 +26,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a passage with the answers people gave, at least one; `where` names its place, for messages.
+    """A question on a passage with at least one answer; `where` is its location for messages.
 
-    Raises `DataError`, naming the question, where it has no answer or one does not stand where it says.
+    Raises `DataError` with the id of the question where it has no answer, or an answer is not at its position.
 
     >>> Question("q1", "What falls?", "It rains.", (Answer("rain", 4),), "rain.json")
     Traceback (most recent call last):
     ...
-    bertft.errors.DataError: rain.json: question q1: the answer 'rain' is not in its passage at character 4, where \
-'ains' stands; correct the answer or leave the question out
+    bertft.errors.DataError: rain.json: question q1: the answer 'rain' is not at character 4 of its passage, which has \
+'ains' there; correct the answer or leave the question out
     """
 
     id: str
@@ -46,19 +46,19 @@ class Question:
     def __post_init__(self) -> None:
         place = f"{self.where}: question {self.id}"
         if not self.answers:
-            raise DataError(f"{place}: has no answer; SQuAD v1.1 has one for every question, so leave this one out")
+            raise DataError(f"{place}: has no answer; leave the question out")
         for answer in self.answers:
             found = self.passage[max(0, answer.start) : max(0, answer.start) + len(answer.text)]
             if not answer.text.strip() or answer.start < 0 or found != answer.text:
                 raise DataError(
-                    f"{place}: the answer {answer.text[:40]!r} is not in its passage at character {answer.start}, "
-                    f"where {found[:40]!r} stands; correct the answer or leave the question out"
+                    f"{place}: the answer {answer.text[:40]!r} is not at character {answer.start} of its passage, "
+                    f"which has {found[:40]!r} there; correct the answer or leave the question out"
                 )
 
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a source in its order."""
+    """The questions of a source, in order."""
 
     name: str
     questions: tuple[Question, ...]
@@ -66,7 +66,9 @@ class Questions:
 
 
 def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
-    """One example a question: `question [SEP] passage`, or the question alone; raises `DataError` naming the place.
+    """Yield an example for each question: `question [SEP] passage`, or with `single` only the question.
+
+    Raises `DataError` with the location of a malformed record.
 
     >>> from pathlib import Path
     >>> paragraph = '{"context": "It rains.", "qas": [{"id": "q1", "question": "What falls?"}]}'
@@ -80,10 +82,9 @@ def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
 
 
 def read_questions(source: str) -> Questions:
-    """The questions of a local file of SQuAD v1.1, or of a data set `NAME:SPLIT`.
+    """Return the questions of a local SQuAD v1.1 file, or of a data set `NAME:SPLIT`.
 
-    Raises `DataError`, naming the place, for a record that is malformed, and the question whose answer is not in its
-    passage.
+    Raises `DataError` with the location of a malformed record, or of an answer that is not in its passage.
 
     >>> read_questions("no/such/file.json")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -104,21 +105,21 @@ def read_questions(source: str) -> Questions:
         name, content_hash = hub.name, hub.content_hash
         found = [_hub_question(hub.name, place, row) for place, row in enumerate(hub.rows)]
     if not found:
-        raise DataError(f"{source}: no question in it; give SQuAD v1.1 as one document of JSON")
+        raise DataError(f"{source}: contains no questions; give SQuAD v1.1 as one JSON document")
     for question in found:
         Example(question.question, question.passage, f"{name}: question {question.id}")
     return Questions(name, tuple(found), content_hash)
 
 
 def _questions(file: TextFile) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """The text and the passage of each question, its whole object, and its place in the document."""
+    """Yield the text, the passage, the JSON object and the location in the document of each question."""
     try:
         document = json.loads(file.text)
     except json.JSONDecodeError as error:
-        advice = "name JSON lines .jsonl" if error.msg == "Extra data" else "is the file cut off?"
-        raise file.error(error.lineno, f"expected one SQuAD document of JSON, got {error.msg!r}; {advice}") from error
+        advice = "JSON lines need the suffix .jsonl" if error.msg == "Extra data" else "is the file truncated?"
+        raise file.error(error.lineno, f"expected one SQuAD document as JSON, got {error.msg!r}; {advice}") from error
     except RecursionError as error:
-        raise file.error(1, "expected one SQuAD document of JSON, got brackets nested without end") from error
+        raise file.error(1, "expected one SQuAD document as JSON, got too deeply nested brackets") from error
     for article, article_place in _items(file, document, "", "data"):
         for paragraph, place in _items(file, article, article_place, "paragraphs"):
             passage = _string(file, paragraph, place, "context")
@@ -135,7 +136,7 @@ def _answers(file: TextFile, question: dict[str, Any], place: str) -> Iterator[A
 
 
 def _hub_question(name: str, place: int, row: Mapping[str, Any]) -> Question:
-    """A question as `datasets` gives it: answers as one list of texts and one of starts."""
+    """Return a question from a row of `datasets`, which has a list of answer texts and a list of starts."""
     where = f"{name}[{place}]"
     try:
         answers = tuple(
@@ -152,7 +153,7 @@ def _hub_question(name: str, place: int, row: Mapping[str, Any]) -> Question:
 
 
 def _items(file: TextFile, parent: Any, place: str, field: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of the list `field` of `parent`, each with its place, such as `data[0].paragraphs[2]`."""
+    """Yield the objects of the list `field` of `parent` with their locations, such as `data[0].paragraphs[2]`."""
     items = parent.get(field) if isinstance(parent, dict) else None
     if not isinstance(items, list):
         raise _not_squad(file, place, f"a list {field}", parent)
@@ -174,5 +175,5 @@ def _not_squad(file: TextFile, place: str, wanted: str, got: Any) -> DataError:
     found = f"the fields {', '.join(got) or '(none)'}" if isinstance(got, dict) else f"{json.dumps(got)[:40]}"
     return DataError(
         f"{file.path}: {place or 'the document'}: expected {wanted}, as in SQuAD v1.1, got {found}; "
-        "write other texts one a line, as .txt"
+        "write other texts to a .txt file, one on each line"
     )

@@ -1,4 +1,4 @@
-"""A data file as numbered lines of text, and the one place where a file that cannot be one is refused."""
+"""Data files as numbered lines of text; files that are not UTF-8 text are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bertft.errors import DataError
 
 _WANTED = "a UTF-8 file of one sentence a line, or CoNLL-U (.conllu), MNLI (.jsonl) or SQuAD (.json)"
 
-# First bytes of the files people pass by mistake.
+# First bytes of files that are often given by mistake.
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip archive: unpack it first (gunzip)",
     b"PK\x03\x04": "a zip archive: unpack it first (unzip)",
@@ -27,7 +27,7 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class TextFile:
-    """A decoded file: its path, its whole text, and the sha256 of its bytes.
+    """A decoded file: its path, its full text, and the sha256 of its bytes.
 
     >>> TextFile(Path("rain.txt"), "It rains.\\nIt pours.", "0f").lines
     ['It rains.', 'It pours.']
@@ -39,23 +39,23 @@ class TextFile:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines without their ends: LF, CR LF or CR, as in an editor, and nothing else."""
-        # str.splitlines would also split inside sentences, at U+2028, form feeds and the like.
+        """The lines without their line ends, which are LF, CR LF or CR."""
+        # str.splitlines would also split inside sentences, for example at U+2028 and form feeds.
         return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
     def where(self, number: int) -> str:
-        """The place of line `number`, counted from 1, as `name:line`."""
+        """Return the location `name:line` of line `number`, counted from 1."""
         return f"{self.path.name}:{number}"
 
     def error(self, number: int, problem: str) -> DataError:
-        """The error for line `number`, counted from 1, with the path in full."""
+        """Return an error for line `number`, counted from 1, with the full path."""
         return DataError(f"{self.path}:{number}: {problem}")
 
 
 def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
-    """Read a UTF-8 file whole, a byte-order mark dropped; raises `DataError` for anything that is not one.
+    """Read a UTF-8 file without its byte-order mark; raise `DataError` for any other file.
 
-    `wanted` says in errors what to give instead.
+    `wanted` describes in messages which file to give instead.
 
     >>> read_text_file("no/such/file.txt")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -83,7 +83,7 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}:{_line_of(content, error.start)}: not UTF-8: byte 0x{content[error.start]:02x} at offset "
-            f"{error.start}; convert the file (iconv -f ISO-8859-1 -t UTF-8, or from the encoding it is in)"
+            f"{error.start}; convert the file from its encoding (for example iconv -f ISO-8859-1 -t UTF-8)"
         ) from error
     return TextFile(path, text.removeprefix("\ufeff"), hashlib.sha256(content).hexdigest())
 

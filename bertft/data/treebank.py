@@ -1,7 +1,7 @@
 """Dependency trees from treebanks in CoNLL-U, with the path lengths and depths that structural probes are trained on.
 
-The words of a tree are the words of the annotation: multiword ranges (`3-4`) and empty nodes (`3.1`) are dropped.
-`keep_ranges` keeps them as the reader of Hewitt and Manning's code does, for comparison with its numbers.
+The words of a tree are the words of the annotation, without multiword ranges (`3-4`) and empty nodes (`3.1`). With
+`keep_ranges` these are words too, as in the code of Hewitt and Manning, for comparison with its numbers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.data.conllu import Row, Sentence, read_sentences
+from bertft.data.conllu import ConlluRow, Sentence, read_sentences
 from bertft.data.hub import is_file, read_hub
 from bertft.data.text_file import TextFile, read_text_file
 from bertft.errors import DataError
 
-# UD splits the training part of its largest treebanks further: cs_pdt-ud-train-c.conllu.
+# The training split of the largest UD treebanks has several files, such as cs_pdt-ud-train-c.conllu.
 _SPLIT_FILE = re.compile(r"(?P<treebank>.+)-ud-(?P<split>train|dev|test)(-\w+)?\.conllu")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A sentence of n words with its tree: heads count words from 1, and 0 is the root; `where` is `file:line`.
+    """A sentence of n words with its tree; heads are word numbers from 1, or 0 for the root; `where` is `file:line`.
 
-    Raises `DataError` where a head is out of range or the heads run in a circle. Several words may have head 0; paths
-    between them then lead through the root.
+    Several words may have head 0; paths between them then lead through the root. Raises `DataError` where a head is out
+    of range or the heads form a cycle.
 
     >>> Tree("rain-1", "rain.conllu:1", ("It", "rains"), ("PRON", "VERB"), ("PRP", "VBZ"), (2, 0), ("nsubj", "root"))
     ... # doctest: +ELLIPSIS
@@ -46,7 +46,7 @@ class Tree:
     heads: tuple[int, ...]
     relations: tuple[str, ...]
     empty_nodes: int = 0
-    """How many nodes of the annotation stand nowhere in the text (`3.1`)."""
+    """The number of nodes of the annotation without a token in the text (`3.1`)."""
 
     def __post_init__(self) -> None:
         if problem := _problem(self.heads):
@@ -56,17 +56,17 @@ class Tree:
         return len(self.forms)
 
     def depths(self) -> NDArray[np.int16]:
-        """The number of edges from each word to the root word, (n,), which has 0."""
+        """Return the number of edges from the root word to each word, (n,); 0 for the root word."""
         depths = [-1] * (len(self) + 1)
         for word in _from_the_root(self.heads):
             depths[word] = depths[self.heads[word - 1]] + 1
         return np.array(depths[1:], dtype=np.int16)
 
     def distances(self) -> NDArray[np.int16]:
-        """The number of edges between all pairs of words, (n, n), in time O(n²)."""
+        """Return the number of edges between all pairs of words, (n, n), in O(n²) time."""
         distances = np.zeros((len(self) + 1, len(self) + 1), dtype=np.int16)
-        # A word is one edge further than its head from all words placed before it; the columns of later words are
-        # overwritten when their turn comes.
+        # A word is one edge further than its head from all earlier words. The columns of later words are overwritten
+        # when those words are reached.
         for word in _from_the_root(self.heads):
             distances[word] = distances[self.heads[word - 1]] + 1
             distances[word, word] = 0
@@ -83,7 +83,7 @@ class Treebank:
     content_hash: str
 
     def split(self, name: str) -> tuple[Tree, ...]:
-        """The trees of one split; raises `DataError` where the treebank has none of that name."""
+        """Return the trees of one split; raise `DataError` where the treebank has no such split."""
         if name not in self.splits:
             raise DataError(f"{self.name}: no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
@@ -92,12 +92,12 @@ class Treebank:
 def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
     """Read a `.conllu` file, or a folder of `*-ud-train.conllu`, `*-ud-dev.conllu` and `*-ud-test.conllu`.
 
-    A file is the split that its name tells, or else the split `all`. With `keep_ranges`, ranges and empty nodes are
-    words too: they hang from the root, and every head after k of them is raised by k, also those of the root and those
-    that count words before them.
+    A single file is the split in its name, or else the split `all`. With `keep_ranges`, ranges and empty nodes are
+    words too. They depend on the root, and after k of them every head is increased by k, including heads of 0 and heads
+    that refer to earlier words.
 
-    Raises `DataError`, naming file, line and sentence, for a line that is malformed, a head out of range, a cycle, and
-    a sentence of several roots or none.
+    Raises `DataError` with file, line and sentence for a malformed line, a head out of range, a cycle, and a sentence
+    without a root or with several roots.
 
     >>> import tempfile
     >>> rows = [
@@ -115,7 +115,7 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a treebank in CoNLL-U, a folder of *-ud-*.conllu files")
+        raise DataError(f"{path}: no such file or folder; give a CoNLL-U file, or a folder of *-ud-*.conllu files")
     if not path.is_dir():
         file = read_text_file(path)
         match = _SPLIT_FILE.fullmatch(path.name)
@@ -132,10 +132,10 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
 
 
 def read_split(source: str) -> Treebank:
-    """The trees that a source names, as a treebank of one split.
+    """Return the trees of a source as a treebank with one split.
 
-    A source is a `.conllu` file; `FOLDER:SPLIT` of a folder that `read_treebank` takes; or `NAME:SPLIT` or
-    `NAME:CONFIG:SPLIT` of a data set that has the columns of Universal Dependencies on the hub, `tokens`, `head` and
+    A source is a `.conllu` file; `FOLDER:SPLIT` for a folder that `read_treebank` accepts; or `NAME:SPLIT` or
+    `NAME:CONFIG:SPLIT` for a data set on the hub with the columns of Universal Dependencies, `tokens`, `head` and
     `deprel`. Raises `DataError` as `read_treebank` does, and for a folder without a split.
 
     >>> read_split("no/such/file.conllu")  # doctest: +ELLIPSIS
@@ -146,7 +146,7 @@ def read_split(source: str) -> Treebank:
     folder, _, split = source.rpartition(":")
     if Path(source).expanduser().is_dir():
         splits = ", ".join(_split_files(Path(source).expanduser())[1])
-        raise DataError(f"{source}: a folder, which has the splits {splits}; name one, as {source}:train")
+        raise DataError(f"{source}: a folder with the splits {splits}; add one of them, for example {source}:train")
     if is_file(source):
         return read_treebank(source)
     if folder and any(Path(folder).expanduser().glob("*.conllu")):
@@ -161,10 +161,10 @@ def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
     columns = [row[name] for name in ("tokens", "head", "deprel") if isinstance(row.get(name), list)]
     if len(columns) != 3 or len(set(map(len, columns))) != 1:
         raise DataError(
-            f"{where}: expected lists of one length, tokens, head and deprel, got the columns {', '.join(row)}; "
+            f"{where}: expected lists of equal length tokens, head and deprel, got the columns {', '.join(row)}; "
             "give a data set with the columns of Universal Dependencies, or a CoNLL-U file"
         )
-    # Ranges and empty nodes have no head, and heads do not count them.
+    # Ranges and empty nodes have no head, and the numbers of heads skip them.
     words = [word for word in zip(*columns, strict=True) if str(word[1]).isdecimal()]
     forms, heads, relations = ([word[column] for word in words] for column in range(3))
     tree = Tree(
@@ -176,15 +176,17 @@ def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
 
 
 def _split_files(folder: Path) -> tuple[str, dict[str, list[Path]]]:
-    """The name of the one treebank in a folder, and the files of each split, in the order train, dev, test."""
+    """Return the name of the only treebank in a folder, and the files of each split in the order train, dev, test."""
     found = {path: match for path in sorted(folder.iterdir()) if (match := _SPLIT_FILE.fullmatch(path.name))}
     names = sorted({match["treebank"] for match in found.values()})
     if not names:
         others = [path.name for path in sorted(folder.glob("*.conllu"))]
-        advice = f"; to read one file alone, give {folder / others[0]}" if others else ""
+        advice = f"; to read a single file, give {folder / others[0]}" if others else ""
         raise DataError(f"{folder}: no file named *-ud-train.conllu, *-ud-dev.conllu or *-ud-test.conllu{advice}")
     if len(names) > 1:
-        raise DataError(f"{folder}: files of {len(names)} treebanks, {', '.join(names)}; give a folder of one")
+        raise DataError(
+            f"{folder}: files of {len(names)} treebanks, {', '.join(names)}; give a folder with one treebank"
+        )
     splits = {
         split: [path for path, match in found.items() if match["split"] == split] for split in ("train", "dev", "test")
     }
@@ -202,7 +204,7 @@ def _read_trees(file: TextFile, *, keep_ranges: bool) -> Iterator[Tree]:
         if problem := (None if keep_ranges else _root_problem(heads)) or _problem(heads):
             word, text = problem
             line = sentence.line_of(places[word - 1]) if places else sentence.line
-            advice = " (as kept ranges shift them; read the treebank without keep_ranges)" if keep_ranges else ""
+            advice = " (keep_ranges shifts the heads; read the treebank without it)" if keep_ranges else ""
             raise file.error(line, f"sentence {sentence_id}: {text}{advice}")
         yield Tree(
             sentence_id,
@@ -229,8 +231,8 @@ def _head(file: TextFile, sentence: Sentence, place: int, *, keep_ranges: bool) 
     return int(row.head)
 
 
-def _shifted(rows: Iterable[Row], heads: Iterable[int]) -> list[int]:
-    """Heads raised by the number of rows without a head so far, which have none of their own."""
+def _shifted(rows: Iterable[ConlluRow], heads: Iterable[int]) -> list[int]:
+    """Return the heads increased by the number of earlier rows without a head; rows without a head get 0."""
     shifted, without_head = [], 0
     for row, head in zip(rows, heads, strict=True):
         without_head += row.head == "_"
@@ -239,10 +241,10 @@ def _shifted(rows: Iterable[Row], heads: Iterable[int]) -> list[int]:
 
 
 def _problem(heads: Sequence[int]) -> tuple[int, str] | None:
-    """What keeps heads from hanging together from the root, with the word concerned."""
+    """Return the word and the reason why the heads do not form a tree, or None."""
     n = len(heads)
     if n > np.iinfo(np.int16).max - 1:
-        return 1, f"{n} words; a sentence may have {np.iinfo(np.int16).max - 1}"
+        return 1, f"{n} words; a sentence can have at most {np.iinfo(np.int16).max - 1}"
     for word, head in enumerate(heads, start=1):
         if not 0 <= head <= n:
             return word, f"word {word} has head {head}, but the sentence has {n} words; heads are 0 to {n}"
@@ -255,7 +257,7 @@ def _problem(heads: Sequence[int]) -> tuple[int, str] | None:
         path.append(word)
         word = heads[word - 1]
     cycle = [*path[path.index(word) :], word]
-    return word, f"the heads run in a circle, {' → '.join(map(str, cycle))}, and never reach the root"
+    return word, f"the heads form a cycle, {' → '.join(map(str, cycle))}, and never reach the root"
 
 
 def _root_problem(heads: Sequence[int]) -> tuple[int, str] | None:
@@ -268,11 +270,11 @@ def _root_problem(heads: Sequence[int]) -> tuple[int, str] | None:
 
 
 def _from_the_root(heads: Sequence[int]) -> list[int]:
-    """The words that hang from the root, counted from 1, every head before its dependents."""
+    """Return the numbers, from 1, of all words that are connected to the root, every head before its dependents."""
     dependents: list[list[int]] = [[] for _ in range(len(heads) + 1)]
     for word, head in enumerate(heads, start=1):
         dependents[head].append(word)
     reached = list(dependents[0])
-    for word in reached:  # grows as it is walked
+    for word in reached:  # grows during the loop
         reached += dependents[word]
     return reached

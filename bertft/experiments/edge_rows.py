@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.activations.vectors import CachedPieces
+from bertft.activations.vectors import CachedSubwords
 from bertft.probes.edge import EdgeProbe, SubwordTask, WordTask
 from bertft.probes.edge.counts import EdgeCounts, count_cells, difference, intervals, reported_labels
 from bertft.records import Row
@@ -28,7 +28,7 @@ class _Found:
     def named(self, what: str) -> Iterator[Row]:
         """Some of the results as rows."""
         for row in self.results[what]:
-            yield {"model": self.model, "floor": self.is_floor(row), **row}
+            yield {"model": self.model, "baseline": self.is_floor(row), **row}
 
     def is_floor(self, row: Row) -> bool:
         return self.floor or row["input"] in self.alone
@@ -69,7 +69,7 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
     for part in found:
         for row, counts in part.counts():
             if not row["control"]:
-                key = (part.model, row["floor"], row["task"], row["input"], row["split"], row["scoring"])
+                key = (part.model, row["baseline"], row["task"], row["input"], row["split"], row["scoring"])
                 probes.setdefault(key, []).append(counts)
     base = next(iter(probes))[0]
     first = next(iter(probes))[3]
@@ -82,7 +82,7 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
         value, low, high = difference(of_base, of_seed)
         yield {
             "model": model,
-            "floor": floor,
+            "baseline": floor,
             "task": task,
             "input": source,
             "seed": None,
@@ -128,7 +128,7 @@ def _by_label(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterat
             }
 
 
-def _norms(states: CachedPieces) -> dict[int, float]:
+def _norms(states: CachedSubwords) -> dict[int, float]:
     """The mean length of a vector by layer, over all pieces."""
     norms = {}
     for layer in states.layers:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertft.activations.pieces import PieceRanges
+from bertft.activations.subwords import SubwordRanges
 from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
@@ -52,7 +52,7 @@ class TaskGroup:
         """The names of its tasks, joined."""
         return "+".join(self.tasks)
 
-    def over_subwords(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, SubwordTask]], list[str]]:
+    def over_subwords(self, ranges: SubwordRanges) -> tuple[dict[str, dict[str, SubwordTask]], list[str]]:
         """Return the tasks with their spans over subwords, and notes on targets that were left out.
 
         See `WordTask.over_subwords`. Raises `DataError` where no target of a split is left.

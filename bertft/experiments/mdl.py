@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bertft.activations.vectors import CachedPieces, piece_vectors
+from bertft.activations.vectors import CachedSubwords, subword_vectors
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
@@ -97,7 +97,7 @@ def describe(
         each of the three layers, by which to count the inputs of the variational probe that are needed.
     compat: `released` adds what the released code, which mixes bits and nats, would print.
     results: a folder that keeps what is done of a model and a task, and from which it is taken where nothing changed.
-    cache, cache_dtype, batch_tokens: see `piece_vectors`.
+    cache, cache_dtype, batch_tokens: see `subword_vectors`.
     progress: called as progress(done, total, what).  say: called with lines for people.
 
     Raises `DataError` for tasks that cannot be coded, `OptionError` for an option out of range, `CheckpointError` for
@@ -153,7 +153,7 @@ def describe(
         hashes[checkpoint.name] = checkpoint.content_hash
         for group in groups:
             with clock.phase("vectors"):
-                states = piece_vectors(
+                states = subword_vectors(
                     checkpoint,
                     group.sentences,
                     layers=layers_read(chosen, n_layers(checkpoint.model)),
@@ -168,7 +168,7 @@ def describe(
             for task, is_control, coded, dropped in plan.tasks(group, states, control=control):
                 if not floor and not is_control:
                     notes += [f"{checkpoint.name}: {note}" for note in dropped]
-                what = {"model": checkpoint.name, "floor": floor, "task": task, "control": is_control}
+                what = {"model": checkpoint.name, "baseline": floor, "task": task, "control": is_control}
                 key = plan.key(checkpoint, states, group.content_hash, task, is_control, chosen)
                 codes = kept.find(key) if kept else None
                 if codes is not None and kept is not None:
@@ -235,7 +235,7 @@ class _Plan:
         return dataclasses.asdict(self._variational() if self.code == "variational" else self._perceptron())
 
     def key(
-        self, checkpoint: Checkpoint, states: CachedPieces, data: str, task: str, control: bool, inputs: Sequence[str]
+        self, checkpoint: Checkpoint, states: CachedSubwords, data: str, task: str, control: bool, inputs: Sequence[str]
     ) -> str:
         """A hash of all that decides the code."""
         parts = [
@@ -245,7 +245,7 @@ class _Plan:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
     def tasks(
-        self, group: TaskGroup, states: CachedPieces, *, control: bool
+        self, group: TaskGroup, states: CachedSubwords, *, control: bool
     ) -> Iterator[tuple[str, bool, CodedTask, list[str]]]:
         """The tasks of a group and, with `control`, their control tasks: name, which of both, notes with the first."""
         for is_control in (False, True) if control else (False,):
@@ -266,7 +266,7 @@ class _Plan:
     def run(
         self,
         task: CodedTask,
-        states: CachedPieces,
+        states: CachedSubwords,
         inputs: tuple[str, ...],
         checkpoint: Checkpoint,
         told: Callable[[int, int], None] | None,

@@ -134,7 +134,7 @@ def pretrain(
     }
     same_run(out / OPTIONS, options, resume=resume)
 
-    rows = [{"seed": None, "floor": True, "metric": name, "value": value} for name, value in floor.items()]
+    rows = [{"seed": None, "baseline": True, "metric": name, "value": value} for name, value in floor.items()]
     trained: dict[int, Trained] = {}
     for number, seed in enumerate(seeds, start=1):
         with clock.phase("train"):
@@ -154,7 +154,7 @@ def pretrain(
                 progress=_named(progress, f"seed {seed}, {number} of {len(seeds)}: "),
             )
         last = trained[seed].history[-1]
-        rows += [{"seed": seed, "floor": False, "metric": name, "value": last[name]} for name in floor]
+        rows += [{"seed": seed, "baseline": False, "metric": name, "value": last[name]} for name in floor]
     run = {
         "versions": versions(),
         "seeds": seeds,

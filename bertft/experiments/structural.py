@@ -310,7 +310,7 @@ def _rows(
             counted = getattr(result, "sentences", 0) if measure == "root_accuracy" else rows_ranked
         yield {
             "model": model,
-            "floor": floor,
+            "baseline": floor,
             "layer": layer,
             "rank": rank,
             "split": split,

@@ -34,7 +34,7 @@ from bertft.tasks.task import Recipe, Records, Task
 from bertft.tasks.training import Trained, evaluate
 from bertft.tasks.training import train as train_model
 
-COLUMNS = ("model", "floor", "seed", "epoch", "measure", "value", "best")
+COLUMNS = ("model", "baseline", "seed", "epoch", "measure", "value", "best")
 UNTRAINED = "untrained head"
 _RECORD = "tuning.json"
 
@@ -153,14 +153,14 @@ def tune(
     if held is not None:
         parts = ("task", "checkpoints", "data", "options", "recipe")
         check_same(out, {part: held.get(part) for part in parts}, {part: run[part] for part in parts})
-        floors = held["floors"]
+        floors = held["baselines"]
     else:
-        with clock.phase("floors"):
+        with clock.phase("baselines"):
             floors = kind.floors(records["train"], records["dev"], seed=0)
             floors[UNTRAINED] = evaluate(
                 kind, untrained, checkpoint.tokenizer, records["dev"], recipe, progress=progress
             )
-    run |= {"floors": floors, "finished": False}
+    run |= {"baselines": floors, "finished": False}
     rows = list(_floor_rows(floors))
     notes = [f"{name}: {note}" for name, found in records.items() for note in found.notes]
     _write(out, rows, run | {"notes": notes, "timings": clock.timings()})
@@ -253,7 +253,7 @@ def _rows(model: str, seed: int, trained: Trained) -> Iterator[Row]:
             if measure not in ("epoch", "step"):
                 yield {
                     "model": model,
-                    "floor": False,
+                    "baseline": False,
                     "seed": seed,
                     "epoch": entry["epoch"],
                     "measure": measure,
@@ -265,7 +265,7 @@ def _rows(model: str, seed: int, trained: Trained) -> Iterator[Row]:
 def _floor_rows(floors: dict[str, dict[str, float]]) -> Iterator[Row]:
     for name, metrics in floors.items():
         for measure, value in metrics.items():
-            row = {"model": name, "floor": True, "seed": None, "epoch": None}
+            row = {"model": name, "baseline": True, "seed": None, "epoch": None}
             yield {**row, "measure": measure, "value": value, "best": False}
 
 

@@ -1,5 +1,5 @@
-"""What people look at: tables for the terminal, figures and pages, one module a command.
+"""Reports: tables for the terminal, figures and HTML pages, with one module for each command.
 
-Everything here takes rows and the run record as plain dicts and lists, and knows nothing of models. `rows`, `tables`
-and `drawing` hold what several reports share.
+The reports take rows and the run record as plain dicts and lists, and do not depend on models. The modules `rows`,
+`tables` and `drawing` hold the parts that several reports share.
 """

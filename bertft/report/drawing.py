@@ -1,4 +1,4 @@
-"""What the figures share: colours and line styles, axes over layers, names at the ends of lines, PNG and SVG bytes."""
+"""Shared parts of the figures: colours, line styles, layer axes, names at the ends of lines, PNG and SVG output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6570", "#e2e5e9", "#fefefe"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#b07d00", "#5a9bd4", "#444444")
-"""Colours told apart with any colour vision (Okabe and Ito, Tol); markers and dashes tell lines apart besides."""
+"""Colours that remain distinct with any colour vision (Okabe and Ito, Tol). Markers and dashes differ as well."""
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 DPI = 180
 PANEL = (6.4, 3.9)
-"""Inches of one panel."""
+"""Width and height of one panel, in inches."""
 STYLE: dict[str, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -42,26 +42,26 @@ STYLE: dict[str, Any] = {
 
 
 def draw_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, floor: bool = False
+    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, dash: Any, marker: str, *, baseline: bool = False
 ) -> None:
-    """Draw one line; a floor is thinner and lies under the others."""
+    """Draw one line; a baseline is thinner and drawn below the other lines."""
     axes.plot(
         x,
         y,
         color=colour,
-        linewidth=1.3 if floor else 1.9,
+        linewidth=1.3 if baseline else 1.9,
         linestyle=dash,
         marker=marker,
         markersize=5.5,
         markeredgecolor=PAPER,
         markeredgewidth=0.7,
         clip_on=False,
-        zorder=2 if floor else 3,
+        zorder=2 if baseline else 3,
     )
 
 
 def set_layer_axis(axes: Axes, layers: Sequence[int]) -> None:
-    """Number the x axis by whole layers, given in ascending order, and take away what frames the panel."""
+    """Label the x axis with whole layers, given in ascending order, and remove the ticks and the left spine."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(layers[0] - 0.35, layers[-1] + 0.35)
@@ -71,15 +71,15 @@ def set_layer_axis(axes: Axes, layers: Sequence[int]) -> None:
 
 
 def set_title(axes: Axes, heading: str, detail: str) -> None:
-    """Write a heading above a panel, and below it in small what was measured."""
+    """Write a heading above a panel, with a line of details below it in small print."""
     axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=22)
     axes.annotate(fit(detail, 78), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write names beside the last points of lines, pushed apart where they would touch: (y, x, name, colour) of each.
+    """Write the names of lines beside their last points, moved apart where they would overlap.
 
-    The limits of the y axis must be set before.
+    `ends` gives (y, x, name, colour) for each line. Set the limits of the y axis first.
     """
     bottom, top = axes.get_ylim()
     ends = sorted(ends)
@@ -105,7 +105,9 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights moved as little as pushing them up, then down from 1, needs to keep `gap` between.
+    """Return ascending heights moved so that neighbours are at least `gap` apart.
+
+    Heights that are too close form a block, which is centred on the mean of its heights.
 
     >>> spread([0.5, 0.5, 0.9], gap=0.1)
     [0.45, 0.55, 0.9]
@@ -123,29 +125,29 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def overlap(lower: Sequence[float], upper: Sequence[float], gap: float) -> bool:
-    """Return whether two blocks of labels would come closer than `gap`."""
+    """Return whether two blocks of labels would be closer than `gap`."""
     return positions(upper, gap)[0] - positions(lower, gap)[-1] < gap
 
 
 def positions(block: Sequence[float], gap: float) -> list[float]:
-    """Return the heights of labels stacked `gap` apart around the mean of where they want to be."""
+    """Return the heights of labels stacked `gap` apart around the mean of their wanted heights."""
     middle = sum(block) / len(block)
     first = middle - gap * (len(block) - 1) / 2
     return [first + gap * index for index in range(len(block))]
 
 
 def png(drawing: Figure) -> bytes:
-    """Return a picture as PNG, on white."""
+    """Return a figure as PNG bytes, on a white background."""
     stream = io.BytesIO()
     drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
     return stream.getvalue()
 
 
 def svg(drawing: Figure, name: str) -> str:
-    """Return a picture as an `<svg>` element for a page: no background, its colours CSS variables with defaults.
+    """Return a figure as an `<svg>` element for a page, without background and with CSS variables as colours.
 
-    The variables are --ink, --muted, --grid, --paper and --line-0 to --line-6, so a page can recolour the picture for
-    a dark screen. Element names begin with `name`, so that several pictures can stand in one page.
+    The variables are --ink, --muted, --grid, --paper and --line-0 to --line-6, so a page can recolour the figure for a
+    dark screen. Element ids begin with `name`, so one page can hold several figures.
     """
     import matplotlib.style
 
@@ -171,16 +173,16 @@ def svg(drawing: Figure, name: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel by layer, or by portion; `center` marks a place on that axis, nan for none."""
+    """A line of a panel, by layer or by portion of the data; `center` is a mark on the x axis, nan for none."""
 
     name: str
-    floor: bool
+    baseline: bool
     layers: Sequence[float]
     values: Sequence[float]
     center: float = math.nan
 
 
-def panels(
+def task_panels(
     tasks: Sequence[str],
     lines: Callable[[str], Iterator[Line]],
     title: str,
@@ -189,7 +191,10 @@ def panels(
     bottom: float | None,
     along: str = "Layer (0 = embeddings)",
 ) -> Figure:
-    """Return a panel a task, four in a row, lines named below; where `bottom` is given all share an axis from there."""
+    """Draw a panel for each task, four in a row, with one legend below.
+
+    Where `bottom` is given, all panels share a y axis that begins there; otherwise each panel has its own.
+    """
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -223,14 +228,14 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
 
     models = 0
     for line in found:
-        colour = MUTED if line.floor else LINES[models % len(LINES)]
+        colour = MUTED if line.baseline else LINES[models % len(LINES)]
         axes.plot(
             line.layers,
             line.values,
             color=colour,
-            linestyle="--" if line.floor else DASHES[models // len(LINES) % len(DASHES)],
-            linewidth=1.2 if line.floor else 1.7,
-            marker="" if line.floor else MARKERS[models % len(MARKERS)],
+            linestyle="--" if line.baseline else DASHES[models // len(LINES) % len(DASHES)],
+            linewidth=1.2 if line.baseline else 1.7,
+            marker="" if line.baseline else MARKERS[models % len(MARKERS)],
             markersize=4,
             label=fit(line.name, 30),
         )
@@ -238,7 +243,7 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
             axes.plot(
                 [line.center], [0.035], marker="^", color=colour, markersize=6, transform=axes.get_xaxis_transform()
             )
-        models += not line.floor
+        models += not line.baseline
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)

@@ -1,7 +1,8 @@
-"""Edge probes as people read them: table 1 of the paper, scores by task and model, and what the probes mix.
+"""The report of `bertft probe edge`: table 1 of the paper, scores by task and model, and the layer weights.
 
-Values are F1 in percent, of the test set where there is one, the mean over seeds.  The first model stands as it is and
-every other column says how far it is from it; `*` marks a difference whose 95 % interval does not hold 0.
+Values are F1 in percent on the test set, or on the development set without one, as means over seeds. The first column
+gives the scores of the first model; the other columns give differences from it. `*` marks a difference whose 95 %
+interval excludes 0.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,32 +20,28 @@ from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import png
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
-from bertft.report.edge_scores import Probed, Score, Scores, column_name, layer_of, mean, ordered
+from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
 from bertft.report.rows import NAME, fit, task_name
 from bertft.report.tables import empty_table, marks, say
 
-if TYPE_CHECKING:
-    pass
-
 COLUMNS = (
-    *("model", "floor", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
+    *("model", "baseline", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
     *("reference_half", "n_targets", "n_sentences", "against"),
 )
 
-
 LEFT, GAP = 38, 3
-"""Characters that the first two columns of table 1 take, and that stand between two."""
+"""Widths in characters: of the first two columns of table 1, and of the gap between columns."""
 
 
 def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and pictures of mixes and layers if any.
+    """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and figures of mixes and layers; return the paths.
 
-    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
     """
     files = {
         "edge.json": json_bytes(rows, run),
         "edge.csv": csv_bytes(rows, COLUMNS),
-        "edge-labels.csv": csv_bytes(labels, ("model", "floor", "task", "input", "seed", "split", "label")),
+        "edge-labels.csv": csv_bytes(labels, ("model", "baseline", "task", "input", "seed", "split", "label")),
         "edge.png": png(figure(rows)),
     }
     if run["mixes"]:
@@ -57,8 +54,8 @@ def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str |
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print the table of each input, of layers, controls and mixes where there are such, and the notes of the run."""
-    scores = Scores(rows)
+    """Print the tables of each input, of layers, control tasks and mixes, and the notes of the run."""
+    scores = EdgeTable(rows)
     both = run["options"]["preset"] == "today"
     names = scores.names
     for source in scores.inputs:
@@ -70,26 +67,26 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         )
         for table in main_tables(scores, source, names, console, both=both):
             console.print(table)
-    for probed in [p for p in scores.probed if not p.floor and p.input == "layer:0"]:
+    for own in [own for own in scores.model_inputs if not own.baseline and own.input == "layer:0"]:
         console.print()
-        say(console, f"By layer, {scores.split}: F1 of {names[probed.model]}", "bold")
-        console.print(layer_table(scores, probed.model, console))
+        say(console, f"By layer, {scores.split}: F1 of {names[own.model]}", "bold")
+        console.print(layer_table(scores, own.model, console))
     if any(row["measure"] == "selectivity" for row in scores.rows):
         console.print()
-        say(console, "Above control tasks: F1 of the task, of its control, and the difference (selectivity)", "bold")
+        say(console, "Control tasks: F1 of the task, F1 of its control task, and the difference (selectivity)", "bold")
         console.print(control_table(scores, names, console))
     if run["mixes"]:
         console.print()
         say(
             console,
-            "Center of gravity of the layers that are mixed" + (", and by share of length" if both else ""),
+            "Center of gravity of the layer weights" + (", and of the shares of length" if both else ""),
             "bold",
         )
         console.print(mix_table(run["mixes"], names, console, both=both))
     console.print()
     say(
         console,
-        "± is half a 95 % interval over sentences; * marks a difference whose 95 % interval leaves out 0.",
+        "± = half the 95 % interval over sentences; * = difference whose 95 % interval excludes 0.",
         "dim",
     )
     for note in run.get("notes", ()):
@@ -97,33 +94,33 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
 
 
 def main_tables(
-    scores: Scores, source: str, names: Mapping[str, str], console: Console, *, both: bool
+    scores: EdgeTable, source: str, names: Mapping[str, str], console: Console, *, both: bool
 ) -> Iterator[Table]:
-    """Table 1, in several parts where it is wider than the console; `both` adds what Tenney et al. count."""
+    """Yield table 1, split where it is wider than the console; `both` adds the labels that Tenney et al. report."""
     base, *others = scores.columns(source)
     delta = "d" if console.options.ascii_only else "Δ"
-    titles = {probed: f"{delta} {column_name(probed, source, names)}" for probed in others}
+    titles = {own: f"{delta} {column_name(own, source, names)}" for own in others}
     room = console.width - LEFT
-    parts: list[list[Probed]] = [[]]
-    for probed in others:
-        if parts[-1] and sum(max(8, len(titles[p])) + GAP for p in [*parts[-1], probed]) > room:
+    parts: list[list[ModelInput]] = [[]]
+    for own in others:
+        if parts[-1] and sum(max(8, len(titles[other])) + GAP for other in [*parts[-1], own]) > room:
             parts.append([])
-        parts[-1].append(probed)
+        parts[-1].append(own)
     for part in parts:
         table = empty_table(console)
         table.add_column("task", no_wrap=True)
         table.add_column(Text(column_name(base, source, names)), justify="right", no_wrap=True)
-        for probed in part:
-            table.add_column(Text(titles[probed]), justify="right", no_wrap=True)
+        for own in part:
+            table.add_column(Text(titles[own]), justify="right", no_wrap=True)
         for task, scoring in scores.tasks:
             if scoring == "all" or both:
-                cells = [difference(scores.score(probed, task, scoring, "f1_difference")) for probed in part]
+                cells = [difference(scores.score(own, task, scoring, "f1_difference")) for own in part]
                 table.add_row(task_name(task, scoring), marks(str(scores.score(base, task, scoring)), console), *cells)
         yield table
 
 
-def difference(score: Score) -> Text:
-    """A difference with its sign, and `*` where its interval leaves out 0."""
+def difference(score: EdgeScore) -> Text:
+    """Return a difference with its sign, and `*` where its interval excludes 0."""
     if not math.isfinite(score.value):
         return Text("-  ")
     clear = score.low > 0 or score.high < 0
@@ -131,16 +128,17 @@ def difference(score: Score) -> Text:
     return Text(f"{score.value:+.1f}{' *' if clear else '  '}", style=style)
 
 
-def layer_table(scores: Scores, model: str, console: Console) -> Table:
-    """F1 of one model by task and layer, the best of each task in bold."""
-    layers = sorted(layer_of(probed) for probed in scores.probed if probed.model == model and layer_of(probed) >= 0)
+def layer_table(scores: EdgeTable, model: str, console: Console) -> Table:
+    """Return the table of F1 of one model by task and layer, the best layer of each task in bold."""
+    layers = sorted(layer_of(own) for own in scores.model_inputs if own.model == model and layer_of(own) >= 0)
     table = empty_table(console)
     table.add_column("task", no_wrap=True)
     for layer in layers:
         table.add_column(str(layer), justify="right", no_wrap=True)
     for task, scoring in scores.tasks:
         if scoring == "all":
-            values = [scores.score(Probed(model, False, f"layer:{layer}"), task, scoring).value for layer in layers]
+            own = [ModelInput(model, False, f"layer:{layer}") for layer in layers]
+            values = [scores.score(of_layer, task, scoring).value for of_layer in own]
             best = max(values, default=0.0)
             table.add_row(
                 task_name(task, scoring), *(Text(f"{v:.1f}", style="bold green" if v == best else "") for v in values)
@@ -148,24 +146,24 @@ def layer_table(scores: Scores, model: str, console: Console) -> Table:
     return table
 
 
-def control_table(scores: Scores, names: Mapping[str, str], console: Console) -> Table:
-    """A row for each task and model, of the first input."""
+def control_table(scores: EdgeTable, names: Mapping[str, str], console: Console) -> Table:
+    """Return the table of control tasks for the first input: a row for each task and model."""
     table = empty_table(console)
     for title in ("task", "model"):
         table.add_column(title, no_wrap=True)
     for title in ("task F1", "control F1", "selectivity"):
         table.add_column(title, justify="right")
     for task, scoring in [pair for pair in scores.tasks if pair[1] == "all"]:
-        for place, probed in enumerate(scores.columns(scores.inputs[0])):
-            found = [scores.score(probed, task, scoring, m).value for m in ("f1", "control_f1", "selectivity")]
+        for index, own in enumerate(scores.columns(scores.inputs[0])):
+            found = [scores.score(own, task, scoring, m).value for m in ("f1", "control_f1", "selectivity")]
             cells = [f"{value:.1f}" if math.isfinite(value) else "-" for value in found]
-            name = column_name(probed, scores.inputs[0], names)
-            table.add_row(task_name(task, scoring) if place == 0 else "", name, *cells)
+            name = column_name(own, scores.inputs[0], names)
+            table.add_row(task_name(task, scoring) if index == 0 else "", name, *cells)
     return table
 
 
 def mix_table(mixes: Sequence[Row], names: Mapping[str, str], console: Console, *, both: bool) -> Table:
-    """The center of gravity by task and model, the mean over seeds; `both` adds that of shares of length."""
+    """Return the table of centers of gravity, as means over seeds; `both` adds those of the shares of length."""
     table = empty_table(console)
     table.add_column("task", no_wrap=True)
     models = list(dict.fromkeys(mix["model"] for mix in mixes))

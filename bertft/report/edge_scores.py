@@ -1,4 +1,4 @@
-"""The rows of `bertft probe edge` as a table: a row a task, a column a model and input, differences from the base."""
+"""The rows of `bertft probe edge` as a table: a row for each task, a column for each model and input."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bertft.report.rows import NAME, TASKS, fit, number, short_names, shown_spli
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A model with an input: what a column of the table, or a line of a picture, is about."""
+class ModelInput:
+    """A model and the input of its probes: the subject of a column of the table, or of a line of a figure."""
 
     model: str
-    floor: bool
+    baseline: bool
     input: str
 
 
 @dataclass(frozen=True)
-class Score:
-    """A value in percent with the ends of its interval, nan where there are none."""
+class EdgeScore:
+    """A value in percent with the ends of its interval, nan where they are unknown."""
 
     value: float
     low: float
@@ -35,8 +35,8 @@ class Score:
         )
 
 
-class Scores:
-    """The rows of the split that is shown, to be asked for."""
+class EdgeTable:
+    """The rows of the split that is reported, indexed by model, input, task and measure."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.split = shown_split(rows)
@@ -44,56 +44,59 @@ class Scores:
         known = dict.fromkeys((row["task"], row["scoring"]) for row in self.rows)
         order = [*TASKS, *(task for task, _ in known)]
         self.tasks = sorted(known, key=lambda pair: (order.index(pair[0]), pair[1] != "all"))
-        self.probed = [
-            Probed(*key) for key in dict.fromkeys((row["model"], row["floor"], row["input"]) for row in self.rows)
-        ]
-        self._of: dict[tuple[Probed, str, str, str], list[Row]] = {}
+        self._of: dict[tuple[ModelInput, str, str, str], list[Row]] = {}
         for row in self.rows:
-            key = (Probed(row["model"], row["floor"], row["input"]), row["task"], row["scoring"], row["measure"])
-            self._of.setdefault(key, []).append(row)
+            own = ModelInput(row["model"], row["baseline"], row["input"])
+            self._of.setdefault((own, row["task"], row["scoring"], row["measure"]), []).append(row)
+        self.model_inputs = list(dict.fromkeys(own for own, *_ in self._of))
 
     @property
     def inputs(self) -> list[str]:
-        """The inputs for which there is a table: those of models, single layers apart; of these alone, the first."""
-        found = list(dict.fromkeys(probed.input for probed in self.probed if not probed.floor))
+        """The inputs that get a table: all but single layers, or the first layer where there are only those."""
+        found = list(dict.fromkeys(own.input for own in self.model_inputs if not own.baseline))
         return [name for name in found if not name.startswith("layer:")] or found[:1]
 
     @property
     def base(self) -> str:
-        """The model to which the others are compared."""
-        return next(probed.model for probed in self.probed if not probed.floor)
+        """The model that the others are compared with."""
+        return next(own.model for own in self.model_inputs if not own.baseline)
 
     @property
     def names(self) -> dict[str, str]:
-        """What the models are called."""
-        return shown_names(list(dict.fromkeys(probed.model for probed in self.probed)), self.base)
+        """The short names of the models."""
+        return shown_names(list(dict.fromkeys(own.model for own in self.model_inputs)), self.base)
 
-    def score(self, probed: Probed, task: str, scoring: str, measure: str = "f1") -> Score:
-        """The mean over seeds, with the mean ends of the intervals."""
-        rows = self._of.get((probed, task, scoring, measure), [])
+    def score(self, own: ModelInput, task: str, scoring: str, measure: str = "f1") -> EdgeScore:
+        """Return the mean over seeds, with the means of both ends of the intervals."""
+        rows = self._of.get((own, task, scoring, measure), [])
         if not rows:
-            return Score(math.nan, math.nan, math.nan)
+            return EdgeScore(math.nan, math.nan, math.nan)
         ends = ([number({"value": row.get(name)}) for row in rows] for name in ("value", "low", "high"))
-        return Score(*(100 * sum(values) / len(values) for values in ends))
+        return EdgeScore(*(100 * sum(values) / len(values) for values in ends))
 
-    def columns(self, source: str) -> list[Probed]:
-        """The base, floors and other models for one input; floors of another input stand with the first."""
-        mine = [p for p in self.probed if p.input == source or (p.floor and source == self.inputs[0] and self.alone(p))]
-        base = [p for p in mine if p.model == self.base and not p.floor]
-        return [*base, *(p for p in mine if p.floor), *(p for p in mine if not p.floor and p not in base)]
+    def columns(self, source: str) -> list[ModelInput]:
+        """Return the columns for one input: the base, the baselines, the other models.
 
-    def alone(self, probed: Probed) -> bool:
-        """Whether a floor is of an input that no model is probed with."""
-        return probed.input not in {other.input for other in self.probed if not other.floor}
+        A baseline whose input no model has gets a column in the table of the first input.
+        """
+        first = source == self.inputs[0]
+        shown = [own for own in self.model_inputs if own.input == source or (first and self.separate(own))]
+        base = [own for own in shown if own.model == self.base and not own.baseline]
+        others = [own for own in shown if not own.baseline and own not in base]
+        return [*base, *(own for own in shown if own.baseline), *others]
+
+    def separate(self, own: ModelInput) -> bool:
+        """Return whether this is a baseline with an input that no model has."""
+        return own.baseline and own.input not in {other.input for other in self.model_inputs if not other.baseline}
 
 
-def column_name(probed: Probed, source: str, names: Mapping[str, str]) -> str:
-    """A model as it stands above its column; a floor of another input is called by that."""
-    return fit(names[probed.model], NAME) if probed.input == source else probed.input
+def column_name(own: ModelInput, source: str, names: Mapping[str, str]) -> str:
+    """Return the title of a column: the model's name, or the input of a baseline with an input of its own."""
+    return fit(names[own.model], NAME) if own.input == source else own.input
 
 
 def shown_names(models: Sequence[str], base: str) -> dict[str, str]:
-    """Short names of models; the random twins of the base are called by their number alone.
+    """Return short names of the models; randomly initialised copies of the base lose the base's name.
 
     >>> shown_names(["runs/base", "runs/mnli", "base-random-0"], "runs/base")
     {'runs/base': 'base', 'runs/mnli': 'mnli', 'base-random-0': 'random-0'}
@@ -103,16 +106,16 @@ def shown_names(models: Sequence[str], base: str) -> dict[str, str]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean, nan of nothing."""
+    """Return the mean, or nan for no values."""
     return sum(values) / len(values) if values else math.nan
 
 
 def ordered(tasks: set[str]) -> list[str]:
-    """Tasks in the order of the paper's table, others after them."""
+    """Return the tasks in the order of the paper's table, other tasks last."""
     return [*(task for task in TASKS if task in tasks), *sorted(tasks - TASKS.keys())]
 
 
-def layer_of(probed: Probed) -> int:
-    """The number of the layer that is probed alone, -1 where it is not one layer."""
-    kind, _, layer = probed.input.partition(":")
-    return int(layer) if kind == "layer" and not probed.floor else -1
+def layer_of(own: ModelInput) -> int:
+    """Return the number of the layer where the input of a model is a single layer, else -1."""
+    kind, _, layer = own.input.partition(":")
+    return int(layer) if kind == "layer" and not own.baseline else -1

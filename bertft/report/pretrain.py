@@ -1,4 +1,4 @@
-"""Pre-training as people read it: what each seed reached beside the floors, and how the loss on held-out text fell."""
+"""The report of `bertft pretrain`: a table of seeds and baselines, and a figure of the loss on held-out text."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from bertft.report.tables import plain_marks, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("seed", "floor", "metric", "value")
+COLUMNS = ("seed", "baseline", "metric", "value")
 
 METRICS = {
-    "mlm_loss": "masked words: nats each (lower is better)",
-    "mlm_accuracy": "masked words guessed",
-    "nsp_accuracy": "next sentences told",
+    "mlm_loss": "masked words: loss in nats (lower is better)",
+    "mlm_accuracy": "masked words: accuracy",
+    "nsp_accuracy": "next sentence: accuracy",
 }
-"""Metrics in the order of the table, and how people write them."""
+"""Metrics in the order of the table, with their names there."""
 
 MARKED = 40
-"""Lines of more points than this have no markers."""
+"""Lines with more points than this are drawn without markers."""
 
 
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`, all or none.
+    """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`; return the paths.
 
-    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
     """
     return write_files(
         folder,
@@ -49,17 +49,17 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table of all seeds with the floors, the notes of the run, and whether the floor of words is beaten."""
+    """Print a table of the seeds and the baselines, the notes of the run and the finding."""
     ascii_only = console.options.ascii_only
-    floors = {row["metric"]: row["value"] for row in rows if row["floor"]}
-    seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["floor"]))
+    baselines = {row["metric"]: row["value"] for row in rows if row["baseline"]}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["baseline"]))
     found = {(row["seed"], row["metric"]): row["value"] for row in rows}
     console.print()
     say(console, "Pre-training, on held-out text", "bold")
     say(console, f"{described(run)}; {run['held_out_pairs']:,} pairs held out", "dim")
     table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
-    table.add_column("floor", justify="right", style="dim")
+    table.add_column("baseline", justify="right", style="dim")
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     if len(seeds) > 1:
@@ -69,19 +69,24 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         cells = [f"{value:.3f}" for value in values]
         if len(seeds) > 1:
             cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
-        table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in (f"{floors[metric]:.3f}", *cells)))
+        cells.insert(0, f"{baselines[metric]:.3f}")
+        table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in cells))
     console.print(table)
     console.print()
-    say(console, "floor: every word guessed by its frequency alone, every pair by the more frequent answer.", "dim")
+    say(
+        console,
+        "baseline = guesses by frequency: each masked word by word frequencies, each pair by the majority class.",
+        "dim",
+    )
     if len(seeds) > 1:
-        say(console, "±: standard deviation over seeds.", "dim")
+        say(console, "± = standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    say(console, finding([found[seed, "mlm_loss"] for seed in seeds], floors["mlm_loss"]))
+    say(console, finding([found[seed, "mlm_loss"] for seed in seeds], baselines["mlm_loss"]))
 
 
 def described(run: dict[str, Any]) -> str:
-    """What was trained on what, in a few words."""
+    """Return the size of the model and of the training as text."""
     config, recipe = run["options"]["config"], run["options"]["recipe"]
     return (
         f"{config.get('num_hidden_layers', 12)} blocks of width {config.get('hidden_size', 768)}, "
@@ -89,26 +94,26 @@ def described(run: dict[str, Any]) -> str:
     )
 
 
-def finding(losses: Sequence[float], floor: float) -> str:
-    """Whether the seeds guess masked words better than their frequencies do."""
-    beaten = sum(loss < floor for loss in losses)
+def finding(losses: Sequence[float], baseline: float) -> str:
+    """Return whether the seeds predict masked words better than word frequencies do."""
+    beaten = sum(loss < baseline for loss in losses)
     worst = max(losses)
     if beaten == len(losses):
         whose = "The model is" if len(losses) == 1 else f"All {len(losses)} seeds are"
-        below = f"{floor - worst:.2f} nats a word{' or more' if len(losses) > 1 else ''}"
-        return f"{whose} {below} below the floor of word frequencies."
+        below = f"{baseline - worst:.2f} nats per word{' or more' if len(losses) > 1 else ''}"
+        return f"{whose} {below} below the baseline of word frequencies."
     return (
-        f"{beaten} of {len(losses)} seeds are below the floor of word frequencies; train for more steps, on more text, "
-        "or with a higher learning rate."
+        f"{beaten} of {len(losses)} seeds are below the baseline of word frequencies; train for more steps, "
+        "on more text, or with a higher learning rate."
     )
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return the loss of masked words on held-out text by step, one line a seed, the floor dashed."""
+    """Draw the loss of masked words on held-out text by step: a line for each seed, the baseline dashed."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    (floor,) = (row["value"] for row in rows if row["floor"] and row["metric"] == "mlm_loss")
+    (baseline,) = (row["value"] for row in rows if row["baseline"] and row["metric"] == "mlm_loss")
     curves = {
         f"seed {seed}": [(row["step"], row["mlm_loss"]) for row in of_seed["history"] if finite(row["mlm_loss"])]
         for seed, of_seed in run["training"].items()
@@ -118,9 +123,9 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
     with matplotlib.style.context(["default", STYLE]):
         drawing = Figure(figsize=PANEL, layout="constrained")
         axes = drawing.subplots()
-        axes.set_ylim(0, 1.05 * max(floor, *(y for _, y in points)) if points else 1.05 * floor)
-        draw_line(axes, [first, last], [floor, floor], MUTED, "--", "", floor=True)
-        ends = [(floor, last, "word frequencies", MUTED)]
+        axes.set_ylim(0, 1.05 * max(baseline, *(y for _, y in points)) if points else 1.05 * baseline)
+        draw_line(axes, [first, last], [baseline, baseline], MUTED, "--", "", baseline=True)
+        ends = [(baseline, last, "word frequencies", MUTED)]
         for index, (name, curve) in enumerate(curves.items()):
             if not curve:
                 continue
@@ -132,11 +137,11 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         axes.spines["left"].set_visible(False)
         set_title(axes, "Masked words on held-out text", described(run))
         axes.set_xlabel("Step")
-        axes.set_ylabel("Nats a word")
+        axes.set_ylabel("Loss, nats per word")
         name_ends(axes, ends)
     return drawing
 
 
 def finite(value: float | None) -> bool:
-    """Whether a value is a number."""
+    """Return whether a value is a finite number."""
     return value is not None and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What the reports share when they read rows: numbers, splits, the names of tasks, short names of models."""
+"""Shared parts of reading rows: numbers, splits, names of tasks, short names of models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import PurePath
 from bertft.records import Row
 
 NAME = 14
-"""Longest name of a model above a column."""
+"""Longest name of a model in the title of a column, in characters."""
 
 TASKS = {
     "pos": "POS",
@@ -21,13 +21,14 @@ TASKS = {
     "spr": "SPR",
     "rel": "Relations",
 }
-"""Tasks in the order of the paper's table, and how it writes them."""
+"""Tasks in the order of the paper's table, with their names there."""
+
 REPORTED = {"coref": "label 1 alone", "srl": "core and modifiers", "rel": "without Other"}
-"""What Tenney et al. 2019 count of a task of which they do not count all."""
+"""The labels that Tenney et al. 2019 report, for the tasks where they do not report all."""
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return for each path or hub name its shortest tail that no other name in the list shares.
+    """Return for each path or hub name its shortest tail that is unique in the list.
 
     >>> short_names(["runs/mnli/best", "runs/squad/best"])
     {'runs/mnli/best': 'mnli/best', 'runs/squad/best': 'squad/best'}
@@ -46,7 +47,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def fit(text: str, width: int) -> str:
-    """Return a text cut in the middle where it is longer than `width`: both ends of a path tell something."""
+    """Return the text, shortened in the middle where it is longer than `width`; both ends of a path are informative."""
     if len(text) <= width:
         return text
     head = (width - 1) // 2
@@ -54,17 +55,17 @@ def fit(text: str, width: int) -> str:
 
 
 def shown_split(rows: Sequence[Row]) -> str:
-    """The split whose values are shown: test where there is one."""
+    """Return the split that is reported: test where there is one, else dev."""
     return "test" if any(row["split"] == "test" for row in rows) else "dev"
 
 
 def number(row: Row) -> float:
-    """The value of a row; nan for the None of JSON."""
+    """Return the value of a row, with None (an undefined number read back from JSON) as nan."""
     return math.nan if row["value"] is None else float(row["value"])
 
 
 def task_name(task: str, scoring: str) -> str:
-    """A task as it stands in a table.
+    """Return the name of a task in a table; the reported labels of a task are an indented row.
 
     >>> task_name("coref", "all"), task_name("coref", "reported")
     ('Coreference', '  label 1 alone')

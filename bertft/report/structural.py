@@ -1,6 +1,7 @@
-"""Structural probes as people read them: a table a model, figure 1 of the paper, and sentences with both their trees.
+"""The report of `bertft probe structural`: a table for each model, figure 1 of the paper, and drawn trees.
 
-Values shown are of the test set where there is one; the layer marked as best is that of the development set.
+Values are those of the test set, or of the development set without one. The best layer is chosen on the development
+set.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("model", "floor", "layer", "rank", "split", "measure", "value", "count")
+COLUMNS = ("model", "baseline", "layer", "rank", "split", "measure", "value", "count")
 
 MEASURES = {
     "distance_spearman": "distance Spearman",
@@ -47,39 +48,39 @@ MEASURES = {
     "depth_spearman": "depth Spearman",
     "root_accuracy": "root accuracy",
 }
-"""Measures in the order of the table, and how people write them."""
+"""Measures in the order of the table, with their names there."""
 
 FIGURE = {"depth_spearman": "Depth probe: Spearman", "distance_spearman": "Distance probe: Spearman"}
-"""The panels of figure 1, left to right."""
+"""The panels of figure 1, from left to right."""
 
 Edges = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The values of each measure by layer of one model at one rank; of a tree that no model made, under layer None."""
+    """The values of one model at one rank, by measure and layer; trees made without a model have the layer None."""
 
     model: str
-    floor: bool
+    baseline: bool
     rank: int | None
     values: Mapping[str, Mapping[int | None, float]]
     best: Mapping[str, int | None]
-    """By measure the layer that is best on the development set."""
+    """The best layer on the development set, by measure."""
 
     def points(self, measure: str) -> list[tuple[int, float]]:
-        """The (layer, value) pairs that are numbers."""
+        """Return the (layer, value) pairs whose value is finite."""
         of_layer = self.values.get(measure, {})
         return [(layer, value) for layer, value in of_layer.items() if layer is not None and math.isfinite(value)]
 
     def best_value(self, measure: str) -> float:
-        """The value at the best layer, nan where there is none."""
+        """Return the value at the best layer, or nan."""
         return self.values[measure].get(self.best.get(measure), math.nan)
 
 
 def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: str | Path) -> list[Path]:
-    """Write `probes.json`, `probes.csv`, `structural.png` and, of drawn trees, `trees.png`, all or none.
+    """Write `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`; return the paths.
 
-    Raises `BertftError` for a folder that cannot be written to; returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
     """
     files = {
         "probes.json": json_bytes(rows, run),
@@ -92,11 +93,11 @@ def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: st
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
-    """The rows of the split that is shown, by model and rank, floors last."""
+    """Return the rows of the reported split by model and rank, baselines last."""
     split = shown_split(rows)
     found = []
-    for key in dict.fromkeys((row["floor"], row["model"], row["rank"]) for row in rows):
-        own = [row for row in rows if (row["floor"], row["model"], row["rank"]) == key]
+    for key in dict.fromkeys((row["baseline"], row["model"], row["rank"]) for row in rows):
+        own = [row for row in rows if (row["baseline"], row["model"], row["rank"]) == key]
         values: dict[str, dict[int | None, float]] = {measure: {} for measure in MEASURES}
         best: dict[str, int | None] = {}
         for measure in MEASURES:
@@ -108,14 +109,14 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
             if row["split"] == split:
                 values[row["measure"]][row["layer"]] = number(row)
         found.append(Curve(key[1], key[0], key[2], values, best))
-    return sorted(found, key=lambda curve: curve.floor)
+    return sorted(found, key=lambda curve: curve.baseline)
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print a table for each model and rank, with the floors below, the notes of the run and what stands out."""
+    """Print a table for each model and rank with the baselines below, the notes of the run and the findings."""
     ascii_only = console.options.ascii_only
     found = curves(rows)
-    models, floors = ([curve for curve in found if curve.floor is kind] for kind in (False, True))
+    models, baselines = ([curve for curve in found if curve.baseline is kind] for kind in (False, True))
     split, names = shown_split(rows), short_names(curve.model for curve in found)
     where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences"
     for curve in models:
@@ -130,31 +131,32 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         for layer in layers:
             cells = [cell(curve.values[m].get(layer, math.nan), curve.best.get(m) == layer) for m in MEASURES]
             table.add_row(str(layer), *cells, end_section=layer == layers[-1])
-        for floor in floors:
-            if floor.rank in (None, curve.rank):
-                cells = [cell(floor.best_value(measure), False) for measure in MEASURES]
-                table.add_row(Text(fit(names[floor.model], 30), style="dim"), *cells)
+        for baseline in baselines:
+            if baseline.rank in (None, curve.rank):
+                cells = [cell(baseline.best_value(measure), False) for measure in MEASURES]
+                table.add_row(Text(fit(names[baseline.model], 30), style="dim"), *cells)
         console.print(table)
     console.print()
-    say(console, "* the best layer of the development set; a floor of random weights is at its own best layer.", "dim")
+    say(console, "* = best layer on the development set; each random baseline is shown at its own best layer.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     for curve in models:
-        say(console, finding(curve, floors, names))
+        say(console, finding(curve, baselines, names))
 
 
 def cell(value: float, best: bool) -> Text:
-    """A value as it stands in the table."""
+    """Return a value as a cell of the table."""
     text = f"{value:.3f}" if math.isfinite(value) else "undefined"
     return Text(f"{text} *", style="bold green") if best else Text(f"{text}  ")
 
 
-def finding(curve: Curve, floors: Sequence[Curve], names: Mapping[str, str]) -> str:
-    """What one model's UUAS says, beside the highest floor, layer 0 among them."""
+def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) -> str:
+    """Return the best UUAS of a model, compared with the highest baseline; layer 0 counts as a baseline."""
     layer, value = curve.best.get("uuas"), curve.best_value("uuas")
     if layer is None or not math.isfinite(value):
         return f"{names[curve.model]}: UUAS is undefined."
-    beside = [(floor.best_value("uuas"), names[floor.model]) for floor in floors if floor.rank in (None, curve.rank)]
+    fair = [baseline for baseline in baselines if baseline.rank in (None, curve.rank)]
+    beside = [(baseline.best_value("uuas"), names[baseline.model]) for baseline in fair]
     if layer != 0 and 0 in curve.values["uuas"]:
         beside.append((curve.values["uuas"][0], "layer 0"))
     beside = [pair for pair in beside if math.isfinite(pair[0])]
@@ -163,11 +165,11 @@ def finding(curve: Curve, floors: Sequence[Curve], names: Mapping[str, str]) -> 
         return f"{start}."
     high, who = max(beside)
     side = "above" if value > high else "below" if value < high else "from"
-    return f"{start}, {abs(value - high):.3f} {side} the highest floor ({who}, {high:.3f})."
+    return f"{start}, {abs(value - high):.3f} {side} the highest baseline ({who}, {high:.3f})."
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Return figure 1: Spearman of both probes by layer, one line a model and rank, floors dashed."""
+    """Draw figure 1: Spearman correlation of both probes by layer, a line for each model and rank."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -182,7 +184,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
             axes.set_ylim(bottom, 1.0)
             draw_panel(axes, found, measure, names)
-            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; floors dashed"
+            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; baselines dashed"
             set_title(axes, title, where)
             axes.set_xlabel("Layer (0 = embeddings)")
         panels[0].set_ylabel("Spearman, mean over lengths 5 to 50")
@@ -190,7 +192,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
 
 
 def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
-    """The name of each curve in a picture: the model's, with the rank where there are several."""
+    """Return the name of each curve in a figure: the model, with the rank where there are several."""
     names = short_names(curve.model for curve in found)
     several = len({curve.rank for curve in found if curve.rank is not None}) > 1
     return {
@@ -200,12 +202,12 @@ def labels(found: Sequence[Curve]) -> dict[tuple[str, int | None], str]:
 
 
 def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[tuple[str, int | None], str]) -> None:
-    """Draw the lines of one measure into one panel and name them at their right end."""
+    """Draw the lines of one measure in a panel, with their names at the right end."""
     layers = sorted({layer for curve in found for layer, _ in curve.points(measure)}) or [0]
     ends: list[tuple[float, float, str, str]] = []
     for index, curve in enumerate(found):
-        colour = MUTED if curve.floor else LINES[index % len(LINES)]
-        if curve.floor:
+        colour = MUTED if curve.baseline else LINES[index % len(LINES)]
+        if curve.baseline:
             dash = ("--", ":", (0, (6, 2, 1, 2)), (0, (2, 1)))[index % 4]
         else:
             dash = DASHES[index // len(LINES) % len(DASHES)]
@@ -214,18 +216,19 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
             points = [(layers[0], value), (layers[-1], value)]
         if not points:
             continue
-        marker = "" if curve.floor else MARKERS[index % len(MARKERS)]
+        marker = "" if curve.baseline else MARKERS[index % len(MARKERS)]
         x, y = [layer for layer, _ in points], [value for _, value in points]
-        draw_line(axes, x, y, colour, dash, marker, floor=curve.floor)
+        draw_line(axes, x, y, colour, dash, marker, baseline=curve.baseline)
         ends.append((points[-1][1], points[-1][0], fit(names[curve.model, curve.rank], 30), colour))
     set_layer_axis(axes, layers)
     name_ends(axes, ends)
 
 
 def tree_figure(trees: Sequence[Any]) -> Figure:
-    """Return sentences with their gold trees above and their predicted trees below, wrong edges dashed.
+    """Draw sentences with their gold trees above and their predicted trees below, wrong edges dotted.
 
-    `trees` have `model`, `layer`, `sentence_id`, `forms`, and `gold` and `predicted` edges between words from 0.
+    Each tree has the attributes `model`, `layer`, `sentence_id`, `forms`, and the edges `gold` and `predicted` between
+    words numbered from 0.
     """
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -238,7 +241,7 @@ def tree_figure(trees: Sequence[Any]) -> Figure:
 
 
 def draw_tree(axes: Axes, tree: Any) -> None:
-    """Draw one sentence: words on a line, arcs of the gold tree above it and of the predicted tree below."""
+    """Draw one sentence: words in a row, the arcs of the gold tree above and those of the predicted tree below."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 

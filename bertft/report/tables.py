@@ -1,4 +1,4 @@
-"""What the terminal tables share: an empty table, the marks that ASCII terminals can show, a line of text."""
+"""Shared parts of the terminal tables: an empty table, ASCII spellings of marks, a line of text."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rich.text import Text
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Print a sentence as it stands: no markup, wrapped at words, in the console's characters."""
+    """Print a text without markup, wrapped at words, in ASCII where the console needs it."""
     console.print(Text(plain_marks(text) if console.options.ascii_only else text, style=style))
 
 
 def plain_marks(text: str) -> str:
-    """Return a text with the marks this package prints spelled in ASCII."""
+    """Return a text with the special characters of this package spelled in ASCII."""
     return text.translate({ord("±"): "+/-", ord("–"): "-", ord("→"): "->", ord("…"): "...", ord("σ"): "sd"})
 
 
 def empty_table(console: Console) -> Table:
-    """A table in the form of this package."""
+    """Return an empty table in the style of this package."""
     style = box.ASCII2 if console.options.ascii_only else box.SIMPLE_HEAD
     return Table(box=style, show_edge=False, pad_edge=False)
 
 
 def marks(text: str, console: Console) -> str:
-    """A text in the console's characters."""
+    """Return a text in ASCII where the console needs it."""
     return plain_marks(text) if console.options.ascii_only else text

@@ -1,4 +1,4 @@
-"""What fine-tuning gave, as a table on the terminal: epochs and the best of them, over the seeds, beside the floors."""
+"""The report of `bertft tune`: a table of epochs, the best epoch and the baselines, as means over the seeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOSSES = ("train_loss", "dev_loss")
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
-    """Print the table, and the notes of the run."""
+    """Print the table and the notes of the run."""
     (model,) = run["checkpoints"]
     seeds = run["options"]["seeds"]
     marks = console.options.ascii_only
-    trained = [row for row in rows if not row["floor"]]
+    trained = [row for row in rows if not row["baseline"]]
     measures = [run["metric"], *(row["measure"] for row in trained if row["measure"] not in LOSSES), *LOSSES]
     measures = list(dict.fromkeys(measures))
     table = Table(box=box.ASCII2 if marks else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -36,21 +36,21 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     for epoch in sorted({row["epoch"] for row in trained}):
         add(f"epoch {epoch}", [row for row in trained if row["epoch"] == epoch])
     add("best epoch", [row for row in trained if row["best"]], "bold")
-    for floor in dict.fromkeys(row["model"] for row in rows if row["floor"]):
-        add(floor, [row for row in rows if row["floor"] and row["model"] == floor], "dim")
+    for baseline in dict.fromkeys(row["model"] for row in rows if row["baseline"]):
+        add(baseline, [row for row in rows if row["baseline"] and row["model"] == baseline], "dim")
     console.print()
     say(console, f"{run['task']} of {model}", "bold")
-    say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} records of dev", "dim")
+    say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} dev records", "dim")
     console.print(table)
     console.print()
     if len(seeds) > 1:
-        say(console, "± is the standard deviation over the seeds.", "dim")
+        say(console, "± = standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean of some values, with their standard deviation where there are several.
+    """Return the mean of the values as text, with their standard deviation where there are several.
 
     >>> spread([0.5, 0.7]), spread([0.5]), spread([])
     ('0.6000 ± 0.1414', '0.5000', '')

@@ -1,7 +1,7 @@
-"""The report of `bertft score`: a table on the terminal, a picture a measure, and a page.
+"""The report of `bertft score`: tables for the terminal, a figure for each measure, and an HTML page.
 
-`series` groups the rows into curves and puts them into words, `table` prints them, `figure` draws them, and `page`
-writes HTML. All take the rows and the run record as plain dicts and lists.
+`series` groups the rows into curves and states the findings, `table` prints them, `figure` draws them, and `page`
+writes the HTML. All take the rows and the run record as plain dicts and lists.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["Row", "Series", "series", "write"]
 
 
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `scores.json`, `scores.csv`, one picture a measure (`rsa.png`) and `report.html` to a folder.
+    """Write `scores.json`, `scores.csv`, a figure for each measure (`rsa.png`) and `report.html`; return the paths.
 
-    The files appear together or not at all; a folder that cannot be written raises `BertftError`. Returns the paths.
+    All files are written, or none. Raises `BertftError` where the directory cannot be written.
 
     >>> paths = write(scores.rows, scores.run, "out")  # doctest: +SKIP
     """

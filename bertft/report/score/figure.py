@@ -1,9 +1,10 @@
-"""The picture: layer against similarity, one line a curve with its 95 % band, in the shape of the paper's figure 2.
+"""The figure of `bertft score`: similarity by layer, a line with its 95 % band for each curve.
 
-With one corpus each tuned checkpoint is a line (figure 2). With several corpora each checkpoint has a panel of its own
-and each corpus is a line (figure 5): what is compared stands in one panel. Lines are named at their right end instead
-of in a box, so nothing covers them. The y axis begins at 0, so that a small change looks small and pictures of two runs
-compare by eye; below 0 where a band reaches there; and at 0.9 where nothing lies below, which the axis then says.
+With one corpus, each tuned checkpoint is a line (figure 2). With several corpora, each checkpoint is a panel and each
+corpus a line (figure 5). The names are at the right ends of the lines, where they cover nothing.
+
+The y axis begins at 0, so a small change looks small and figures of two runs can be compared by eye. It begins below 0
+where a band does, and at 0.9 where all values are higher; the axis label then says so.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ ZOOMED = 0.9
 
 
 def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
-    """Return the picture of one measure as a matplotlib `Figure` that belongs to no window and no global state."""
+    """Draw one measure as a matplotlib `Figure`, without a window and without changing matplotlib's global state.
+
+    Raises `OptionError` where the rows do not contain the measure.
+    """
     import matplotlib.style
     from matplotlib.figure import Figure
 
     shown = [panel for panel in panels(rows) if panel.measure == measure]
     if not shown:
         known = ", ".join(dict.fromkeys(str(row["measure"]) for row in rows)) or "none"
-        raise OptionError(f"no rows hold the measure {measure!r} to draw; they hold {known}")
+        raise OptionError(f"no rows of the measure {measure!r}; the rows contain {known}")
     across = min(2, len(shown))
     down = math.ceil(len(shown) / across)
     bottom, top = limits([curve for panel in shown for curve in panel.lines.values()])
@@ -53,7 +57,7 @@ def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
 
 
 def limits(curves: Sequence[Series]) -> tuple[float, float]:
-    """Return where the y axis begins and ends."""
+    """Return the limits of the y axis."""
     bands = [
         (value - half, value + half)
         for curve in curves
@@ -67,12 +71,12 @@ def limits(curves: Sequence[Series]) -> tuple[float, float]:
 
 
 def half_widths(curve: Series) -> list[float]:
-    """Return half the width of the band at each layer, 0 where it is unknown."""
+    """Return half the width of the band at each layer, with 0 where it is unknown."""
     return [half if math.isfinite(half) else 0.0 for half in curve.half_widths()]
 
 
 def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
-    """Draw curves with bands into one panel and name them at their right end."""
+    """Draw curves with bands in one panel, with their names at the right end."""
     lines = panel.lines
     layers = sorted({layer for curve in lines.values() for layer in curve.layers})
     for index, curve in enumerate(lines.values()):
@@ -88,9 +92,9 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     axes.set_ylim(bottom, top + 0.02 * (top - bottom))
     set_layer_axis(axes, layers)
     known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
-    detail = panel.detail if panel.one_corpus else "one line a corpus"
+    detail = panel.detail if panel.one_corpus else "one line for each corpus"
     if any(curve.n_pairs > 1 for curve in lines.values()):
-        detail += "; bands: 95 %, of the mean σ" if known else "; band: σ over pairs"
+        detail += "; bands: 95 %, σ for the mean" if known else "; band: σ over pairs"
     elif known:
         detail += "; band: 95 % interval"
     set_title(axes, fit(panel.heading, 50), detail)
@@ -98,7 +102,7 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
 
 
 def name_lines(axes: Axes, lines: dict[str, Series]) -> None:
-    """Write each curve's name beside its last point, and of curves without one that they are undefined."""
+    """Write the name of each curve beside its last point; state where a curve is undefined at every layer."""
     ends = []
     for index, (name, curve) in enumerate(lines.items()):
         if curve.defined():

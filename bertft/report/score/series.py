@@ -1,8 +1,8 @@
-"""Rows grouped into curves, short names for them, and what they show said in a sentence.
+"""Curves, their names, and the findings in sentences.
 
-A curve is one measure of one tuned checkpoint on one corpus, by layer. The sentences state only what the numbers say
-for any input: values that are undefined (nan) are left out and named, one layer is no trend, and two numbers that
-differ are printed with enough digits to differ.
+A curve is one measure of one tuned checkpoint on one corpus, by layer. The sentences are true for any input: undefined
+values (nan) are left out and reported, a single layer is not called a trend, and two different numbers are printed with
+enough digits to differ.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from bertft.records import Row
 from bertft.report.rows import short_names
 
 KEPT = 0.99
-"""A layer at or above this similarity is said to be kept."""
+"""A layer counts as kept at or above this similarity."""
 
 ACRONYMS = ("rsa", "cka", "cca", "svcca", "pwcca")
 
 Z95 = 1.959963984540054
-"""Standard errors in half a 95 % interval, by the normal law."""
+"""Half the width of a 95 % interval in standard errors, for a normal distribution."""
 
 
 @dataclass(frozen=True)
 class Series:
     """One curve: the values of a measure by ascending layer, with their standard errors (nan where unknown).
 
-    A mean over several pairs of models has, instead of standard errors, standard deviations over the pairs: `spreads`.
+    A mean over several pairs of models has `spreads`, the standard deviations over the pairs, instead.
     """
 
     measure: str
@@ -44,17 +44,17 @@ class Series:
     n_pairs: int = 1
 
     def half_widths(self) -> tuple[float, ...]:
-        """Return half the width of the band at each layer: of the 95 % interval, or of the spread; nan if unknown."""
+        """Return half the width of the band at each layer, nan if unknown: a 95 % interval, or the spread of a mean."""
         return self.spreads if self.n_pairs > 1 else tuple(Z95 * stderr for stderr in self.stderrs)
 
     def estimates(self) -> tuple[str, ...]:
-        """Return what stands in a table at each layer."""
+        """Return the text of the table cell at each layer."""
         if self.n_pairs > 1:
             return tuple(averaged(*pair) for pair in zip(self.values, self.spreads, strict=True))
         return tuple(estimate(*pair) for pair in zip(self.values, self.stderrs, strict=True))
 
     def defined(self) -> list[tuple[int, float]]:
-        """Return the (layer, value) pairs whose value is a number."""
+        """Return the (layer, value) pairs whose value is finite."""
         return [(layer, value) for layer, value in zip(self.layers, self.values, strict=True) if math.isfinite(value)]
 
 
@@ -83,7 +83,7 @@ def series(rows: Iterable[Row]) -> list[Series]:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that are shown together, in one picture or one table, under the names that tell them apart."""
+    """Curves in one panel of a figure or in one table, by unique names."""
 
     measure: str
     heading: str
@@ -92,14 +92,14 @@ class Panel:
 
     @property
     def one_corpus(self) -> bool:
-        """Whether all curves rest on the same text."""
+        """Whether all curves are of the same corpus."""
         return len({curve.corpus for curve in self.lines.values()}) == 1
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """Return what is shown together, by measure: the checkpoints on one corpus, or a checkpoint on several corpora.
+    """Return the panels of each measure: the checkpoints on one corpus, or each checkpoint on several corpora.
 
-    These are the shapes of the paper's figures 2 and 5.
+    These are the layouts of the paper's figures 2 and 5.
     """
     curves = series(rows)
     bases = base_names(curves)
@@ -124,12 +124,12 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def base_names(curves: Iterable[Series]) -> dict[str, str]:
-    """Return short names of the bases; "3 bases", over which a mean is taken, is none."""
+    """Return short names of the base checkpoints; the "3 bases" of a mean over pairs are not one of them."""
     return short_names(dict.fromkeys(curve.base for curve in curves if curve.n_pairs == 1))
 
 
 def labels(curves: Sequence[Series]) -> dict[Series, str]:
-    """Return for each curve the name of the tuned checkpoint, with that of its base where there are several."""
+    """Return for each curve the name of the tuned checkpoint, with its base where there are several bases."""
     bases, tuned = base_names(curves), short_names(dict.fromkeys(curve.tuned for curve in curves))
     return {
         curve: tuned[curve.tuned] + (f" with {bases[curve.base]}" if len(bases) > 1 and curve.n_pairs == 1 else "")
@@ -138,12 +138,12 @@ def labels(curves: Sequence[Series]) -> dict[Series, str]:
 
 
 def as_float(value: float | None) -> float:
-    """Return a number, with None (an undefined number read back from JSON) as nan."""
+    """Return a float, with None (an undefined number read back from JSON) as nan."""
     return math.nan if value is None else float(value)
 
 
 def title(measure: str) -> str:
-    """Return a measure's name as people write it.
+    """Return the display name of a measure.
 
     >>> title("rsa"), title("cka-biased"), title("mean-cosine-base")
     ('RSA', 'CKA (biased)', 'Mean cosine (base)')
@@ -155,12 +155,12 @@ def title(measure: str) -> str:
 
 
 def compares(measure: str) -> bool:
-    """Return whether a measure compares two models; a mean cosine describes one of them."""
+    """Return whether a measure compares two models; a mean cosine describes one model."""
     return not measure.startswith("mean-cosine")
 
 
 def estimate(value: float, stderr: float) -> str:
-    """Return a value and the half-width of its 95 % interval as they stand in a table.
+    """Return a value and half its 95 % interval as the text of a table cell.
 
     >>> estimate(0.81234, 0.004)
     '0.8123 ± 0.0078'
@@ -171,12 +171,12 @@ def estimate(value: float, stderr: float) -> str:
         return "1 exactly"
     if not math.isfinite(stderr):
         return f"{value:.4f}"
-    # A width that rounds to nothing is not nothing.
+    # A small positive width must not be printed as 0.
     return f"{value:.4f} ± <1e-4" if 0 < Z95 * stderr < 0.00005 else f"{value:.4f} ± {Z95 * stderr:.4f}"
 
 
 def averaged(mean: float, spread: float) -> str:
-    """Return a mean over pairs and the standard deviation over them as they stand in a table.
+    """Return a mean over pairs and its standard deviation as the text of a table cell.
 
     >>> averaged(0.81234, 0.0042)
     '0.8123 σ 0.0042'
@@ -187,7 +187,7 @@ def averaged(mean: float, spread: float) -> str:
 
 
 def size(curve: Series) -> str:
-    """Return how much text a curve rests on, in words."""
+    """Return the numbers of tokens and sentences of a curve as text."""
     tokens, sentences = (
         f"{n:,} {word}{'' if n == 1 else 's'}"
         for n, word in ((curve.n_tokens, "token"), (curve.n_sentences, "sentence"))
@@ -196,7 +196,7 @@ def size(curve: Series) -> str:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """Return the main finding as one sentence: of RSA where it was computed, of the first that compares otherwise."""
+    """Return the main finding as one sentence, about RSA or else the first measure that compares models."""
     curves = main_curves(rows)
     defined = [curve for curve in curves if curve.defined()]
     if not defined:
@@ -210,27 +210,27 @@ def headline(rows: Sequence[Row]) -> str:
     name = title(curves[0].measure)
     names = subjects(curves)
     if all(value == 1 for curve in defined for _, value in curve.defined()):
-        return f"{name} is exactly 1 wherever it is defined: these representations did not change."
+        return f"{name} is exactly 1 wherever it is defined: the representations did not change."
     lows = [(*lowest(curve), names[curve]) for curve in defined]
     (layer, low, who), (other_layer, other_low, other) = min(lows, key=value_of), max(lows, key=value_of)
     if low == other_low:
-        return f"{name} falls equally far in every comparison, to {low:.2f}."
+        return f"{name} drops equally far in every comparison, to {low:.2f}."
     low_text, other_text = distinct(low, other_low)
     return (
-        f"{name} falls lowest {who} ({low_text} at layer {layer}) "
-        f"and stays highest {other} (at least {other_text}, at layer {other_layer})."
+        f"{name} drops most {who} (to {low_text} at layer {layer}) "
+        f"and least {other} (to {other_text} at layer {other_layer})."
     )
 
 
 def findings(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return for each curve of the main measure whose it is and what it shows."""
+    """Return the subject and the finding of each curve of the main measure."""
     curves = main_curves(rows)
     names = subjects(curves)
     return [(names[curve], finding(curve)) for curve in curves]
 
 
 def finding(curve: Series) -> str:
-    """Return what one curve shows: which first layers are kept, and where it drops most."""
+    """Return the finding of one curve: which first layers are kept, and the largest drop between two layers."""
     name, points = title(curve.measure), curve.defined()
     undefined = [layer for layer, value in zip(curve.layers, curve.values, strict=True) if not math.isfinite(value)]
     aside = f" (undefined at {layers_text(undefined)})" if undefined else ""
@@ -240,7 +240,7 @@ def finding(curve: Series) -> str:
         only = "the only layer where it is defined" if undefined else "the only layer compared"
         return f"{name} is {points[0][1]:.4f} at layer {points[0][0]}, {only}."
     if all(value == 1 for _, value in points):
-        return f"{name} is exactly 1 at every layer compared: these representations did not change{aside}."
+        return f"{name} is exactly 1 at every layer compared: the representations did not change{aside}."
     low_layer, low = lowest(curve)
     if low >= KEPT:
         where = f"the lowest is {low:.4f}, at layer {low_layer}"
@@ -252,12 +252,14 @@ def finding(curve: Series) -> str:
         kept.append(layer)
     verb = "keeps" if len(kept) == 1 else "keep"
     start = (
-        layers_text(kept) + f" {verb} {name} at or above {KEPT}" if kept else f"No first layer keeps {name} at {KEPT}"
+        f"{layers_text(kept)} {verb} {name} at or above {KEPT}"
+        if kept
+        else f"{name} is below {KEPT} already at layer {points[0][0]}"
     )
     steps = [(before, after) for before, after in itertools.pairwise(points) if after[1] < before[1]]
     lowest_text = f"the lowest is {low:.2f}, at layer {low_layer}"
     if not steps:
-        return f"{start[0].upper()}{start[1:]}; it never falls from one layer to the next, and {lowest_text}{aside}."
+        return f"{start[0].upper()}{start[1:]}; no layer is lower than the one before it, and {lowest_text}{aside}."
     before, after = max(steps, key=lambda step: step[0][1] - step[1][1])
     from_text, to_text = distinct(before[1], after[1])
     drop = f"the largest drop is between layers {before[0]} and {after[0]} ({from_text} → {to_text})"
@@ -266,16 +268,16 @@ def finding(curve: Series) -> str:
 
 
 def main_curves(rows: Sequence[Row]) -> list[Series]:
-    """Return the curves of RSA where it was computed, of the first measure that compares otherwise; means if any."""
+    """Return the curves of RSA, or else of the first measure that compares models; only the means if there are any."""
     curves = [curve for curve in series(rows) if compares(curve.measure)]
     measures = [curve.measure for curve in curves]
     main = [curve for curve in curves if curve.measure == ("rsa" if "rsa" in measures else measures[0])]
-    # Of pairs the mean tells more than each.
+    # The mean over pairs is more informative than a single pair.
     return [curve for curve in main if curve.n_pairs > 1] or main
 
 
 def subjects(curves: Sequence[Series]) -> dict[Series, str]:
-    """Return for each curve the words that tell it from the others: `for mnli`, `on wiki.txt`, or both."""
+    """Return a phrase for each curve that distinguishes it from the others: `for mnli`, `on wiki.txt`, or both."""
     tuned = labels(curves)
     corpora = short_names(dict.fromkeys(curve.corpus for curve in curves))
     words = {}
@@ -287,7 +289,7 @@ def subjects(curves: Sequence[Series]) -> dict[Series, str]:
 
 
 def lowest(curve: Series) -> tuple[int, float]:
-    """Return the (layer, value) where a curve with at least one defined value is lowest."""
+    """Return the (layer, value) pair with the lowest value; at least one value must be defined."""
     return min(curve.defined(), key=value_of)
 
 
@@ -297,7 +299,7 @@ def value_of(point: tuple[int, float] | tuple[int, float, str]) -> float:
 
 
 def distinct(first: float, second: float) -> tuple[str, str]:
-    """Return two numbers with the fewest digits, two at least, that show they differ."""
+    """Return two numbers as text, with the smallest number of digits, at least two, at which the texts differ."""
     for digits in range(2, 17):
         texts = f"{first:.{digits}f}", f"{second:.{digits}f}"
         if texts[0] != texts[1]:
@@ -306,7 +308,7 @@ def distinct(first: float, second: float) -> tuple[str, str]:
 
 
 def layers_text(layers: Sequence[int]) -> str:
-    """Return layers as words, runs joined by a dash.
+    """Return layers as text, with consecutive layers as a range.
 
     >>> layers_text([0, 1, 2, 5])
     'layers 0–2 and 5'

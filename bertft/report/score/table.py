@@ -1,7 +1,7 @@
-"""The table on the terminal: one row a layer, one column a tuned checkpoint, grouped by measure and corpus.
+"""The tables for the terminal: a row for each layer, a column for each tuned checkpoint, by measure and corpus.
 
-Tables keep to the console's width: the bars give way first, then the columns are split over several tables. Where
-the console is not a terminal rich leaves out colours; where its encoding has no Unicode the marks are plain ASCII.
+Tables fit the width of the console: the bars are dropped first, then the columns are split over several tables. Rich
+omits colours where the console is not a terminal. Marks are ASCII where the encoding of the console needs it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     console.print()
     say(
         console,
-        "1 = as in the base model, lower = changed more; ± is half a 95 % interval (1.96 standard errors).",
+        "1 = same as the base model, lower = more change; ± = half the 95 % interval (1.96 standard errors).",
         "dim",
     )
     if any(curve.n_pairs > 1 for panel in shown for curve in panel.lines.values()):
-        say(console, "σ = standard deviation over the pairs of which a mean is taken.", "dim")
+        say(console, "σ = standard deviation over the pairs in a mean.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     say(console, headline(rows))
 
 
 def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
-    """Return the table of named curves, split into several where its columns do not fit side by side."""
+    """Return the table of named curves, split into several tables where the columns do not fit side by side."""
     ascii_only = console.options.ascii_only
     number = len(CELL[ascii_only])
     room = console.width - len("layer") - GAP
@@ -74,7 +74,7 @@ def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
 
 
 def cell(value: float, number: str, width: int, ascii_only: bool) -> Text:
-    """Return a number as it is written and, where there is room, a bar that is full at 1."""
+    """Return a cell with a number and, where `width` is positive, a bar that is full at 1."""
     text = Text((plain_marks(number) if ascii_only else number).ljust(len(CELL[ascii_only])))
     if width:
         text.append(" ")
@@ -83,7 +83,7 @@ def cell(value: float, number: str, width: int, ascii_only: bool) -> Text:
 
 
 def drawn_bar(value: float, width: int, ascii_only: bool) -> str:
-    """Return a bar from 0 to 1 of `width` characters, in eighths of a character; nothing for nan and below 0."""
+    """Return a bar from 0 to 1 of up to `width` characters, in eighths of a character; empty for nan and below 0."""
     eighths = round(min(value, 1) * width * 8) if value > 0 else 0
     if ascii_only:
         return "#" * round(eighths / 8)
