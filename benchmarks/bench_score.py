@@ -20,10 +20,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from bertft.activations.batches import BATCH_TOKENS
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data import Corpus, corpus_from_texts
-from bertft.experiments.score import BATCH_TOKENS, score
+from bertft.experiments.score import score
 from bertft.records import Scores
 
 ROUNDS = 1

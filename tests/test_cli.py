@@ -99,7 +99,7 @@ def test_defaults_reach_score(fake: FakeScore) -> None:
         "max_length": None,
         "single": False,
         "allow_pickle": False,
-        "floor": False,
+        "compare_bases": False,
         "progress": None,
     }
 
@@ -117,11 +117,12 @@ def test_options_reach_score(fake: FakeScore) -> None:
     assert (options["batch_tokens"], options["max_length"]) == (64, 128)
 
 
-def test_pairs_reach_score(fake: FakeScore) -> None:
-    cli.main(["score", "--pair", "b1", "t1", "--pair", "b2", "t2", "--floor", "--text", "x.txt"])
+@pytest.mark.parametrize("flag", ["--compare-bases", "--floor"])
+def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
+    cli.main(["score", "--pair", "b1", "t1", "--pair", "b2", "t2", flag, "--text", "x.txt"])
     ((arguments, options),) = fake.calls
     assert arguments == (["b1", "b2"], ["t1", "t2"], [Path("x.txt")])
-    assert options["floor"]
+    assert options["compare_bases"]
 
 
 @pytest.mark.parametrize(

@@ -369,10 +369,10 @@ def test_a_relation_that_training_lacks_is_wrong() -> None:
 
 
 def test_floors_by_hand() -> None:
-    found = TASK.floors(records(TRANSITIVE), records(TRANSITIVE), seed=1)["left neighbour"]
+    found = TASK.baselines(records(TRANSITIVE), records(TRANSITIVE), seed=1)["left neighbour"]
     assert found["uas"] == 0.0
     chain = made_tree("saw cat .", (0, 1, 2), "root det det")
-    found = TASK.floors(records(TRANSITIVE), records(chain), seed=1)["left neighbour"]
+    found = TASK.baselines(records(TRANSITIVE), records(chain), seed=1)["left neighbour"]
     assert (found["uas"], found["las"]) == (1.0, 2 / 3)
     assert found["uas_without_punctuation"] == 1.0
 
@@ -475,7 +475,7 @@ def test_training_beats_its_floors(base: Checkpoint, tmp_path: Path) -> None:
         model = TASK.build(base, data)
     assert model.config.id2label == {0: "det", 1: "nsubj", 2: "obj", 3: "punct", 4: "root"}
     untrained = evaluate(TASK, model, base.tokenizer, dev, RECIPE)
-    floor = TASK.floors(data, dev, seed=1)["left neighbour"]
+    floor = TASK.baselines(data, dev, seed=1)["left neighbour"]
     found = train(TASK, model, base.tokenizer, data, dev, tmp_path / "run", RECIPE, seed=1)
     best = max(row["las"] for row in found.history)
     assert best > 0.9 > max(untrained["las"], floor["las"]) + 0.3

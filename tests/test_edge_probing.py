@@ -21,7 +21,7 @@ from bertft import cli
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
-from bertft.experiments.edge import EdgeProbed, probe_edges
+from bertft.experiments.edge import EdgeResults, probe_edges
 from bertft.experiments.edge_tasks import read_tasks
 from bertft.records import plain
 from bertft.report import edge
@@ -96,7 +96,7 @@ def command(place: Path, *more: str, names: tuple[str, ...] = ("model",)) -> lis
     return ["probe", "edge", *(str(place / name) for name in names), *fixed, *more]
 
 
-def probed(place: Path, *names: str, **options: Any) -> EdgeProbed:
+def probed(place: Path, *names: str, **options: Any) -> EdgeResults:
     tasks = read_tasks(options.pop("tasks", ["pos", "coref", "spr"]), place / "edge")
     given = {"epochs": 2, "cache": place / "cache", **options}
     return probe_edges([place / name for name in names], tasks, **given)
@@ -120,7 +120,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     assert sorted(os.listdir(out)) == files
     content = json.loads((out / "edge.json").read_text())
     rows, run = content["rows"], content["run"]
-    columns = {(row["model"], row["input"], row["floor"]) for row in rows}
+    columns = {(row["model"], row["input"], row["baseline"]) for row in rows}
     assert columns == {
         ("model", "mix", False), ("model", "lexical", True), ("other", "mix", False), ("model-random-0", "mix", True)
     }  # fmt: skip
@@ -138,7 +138,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     assert cli.main([*arguments, "--json"]) == 0
     shown, said = capsys.readouterr()
     assert json.loads(shown)["rows"] == rows
-    assert said.count("; delete it to train again") == 3
+    assert said.count("; delete it to compute it again") == 3
     assert (out / "edge.csv").read_bytes() == before
 
 
@@ -274,7 +274,7 @@ def test_bad_input_ends_in_one_line(
 
 def made_row(model: str, value: float, *, measure: str = "f1", half: float = 0.01, **more: Any) -> dict[str, Any]:
     return {
-        "model": model, "floor": False, "task": "pos", "input": "mix", "seed": 0, "split": "test", "scoring": "all",
+        "model": model, "baseline": False, "task": "pos", "input": "mix", "seed": 0, "split": "test", "scoring": "all",
         "measure": measure, "value": value, "low": value - half, "high": value + half, **more,
     }  # fmt: skip
 
@@ -294,8 +294,8 @@ def test_the_table_by_hand() -> None:
         made_row("runs/base", 0.95, task="coref"),
         made_row("runs/mnli", 0.84),
         made_row("runs/mnli", -0.012, measure="f1_difference", seed=None),
-        made_row("runs/base", 0.7, input="lexical", floor=True),
-        made_row("runs/base", -0.005, measure="f1_difference", seed=None, input="lexical", floor=True),
+        made_row("runs/base", 0.7, input="lexical", baseline=True),
+        made_row("runs/base", -0.005, measure="f1_difference", seed=None, input="lexical", baseline=True),
     ]
     lines = [line.rstrip() for line in shown(rows).splitlines()]
     assert "task                base   Δ lexical   Δ mnli" in lines

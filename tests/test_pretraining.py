@@ -23,7 +23,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, CheckpointError, DataError, OptionError
 from bertft.experiments.pretrain import pretrain
 from bertft.report.pretrain import figure, finding
-from bertft.tasks.pretraining import Pretraining, floors
+from bertft.tasks.pretraining import Pretraining, baselines
 from bertft.tasks.sentence_pairs import IGNORED, SentencePairs, tokenise
 from bertft.tasks.wordpiece import train_wordpiece
 
@@ -130,7 +130,7 @@ def test_words_are_learnt_from_context(tmp_path: Path) -> None:
     config = BertConfig(**{**SHAPE, "hidden_size": 32}, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     longer = {**SMALL, "steps": 40, "every": 20, "batch_size": 16, "learning_rate": 2e-3}
     made = pretrain(text, tmp_path / "bert", config=config, **longer)
-    value = {(row["floor"], row["metric"]): row["value"] for row in made.rows}
+    value = {(row["baseline"], row["metric"]): row["value"] for row in made.rows}
     assert value[False, "mlm_loss"] < value[True, "mlm_loss"] - 0.3
     assert value[False, "mlm_accuracy"] > value[True, "mlm_accuracy"] + 0.1
     last = made.run["training"][1]["history"][-1]
@@ -143,7 +143,7 @@ def test_metrics_and_floors_are_those_of_their_definition() -> None:
     tokenizer = train_wordpiece([s for document in documents for s in document], 60)
     tokens = tokenise(documents, tokenizer)
     pairs = SentencePairs(tokens, tokenizer, 16, passes=2, seed=0)
-    found = floors(tokens, pairs, len(tokenizer))
+    found = baselines(tokens, pairs, len(tokenizer))
     counts = np.bincount(tokens.numbers, minlength=len(tokenizer)) + 1.0
     nats, right = [], []
     for item in pairs:
@@ -180,7 +180,7 @@ def test_the_whole_way_through_the_command_line(
     out = tmp_path / "out"
     assert cli.main([*command, *small, "--seeds", "3", "4", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    for part in ("floor", "seed 3", "seed 4", "mean ± spread", "next sentences told", "100 sentences away"):
+    for part in ("baseline", "seed 3", "seed 4", "mean ± spread", "next sentences told", "100 sentences away"):
         assert part in " ".join(said.split())
     assert f"Pre-trained: {out / 'seed-3' / 'last'}, {out / 'seed-4' / 'last'}." in err
     assert sorted(os.listdir(out)) == [
@@ -229,7 +229,7 @@ def test_configs_that_are_none_of_a_bert(place: Path, tmp_path: Path) -> None:
         ('{"model_type": "roberta"}', "not the config of a BERT"),
         ("[]", "not the config of a BERT"),
         ("{", "not readable as JSON"),
-        ('{"hidden_size": 30, "num_attention_heads": 4}', "cannot be parted into 4 heads"),
+        ('{"hidden_size": 30, "num_attention_heads": 4}', "cannot be divided into 4 heads"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(OptionError, match=message):
@@ -271,7 +271,7 @@ def test_documents_are_held_out_whole_but_one(tmp_path: Path, place: Path) -> No
 
 
 def test_the_picture_has_a_line_a_seed_and_the_floor() -> None:
-    rows = [{"seed": None, "floor": True, "metric": "mlm_loss", "value": 5.0}]
+    rows = [{"seed": None, "baseline": True, "metric": "mlm_loss", "value": 5.0}]
     history = [{"step": step, "mlm_loss": 6.0 - step / 100} for step in (50, 100, 150)]
     run = {
         "training": {1: {"history": history}, 2: {"history": history[:2]}},

@@ -106,7 +106,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     assert len(list(csv.DictReader((tmp_path / "out" / "probes.csv").read_text().splitlines()))) == len(rows)
     assert run["options"]["recipe"]["learning_rate"] == 1e-3
     assert run["options"]["recipe"]["epochs"] == 3
-    assert {(row["model"], row["floor"]) for row in rows} == {
+    assert {(row["model"], row["baseline"]) for row in rows} == {
         ("model", False), ("other", False), ("model-random-0", True), (CHAIN, True), (RANDOM_TREE, True)
     }  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     assert "reused from" in err
     assert "are written" not in err
     again = json.loads(out)["rows"]
-    assert [row for row in again if not row["floor"]] == [row for row in rows if row["model"] == "model"]
+    assert [row for row in again if not row["baseline"]] == [row for row in rows if row["model"] == "model"]
 
 
 def test_numbers_are_those_of_the_chain_by_hand(place: Path) -> None:
@@ -219,7 +219,7 @@ def test_help_names_both_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def made_rows(values: dict[tuple[str, int | None], float], measure: str = "uuas") -> list[dict[str, Any]]:
     return [
-        {"model": m, "floor": m != "bert", "layer": k, "rank": None if k is None else 4, "split": split,
+        {"model": m, "baseline": m != "bert", "layer": k, "rank": None if k is None else 4, "split": split,
          "measure": measure, "value": v, "count": 1}
         for (m, k), v in values.items() for split in ("dev", "test")
     ]  # fmt: skip

@@ -127,7 +127,7 @@ def test_accuracy_and_its_floor() -> None:
     features = Features([{"labels": LABELS.index(pair.label)} for pair in items])
     predictions = [(np.array(row),) for row in ([0, 0, 1.0], [0, 1.0, 0], [0, 1.0, 0])]
     assert mnli.evaluate(predictions, features, records) == {"accuracy": pytest.approx(2 / 3)}
-    assert mnli.floors(records, records, seed=0) == {"majority class": {"accuracy": pytest.approx(2 / 3)}}
+    assert mnli.baselines(records, records, seed=0) == {"majority class": {"accuracy": pytest.approx(2 / 3)}}
 
 
 def test_a_data_set_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_the_floor_of_random_spans_is_what_all_spans_score() -> None:
     spans = [" ".join(words[i:j]) for i in range(4) for j in range(i + 1, 5)]
     exact, f1 = np.mean([answer_scores(span, item) for span in spans], axis=0)
     records = Records("q", (item,) * 400, "0f")
-    found = squad.floors(records, records, seed=0)["random spans"]
+    found = squad.baselines(records, records, seed=0)["random spans"]
     assert found["exact_match"] == pytest.approx(exact, abs=0.02)
     assert found["f1"] == pytest.approx(f1, abs=0.02)
 

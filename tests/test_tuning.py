@@ -126,8 +126,8 @@ def test_two_seeds_from_files_to_the_table(place: Path, tmp_path: Path, capsys: 
         "extras": {},
     }
     rows = record(out)["rows"]
-    assert [row["model"] for row in rows if row["floor"]] == ["majority class", "untrained head", "untrained head"]
-    trained = [row for row in rows if not row["floor"]]
+    assert [row["model"] for row in rows if row["baseline"]] == ["majority class", "untrained head", "untrained head"]
+    trained = [row for row in rows if not row["baseline"]]
     assert {(row["seed"], row["epoch"], row["measure"]) for row in trained} == {
         (seed, epoch, measure)
         for seed in (1, 2)
@@ -152,8 +152,8 @@ def test_squad_frozen_shares_its_layers_with_the_base(place: Path, tmp_path: Pat
         preset="today",
         device="cpu",
     )
-    assert {row["measure"] for row in tuned.rows if not row["floor"]} == {"exact_match", "f1", "train_loss"}
-    assert set(tuned.run["floors"]) == {"random spans", "untrained head"}
+    assert {row["measure"] for row in tuned.rows if not row["baseline"]} == {"exact_match", "f1", "train_loss"}
+    assert set(tuned.run["baselines"]) == {"random spans", "untrained head"}
     base, last = (load_checkpoint(folder).model for folder in (place / "model", tmp_path / "run" / "seed-1" / "last"))
     assert shared_depth(base, last) == 1
 

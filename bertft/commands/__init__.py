@@ -41,7 +41,9 @@ COMMANDS = {
     "probe structural": Command(
         "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
     ),
-    "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
+    "probe edge": Command(
+        "eight tasks on spans: edge probes, beside their baselines", probe_edge.declare, probe_edge.run
+    ),
     "probe mdl": Command("description length: in how few bits a probe tells labels", probe_mdl.declare, probe_mdl.run),
     "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
     "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),

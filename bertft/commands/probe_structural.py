@@ -30,7 +30,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--preset", default="paper", help="conventions: paper or today (default: paper)")
     add("--epochs", metavar="N", type=positive, help="most epochs (default: the preset's, 40)")
     add("--seed", type=int, default=0, help="seed of weights and of the order of batches (default: 0)")
-    add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights as floor (default: 1)")
+    add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights as baseline (default: 1)")
     add_computing(command)
     add_output(command, "probes.json, probes.csv, structural.png and trees.png")
 

@@ -29,7 +29,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pair", metavar=("BASE", "TUNED"), nargs=2, action="append", help="a base and its own TUNED; repeatable"
     )
-    command.add_argument("--floor", action="store_true", help="compare the bases of the pairs with one another too")
+    command.add_argument(
+        "--compare-bases", action="store_true", help="also compare the bases of the pairs with one another"
+    )
+    command.add_argument("--floor", dest="compare_bases", action="store_true", help=argparse.SUPPRESS)
     add = command.add_argument_group("what to read").add_argument
     add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored by itself")
     add("--tokens", metavar="N", type=count, default=5000, help="tokens to draw, or `all` (default: 5000)")
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             standardize=options.standardize,
             max_length=options.max_length,
             single=options.single,
-            floor=options.floor,
+            compare_bases=options.compare_bases,
             **chosen(options, COMPUTING),
             progress=progress,
         )

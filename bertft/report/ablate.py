@@ -112,7 +112,7 @@ def lines(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[Line]:
                     spreads=tuple(math.nan if row["spread"] is None else float(row["spread"]) for row in by_k.values()),
                     seeds=len({row["seed"] for row in mine}),
                     whole=-1 if kind == "freeze" else of_task["depth"],
-                    floor=highest_floor(of_task.get("floors", {}), metric),
+                    floor=highest_floor(of_task.get("baselines", {}), metric),
                 )
             )
     return found

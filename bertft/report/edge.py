@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     pass
 
 COLUMNS = (
-    *("model", "floor", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
+    *("model", "baseline", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
     *("reference_half", "n_targets", "n_sentences", "against"),
 )
 
@@ -44,7 +44,7 @@ def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str |
     files = {
         "edge.json": json_bytes(rows, run),
         "edge.csv": csv_bytes(rows, COLUMNS),
-        "edge-labels.csv": csv_bytes(labels, ("model", "floor", "task", "input", "seed", "split", "label")),
+        "edge-labels.csv": csv_bytes(labels, ("model", "baseline", "task", "input", "seed", "split", "label")),
         "edge.png": png(figure(rows)),
     }
     if run["mixes"]:

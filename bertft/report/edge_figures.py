@@ -72,7 +72,7 @@ def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
             if own:
                 values = [mean(values) for values in zip(*(mix[what] for mix in own), strict=True)]
                 middle = mean([mix[center] for mix in own])
-                yield Line(names[model], own[0]["floor"], own[0]["layers"], values, middle)
+                yield Line(names[model], own[0]["baseline"], own[0]["layers"], values, middle)
 
     title = {"weights": "What the probes mix", "shares": "What the probes mix, by share of length"}[what]
     label = {"weights": "Weight", "shares": "Share"}[what]

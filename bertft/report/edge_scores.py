@@ -45,11 +45,11 @@ class Scores:
         order = [*TASKS, *(task for task, _ in known)]
         self.tasks = sorted(known, key=lambda pair: (order.index(pair[0]), pair[1] != "all"))
         self.probed = [
-            Probed(*key) for key in dict.fromkeys((row["model"], row["floor"], row["input"]) for row in self.rows)
+            Probed(*key) for key in dict.fromkeys((row["model"], row["baseline"], row["input"]) for row in self.rows)
         ]
         self._of: dict[tuple[Probed, str, str, str], list[Row]] = {}
         for row in self.rows:
-            key = (Probed(row["model"], row["floor"], row["input"]), row["task"], row["scoring"], row["measure"])
+            key = (Probed(row["model"], row["baseline"], row["input"]), row["task"], row["scoring"], row["measure"])
             self._of.setdefault(key, []).append(row)
 
     @property

@@ -21,7 +21,7 @@ from bertft.report.tables import empty_table, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("model", "floor", "task", "control", "input", "code", "measure", "value", "n_targets")
+COLUMNS = ("model", "baseline", "task", "control", "input", "code", "measure", "value", "n_targets")
 
 SHOWN = {
     "codelength_bits": "bits",
@@ -71,7 +71,7 @@ def described(rows: Sequence[Row]) -> list[Described]:
     """The rows put together by model, task and input, in order."""
     groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        key = (row["model"], row["floor"], task_name(row), row["input"])
+        key = (row["model"], row["baseline"], task_name(row), row["input"])
         groups.setdefault(key, {})[row["measure"]] = row
     found = []
     for key, own in groups.items():
@@ -188,7 +188,7 @@ def curve_lines(found: Sequence[Described], curves: Sequence[Mapping[str, Any]])
         if len(names) == 1 or highest[task, model] == source:
             bits = [total / count for total, count in zip(curve["bits"], curve["targets"], strict=True)]
             name = source if len(names) == 1 else names[model]
-            shown.setdefault(task, []).append(Line(name, curve["floor"], curve["percent"], bits))
+            shown.setdefault(task, []).append(Line(name, curve["baseline"], curve["percent"], bits))
     return shown
 
 

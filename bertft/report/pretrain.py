@@ -20,7 +20,7 @@ from bertft.report.tables import plain_marks, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("seed", "floor", "metric", "value")
+COLUMNS = ("seed", "baseline", "metric", "value")
 
 METRICS = {
     "mlm_loss": "masked words: nats each (lower is better)",
@@ -51,15 +51,15 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print a table of all seeds with the floors, the notes of the run, and whether the floor of words is beaten."""
     ascii_only = console.options.ascii_only
-    floors = {row["metric"]: row["value"] for row in rows if row["floor"]}
-    seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["floor"]))
+    floors = {row["metric"]: row["value"] for row in rows if row["baseline"]}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows if not row["baseline"]))
     found = {(row["seed"], row["metric"]): row["value"] for row in rows}
     console.print()
     say(console, "Pre-training, on held-out text", "bold")
     say(console, f"{described(run)}; {run['held_out_pairs']:,} pairs held out", "dim")
     table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
-    table.add_column("floor", justify="right", style="dim")
+    table.add_column("baseline", justify="right", style="dim")
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     if len(seeds) > 1:
@@ -108,7 +108,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    (floor,) = (row["value"] for row in rows if row["floor"] and row["metric"] == "mlm_loss")
+    (floor,) = (row["value"] for row in rows if row["baseline"] and row["metric"] == "mlm_loss")
     curves = {
         f"seed {seed}": [(row["step"], row["mlm_loss"]) for row in of_seed["history"] if finite(row["mlm_loss"])]
         for seed, of_seed in run["training"].items()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("model", "floor", "layer", "rank", "split", "measure", "value", "count")
+COLUMNS = ("model", "baseline", "layer", "rank", "split", "measure", "value", "count")
 
 MEASURES = {
     "distance_spearman": "distance Spearman",
@@ -95,8 +95,8 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
     """The rows of the split that is shown, by model and rank, floors last."""
     split = shown_split(rows)
     found = []
-    for key in dict.fromkeys((row["floor"], row["model"], row["rank"]) for row in rows):
-        own = [row for row in rows if (row["floor"], row["model"], row["rank"]) == key]
+    for key in dict.fromkeys((row["baseline"], row["model"], row["rank"]) for row in rows):
+        own = [row for row in rows if (row["baseline"], row["model"], row["rank"]) == key]
         values: dict[str, dict[int | None, float]] = {measure: {} for measure in MEASURES}
         best: dict[str, int | None] = {}
         for measure in MEASURES:

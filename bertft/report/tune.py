@@ -22,7 +22,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     (model,) = run["checkpoints"]
     seeds = run["options"]["seeds"]
     marks = console.options.ascii_only
-    trained = [row for row in rows if not row["floor"]]
+    trained = [row for row in rows if not row["baseline"]]
     measures = [run["metric"], *(row["measure"] for row in trained if row["measure"] not in LOSSES), *LOSSES]
     measures = list(dict.fromkeys(measures))
     table = Table(box=box.ASCII2 if marks else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -36,8 +36,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     for epoch in sorted({row["epoch"] for row in trained}):
         add(f"epoch {epoch}", [row for row in trained if row["epoch"] == epoch])
     add("best epoch", [row for row in trained if row["best"]], "bold")
-    for floor in dict.fromkeys(row["model"] for row in rows if row["floor"]):
-        add(floor, [row for row in rows if row["floor"] and row["model"] == floor], "dim")
+    for floor in dict.fromkeys(row["model"] for row in rows if row["baseline"]):
+        add(floor, [row for row in rows if row["baseline"] and row["model"] == floor], "dim")
     console.print()
     say(console, f"{run['task']} of {model}", "bold")
     say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} records of dev", "dim")

@@ -152,7 +152,7 @@ class Dependency:
             relations[place] = [names[number] for number in found_relations[:n].tolist()]
         return _metrics(records.items, heads, relations)
 
-    def floors(self, train: Records[Tree], dev: Records[Tree], *, seed: int) -> dict[str, dict[str, float]]:
+    def baselines(self, train: Records[Tree], dev: Records[Tree], *, seed: int) -> dict[str, dict[str, float]]:
         """Every word hung from its left neighbour, the first from the root, by the most frequent relation."""
         ((relation, _),) = Counter(relation for tree in train.items for relation in tree.relations).most_common(1)
         heads = [list(range(len(tree))) for tree in dev.items]

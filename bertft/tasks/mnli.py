@@ -109,7 +109,7 @@ class Mnli:
         gold = np.array([row["labels"] for row in features.rows])
         return {"accuracy": float((guessed == gold).mean())}
 
-    def floors(self, train: Records[Pair], dev: Records[Pair], *, seed: int) -> dict[str, dict[str, float]]:
+    def baselines(self, train: Records[Pair], dev: Records[Pair], *, seed: int) -> dict[str, dict[str, float]]:
         """The label that is most frequent in training, given to all."""
         ((majority, _),) = Counter(pair.label for pair in train.items).most_common(1)
         return {"majority class": {"accuracy": float(np.mean([pair.label == majority for pair in dev.items]))}}

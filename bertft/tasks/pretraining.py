@@ -100,7 +100,7 @@ class Pretraining:
         }
 
 
-def floors(train: Tokens, held_out: SentencePairs, vocabulary: int) -> dict[str, float]:
+def baselines(train: Tokens, held_out: SentencePairs, vocabulary: int) -> dict[str, float]:
     """What the metrics must beat: the same of guesses that look at no context.
 
     Every masked token is guessed by how often each of `vocabulary` tokens stands in the training text, one added to

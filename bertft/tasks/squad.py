@@ -32,7 +32,7 @@ N_BEST, ANSWER_PIECES = 20, 30
 """How many starts and ends of a window compete, and how long an answer may be."""
 
 RANDOM_SPANS, RANDOM_WORDS = 20, 30
-"""How many random spans a question has in the floor, and how many words they have at most."""
+"""How many random spans a question has in the baseline, and how many words they have at most."""
 
 _MARKS = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -147,7 +147,7 @@ class Squad:
         exact, f1 = np.mean(scores, axis=0)
         return {"exact_match": float(exact), "f1": float(f1)}
 
-    def floors(self, train: Records[Question], dev: Records[Question], *, seed: int) -> dict[str, dict[str, float]]:
+    def baselines(self, train: Records[Question], dev: Records[Question], *, seed: int) -> dict[str, dict[str, float]]:
         """What a span of the passage, any of at most 30 words drawn with equal odds, scores on average."""
         rng = np.random.default_rng(seed)
         scores = [

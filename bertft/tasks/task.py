@@ -126,5 +126,5 @@ class Task(Trainable[R], Protocol[R]):
     def build(self, checkpoint: Checkpoint, train: Records[R]) -> PreTrainedModel:
         """A new model with the checkpoint's body, and a head drawn from torch's generator; see `models.with_head`."""
 
-    def floors(self, train: Records[R], dev: Records[R], *, seed: int) -> dict[str, dict[str, float]]:
-        """What a metric must beat: by name of the floor, the metrics on `dev` of guesses that no model made."""
+    def baselines(self, train: Records[R], dev: Records[R], *, seed: int) -> dict[str, dict[str, float]]:
+        """What a metric must beat: by name of the baseline, the metrics on `dev` of guesses that no model made."""
