@@ -141,9 +141,9 @@ def test_punctuation_is_unicodes(form: str, expected: bool) -> None:
 
 def test_scores_of_nothing_are_nan() -> None:
     found = evaluate_attachment([], [], [])
-    with pytest.warns(UndefinedWarning, match="no word counts"):
+    with pytest.warns(UndefinedWarning, match="no word was counted"):
         assert np.isnan(found.las)
-    with pytest.warns(UndefinedWarning, match="no word counts"):
+    with pytest.warns(UndefinedWarning, match="no word was counted"):
         assert np.isnan(found.uas)
 
 
@@ -167,7 +167,7 @@ def parser(family: str = "bert", relations: int = 4, seed: int = 1) -> BiaffineP
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """Two sentences, of three words, the first of two pieces, and of one."""
+    """Two sentences: one of three words, of which the first has two subwords, and one of one word."""
     return {
         "input_ids": torch.tensor([[2, 10, 11, 5, 6, 3], [2, 7, 3, 0, 0, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]),
@@ -292,12 +292,14 @@ def test_scores_that_are_no_numbers_are_told() -> None:
     model = parser()
     with torch.no_grad():
         model.scorer.root.fill_(torch.nan)
-        with pytest.raises(CheckpointError, match=r"scores make no tree.*sentence 0 has a score.*lower the learning"):
+        with pytest.raises(
+            CheckpointError, match=r"no tree can be built from the scores.*sentence 0 has a score.*lower the learning"
+        ):
             model(**batch())
 
 
 def test_an_encoder_alone_is_no_parser(base: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match="this bert is no parser: its config has no field `biaffine`"):
+    with pytest.raises(CheckpointError, match="this bert is not a parser: its config has no field `biaffine`"):
         BiaffineParser.from_config(base.model.config)
 
 
@@ -379,7 +381,7 @@ def test_floors_by_hand() -> None:
 
 @pytest.mark.parametrize("trees", [(), (made_tree("saw", (0,), "root"),)])
 def test_what_teaches_nothing_is_refused(trees: tuple[Tree, ...]) -> None:
-    with pytest.raises(DataError, match=r"made: .*; training needs sentences of two words or more"):
+    with pytest.raises(DataError, match=r"made: .*; training needs sentences of at least two words"):
         TASK.check(records(*trees))
 
 

@@ -195,21 +195,21 @@ def test_windows_step_through_a_long_passage() -> None:
     assert [(row["start_positions"], row["end_positions"]) for row in taught.rows] == [(0, 0), (6, 7)]
     dropped = windows(item, max_length=11, stride=4, training=True, without_answer="drop")
     assert [row["start_positions"] for row in dropped.rows] == [6]
-    assert dropped.notes == ("1 of 2 windows hold no answer and were left out",)
+    assert dropped.notes == ("1 of 2 windows contain no answer and were left out",)
     read = windows(item, max_length=11, stride=4, training=False)
     assert [row["first"] for row in read.rows] == [4, 4]
     # e is last but one of the first window and first of the second: the first sees more around it; so does it f's.
     assert read.rows[0]["mine"] == [True, True, True, True, True, False]
     assert read.rows[1]["mine"] == [False, True, True, True, True, True]
     cut = windows(item, max_length=11, stride=4, training=True, question_tokens=1)
-    assert cut.notes == ("1 of 1 questions were cut to 1 pieces",)
+    assert cut.notes == ("1 of 1 questions were cut to 1 subwords",)
 
 
-def test_an_answer_within_words_takes_the_pieces_it_touches() -> None:
+def test_an_answer_within_words_takes_the_subwords_it_touches() -> None:
     taught = windows(question("x", "ab cde", "b cd"), max_length=16, stride=8, training=True)
     (row,) = taught.rows
-    pieces = tokenizer().convert_ids_to_tokens(row["input_ids"])
-    assert pieces[row["start_positions"] : row["end_positions"] + 1] == ["##b", "c", "##d"]
+    subwords = tokenizer().convert_ids_to_tokens(row["input_ids"])
+    assert subwords[row["start_positions"] : row["end_positions"] + 1] == ["##b", "c", "##d"]
 
 
 def test_the_best_span_of_all_windows_is_the_answer() -> None:

@@ -64,7 +64,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="X",
         type=float,
         nargs="+",
-        help="prune inputs of the variational probe above these log alpha, one for each layer",
+        help="values of log alpha, one for each layer, at which inputs of the variational probe are pruned",
     )
     add("--seed", type=int, default=1234, help="seed of the order of sentences and of the probes (default: 1234)")
     add("--compat", choices=("released",), help="also report the numbers of the released code, which mix bits and nats")

@@ -201,7 +201,8 @@ def _run_cells(
     cells = {UNTOUCHED: tuning}
     for sweep, values in swept.items():
         for k in values:
-            changes = dataclasses.replace(tuning.changes, **({} if k == sweep.untouched else {sweep.name: k}))
+            change: dict[str, Any] = {} if k == sweep.untouched else {sweep.name: k}
+            changes = dataclasses.replace(tuning.changes, **change)
             cells[cell_name(sweep, k)] = dataclasses.replace(tuning, changes=changes)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     jobs = [(name, seed) for name in cells for seed in seeds]

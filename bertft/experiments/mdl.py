@@ -94,7 +94,7 @@ def describe(
     seed: of the order of the sentences, and of the probes.
     hidden: the width of both hidden layers of perceptrons.
     epochs, learning_rate: of perceptrons; by default 40 epochs, or 200 for the variational code.
-    thresholds: of log alpha, one for each of the three layers; inputs of the variational probe above it are pruned.
+    thresholds: of log alpha, one for each of the three layers, at which inputs of the variational probe are pruned.
     compat: `released` adds the numbers that the released code would print, which mixes bits and nats.
     results: a folder where the codes of each model and task are kept, and from which they are taken if nothing has
         changed.
@@ -326,4 +326,5 @@ def _codes(
 
 def _online(found: dict[str, Any]) -> OnlineCode:
     """Return a code that went through JSON, its lists as tuples again."""
-    return OnlineCode(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return OnlineCode(**values)
