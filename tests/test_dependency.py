@@ -30,7 +30,7 @@ from bertft.tasks.biaffine import IGNORED, BiaffineParser, biaffine_settings
 from bertft.tasks.dependency import TASK
 from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import raise_head_rate
-from bertft.tasks.task import Recipe, Records
+from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import evaluate, train
 
 WORDS = ["the", "a", "cat", "dog", "saw", "left", "fish", "##es", "."]
@@ -51,7 +51,7 @@ FAMILIES = {
     "gpt2": lambda: transformers.GPT2Config(vocab_size=16, n_embd=32, n_layer=3, n_head=2),
 }
 SMALL: dict[str, float] = {"arc_size": 7, "relation_size": 5, "dropout": 0.33}
-RECIPE = Recipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
+RECIPE = TrainingRecipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -122,13 +122,7 @@ def probe_edges(
     corpora = several("corpora", corpora, EdgeCorpus)
     if not corpora:
         raise OptionError("no task was given; give at least one")
-    probing = EdgeProbing(
-        recipes={corpus.name: _recipe(preset, corpus.name, epochs) for corpus in corpora},
-        seeds=integers("seed", seeds, least=0),
-        order_seed=integer("draw_seed", draw_seed, least=0),
-        control=preset == "today" if controls is None else controls,
-        feedback=run.feedback,
-    )
+    probing = EdgeProbing.checked(corpora, preset, epochs, seeds, draw_seed, controls, run.feedback)
     with run.clock.phase("read"):
         groups = group_tasks(corpora, given.sentences, probing.order_seed)
     with run.clock.phase("load"):
@@ -207,6 +201,26 @@ class EdgeProbing:
     order_seed: int
     control: bool
     feedback: Feedback
+
+    @classmethod
+    def checked(
+        cls,
+        corpora: Sequence[EdgeCorpus],
+        preset: str,
+        epochs: int | None,
+        seeds: int | Sequence[int],
+        order_seed: int,
+        controls: bool | None,
+        feedback: Feedback,
+    ) -> EdgeProbing:
+        """Return the options after checks; raises `OptionError` for one that is unknown or out of range."""
+        return cls(
+            recipes={corpus.name: _recipe(preset, corpus.name, epochs) for corpus in corpora},
+            seeds=integers("seed", seeds, least=0),
+            order_seed=integer("draw_seed", order_seed, least=0),
+            control=preset == "today" if controls is None else controls,
+            feedback=feedback,
+        )
 
     def record(self) -> dict[str, Any]:
         """Return the options for the record of the run."""

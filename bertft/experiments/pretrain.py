@@ -30,7 +30,7 @@ from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, baselines, new_model
 from bertft.tasks.sentence_pairs import FAR, FEWEST_SENTENCES, SentencePairs, Tokens, tokenise
-from bertft.tasks.task import Recipe, Records
+from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import Trained, train
 from bertft.tasks.wordpiece import train_wordpiece
 
@@ -214,7 +214,7 @@ class PretrainingJob:
     tokenizer: PreTrainedTokenizerBase
     data: Records[Tokens]
     held_out: Records[Tokens]
-    recipe: Recipe
+    recipe: TrainingRecipe
     device: torch.device
 
     @property
@@ -331,7 +331,7 @@ def _recipe(
     max_length: int | None,
     duplicates: int | None,
     every: int | None,
-) -> Recipe:
+) -> TrainingRecipe:
     """Return the recipe `PAPER` with the numbers that were given; raises `OptionError` for one out of range."""
     given = {"steps": steps, "batch_size": batch_size, "max_length": max_length}
     whole: dict[str, Any] = {name: integer(name, value, least=1) for name, value in given.items() if value is not None}
@@ -347,7 +347,7 @@ def _recipe(
     return dataclasses.replace(recipe, every=chosen)
 
 
-def _fitted(shape: BertConfig, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> BertConfig:
+def _fitted(shape: BertConfig, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe) -> BertConfig:
     """Return the config with an embedding for each subword; raises `OptionError` for one that cannot be built."""
     fitted: BertConfig = BertConfig.from_dict({**shape.to_dict(), "vocab_size": len(tokenizer)})
     fitted.pad_token_id = tokenizer.pad_token_id

@@ -30,7 +30,7 @@ from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
 from bertft.tasks.lora import with_lora
-from bertft.tasks.task import Recipe, Records, Task
+from bertft.tasks.task import Records, Task, TrainingRecipe
 from bertft.tasks.training import Trained, evaluate
 from bertft.tasks.training import train as train_model
 
@@ -128,7 +128,7 @@ class TrainingOptions:
     batch_size: int | None
     max_length: int | None
 
-    def recipe(self, task: Task[Any]) -> Recipe:
+    def recipe(self, task: Task[Any]) -> TrainingRecipe:
         """Return the recipe for a task; raises `OptionError` for an option out of range."""
         recipe = task.recipes[one_of("preset", self.preset, task.recipes)]
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
@@ -221,7 +221,7 @@ class Tuning:
     training: TrainingOptions
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingRecipe:
         """The recipe, with inputs no longer than the model takes."""
         recipe = self.training.recipe(self.task)
         return dataclasses.replace(recipe, max_length=min(recipe.max_length, length_limit(self.checkpoint)))

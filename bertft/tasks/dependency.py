@@ -32,10 +32,10 @@ from bertft.data.treebank import Tree, read_split
 from bertft.errors import DataError
 from bertft.tasks.attachment import evaluate_attachment
 from bertft.tasks.biaffine import IGNORED, SIZES, BiaffineParser, biaffine_settings
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 RECIPES = {
-    "paper": Recipe(
+    "paper": TrainingRecipe(
         epochs=20,
         learning_rate=3e-5,
         batch_size=32,
@@ -44,7 +44,7 @@ RECIPES = {
         epsilon=1e-8,
         extras=SIZES,
     ),
-    "today": Recipe(
+    "today": TrainingRecipe(
         epochs=10,
         learning_rate=5e-5,
         batch_size=32,
@@ -61,7 +61,7 @@ _PADDING = {"attention_mask": 0, "words": 0, "head_labels": IGNORED, "relation_l
 
 @dataclass(frozen=True)
 class Sentences(Features):
-    """Sentences that fit, with the index of each among the records as `tree`; `labels` has the index of each relation."""
+    """Sentences that fit; `tree` is the index of each among the records, `labels` has the index of each relation."""
 
     labels: Mapping[str, int] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class Dependency:
         self,
         records: Records[Tree],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
@@ -127,7 +127,9 @@ class Dependency:
             )
         return Sentences(rows, _notes(records, rows, unknown, recipe, training=training), labels)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
         """Return a function that pads the rows of a batch to the longest."""
         padding = {**_PADDING, "input_ids": tokenizer.pad_token_id or 0}
 
@@ -182,7 +184,7 @@ def _metrics(
 
 
 def _notes(
-    records: Records[Tree], rows: Sequence[Mapping[str, Any]], unknown: int, recipe: Recipe, *, training: bool
+    records: Records[Tree], rows: Sequence[Mapping[str, Any]], unknown: int, recipe: TrainingRecipe, *, training: bool
 ) -> tuple[str, ...]:
     """Return notes on words that were left out or count as wrong, and on relations that are not known."""
     notes = []

@@ -22,10 +22,10 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.mnli import LABELS, Pair, read_pairs
 from bertft.errors import DataError
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 RECIPES = {
-    "paper": Recipe(
+    "paper": TrainingRecipe(
         epochs=3,
         learning_rate=5e-5,
         batch_size=32,
@@ -33,7 +33,7 @@ RECIPES = {
         bias_correction=False,
         decay_from="start",
     ),
-    "today": Recipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
+    "today": TrainingRecipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
 }
 
 
@@ -70,7 +70,7 @@ class Mnli:
         self,
         records: Records[Pair],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
@@ -98,7 +98,9 @@ class Mnli:
         notes = (f"{cut:,} of {len(pairs):,} pairs were cut to {recipe.max_length} tokens",) if cut else ()
         return Features(rows, notes)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
         """Return a function that pads the rows of a batch to the longest."""
         return DataCollatorWithPadding(tokenizer)
 

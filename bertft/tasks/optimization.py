@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from bertft.errors import OptionError
-from bertft.tasks.task import Recipe
+from bertft.tasks.task import TrainingRecipe
 
 DECAYS = ("start", "warmup")
 
@@ -50,7 +50,7 @@ class UncorrectedAdamW(torch.optim.AdamW):
                 group.update(lr=lr, eps=eps, weight_decay=weight_decay)
 
 
-def optimizer_of(recipe: Recipe) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def optimizer_of(recipe: TrainingRecipe) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Return the class of the optimiser and its arguments; the Trainer creates the groups with and without decay."""
     kind = torch.optim.AdamW if recipe.bias_correction else UncorrectedAdamW
     return kind, {"lr": recipe.learning_rate, "betas": recipe.betas, "eps": recipe.epsilon}
@@ -70,10 +70,10 @@ def raise_head_rate(optimizer: torch.optim.Optimizer, model: Any, times: float) 
             optimizer.add_param_group({**group, "params": head, "lr": times * group["lr"]})
 
 
-def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
+def learning_rate_factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
     """Return the factor of the learning rate at a step, counted from 0, out of `steps`; raises `OptionError`.
 
-    >>> recipe = Recipe(1, 5e-5, 32, 128, warmup=0.1, decay_from="start")
+    >>> recipe = TrainingRecipe(1, 5e-5, 32, 128, warmup=0.1, decay_from="start")
     >>> [round(learning_rate_factor(recipe, step, 100), 3) for step in (0, 5, 10, 55, 100)]
     [0.0, 0.5, 0.9, 0.45, 0.0]
     """
@@ -86,6 +86,6 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     return max(0.0, (steps - step) / max(1, steps - first))
 
 
-def schedule_of(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+def schedule_of(recipe: TrainingRecipe, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
     """Return the learning-rate schedule of a recipe over `steps` steps."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))

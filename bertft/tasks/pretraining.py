@@ -13,9 +13,9 @@ import torch
 from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerBase
 
 from bertft.tasks.sentence_pairs import IGNORED, Collate, SentencePairs, Tokens
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
-PAPER = Recipe(
+PAPER = TrainingRecipe(
     epochs=0,
     steps=1_000_000,
     learning_rate=1e-4,
@@ -55,7 +55,7 @@ class Pretraining:
         self,
         records: Records[Tokens],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
@@ -66,7 +66,7 @@ class Pretraining:
         pairs = SentencePairs(tokens, tokenizer, recipe.max_length, passes=passes, seed=seed)
         return Features(pairs)  # type: ignore[arg-type]  # the Trainer also accepts a torch data set
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Collate:
+    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe) -> Collate:
         """Return a function that pads the pairs of a batch to the longest."""
         return Collate(tokenizer)
 

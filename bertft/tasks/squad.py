@@ -26,7 +26,7 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.squad import Question, read_questions
 from bertft.errors import DataError
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 N_BEST, ANSWER_SUBWORDS = 20, 30
 """How many starts and ends of each window are considered, and the most subwords of an answer."""
@@ -43,7 +43,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _EXTRAS: dict[str, Any] = {"stride": 128, "question_tokens": 64}
 
 RECIPES = {
-    "paper": Recipe(
+    "paper": TrainingRecipe(
         epochs=3,
         learning_rate=5e-5,
         batch_size=32,
@@ -52,7 +52,7 @@ RECIPES = {
         decay_from="start",
         extras={**_EXTRAS, "without_answer": "first", "padding": "max_length"},
     ),
-    "today": Recipe(
+    "today": TrainingRecipe(
         epochs=2,
         learning_rate=3e-5,
         batch_size=16,
@@ -87,7 +87,7 @@ class Squad:
         self,
         records: Records[Question],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
@@ -124,7 +124,9 @@ class Squad:
             notes.append(f"{dropped:,} of {len(rows) + dropped:,} windows contain no answer and were left out")
         return Features(rows, tuple(notes))
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
         """Return a function that pads the rows of a batch as the recipe says."""
         return DataCollatorWithPadding(tokenizer, padding=recipe.extras["padding"], max_length=recipe.max_length)
 
@@ -234,7 +236,10 @@ def _cut_questions(
 
 
 def _windows(
-    records: Records[Question], texts: Sequence[tuple[str, int]], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+    records: Records[Question],
+    texts: Sequence[tuple[str, int]],
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: TrainingRecipe,
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yield the windows of each question: the inputs of the model, and `first` and `offsets` as in `encode`."""
     room = recipe.max_length - tokenizer.num_special_tokens_to_add(pair=True)

@@ -19,7 +19,7 @@ Prediction = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How a model is trained: all numbers that the result depends on, except for the data and the seed.
 
     max_length: the most tokens of an input.
@@ -94,7 +94,7 @@ class Trainable(Protocol[R]):
         self,
         records: Records[R],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
@@ -105,7 +105,9 @@ class Trainable(Protocol[R]):
         training: whether the rows are to train on; otherwise they are to evaluate on.
         """
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
         """Return a function that makes a batch of tensors from some rows."""
 
     def evaluate(self, predictions: Sequence[Prediction], features: Features, records: Records[R]) -> dict[str, float]:
@@ -115,7 +117,7 @@ class Trainable(Protocol[R]):
 class Task(Trainable[R], Protocol[R]):
     """A task of fine-tuning; `mnli`, `squad` and `dependency` each define one as `TASK`."""
 
-    recipes: Mapping[str, Recipe]
+    recipes: Mapping[str, TrainingRecipe]
     """The recipes of the presets `paper` and `today`."""
 
     def read(self, source: str) -> Records[R]:

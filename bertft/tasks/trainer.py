@@ -28,7 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from bertft.checkpoints.load import quiet_transformers
 from bertft.progress import Progress
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
-from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable
+from bertft.tasks.task import Features, Prediction, Records, Trainable, TrainingRecipe
 
 R = TypeVar("R")
 Condense = Callable[[Any, Any], Any]
@@ -44,7 +44,7 @@ class RecipeTrainer(Trainer):
         task: Trainable[R],
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         train: Features,
         dev: tuple[Features, Records[R]],
         folder: Path,
@@ -131,7 +131,7 @@ class RecipeTrainer(Trainer):
 class SaveAndReport(TrainerCallback):
     """Report every step, and save a checkpoint from time to time between two evaluations."""
 
-    def __init__(self, recipe: Recipe, progress: Progress | None) -> None:
+    def __init__(self, recipe: TrainingRecipe, progress: Progress | None) -> None:
         self.recipe, self.progress = recipe, progress
         self.saved = time.monotonic()
         self.predicted = 0

@@ -32,7 +32,7 @@ from bertft.errors import BertftError
 from bertft.files import copy_files, unwritable, write_files
 from bertft.progress import Progress
 from bertft.records import Row, plain
-from bertft.tasks.task import Features, Recipe, Records, Trainable
+from bertft.tasks.task import Features, Records, Trainable, TrainingRecipe
 from bertft.tasks.trainer import Condense, R, RecipeTrainer, SaveAndReport, global_state_kept, task_metrics
 
 RECORD, UNFINISHED = "training.json", "unfinished"
@@ -64,7 +64,7 @@ def train(
     train: Records[R],
     dev: Records[R],
     folder: Path,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     *,
     seed: int,
     resume: bool = False,
@@ -125,7 +125,7 @@ def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: Records[R],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     *,
     progress: Progress | None = None,
 ) -> dict[str, float]:
@@ -156,7 +156,7 @@ def _add_callbacks(trainer: RecipeTrainer, callbacks: Sequence[TrainerCallback])
 
 
 def _finish(
-    folder: Path, state: TrainerState, recipe: Recipe, features: Mapping[str, Features], seconds: float
+    folder: Path, state: TrainerState, recipe: TrainingRecipe, features: Mapping[str, Features], seconds: float
 ) -> Trained:
     """Write the best and last model and the record of a run to its folder, and delete what was unfinished."""
     last = state.global_step
