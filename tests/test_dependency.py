@@ -370,7 +370,7 @@ def test_a_relation_that_training_lacks_is_wrong() -> None:
     assert (found["uas"], found["las"]) == (1.0, 0.0)
 
 
-def test_floors_by_hand() -> None:
+def test_baselines_by_hand() -> None:
     found = TASK.baselines(records(TRANSITIVE), records(TRANSITIVE), seed=1)["left neighbour"]
     assert found["uas"] == 0.0
     chain = made_tree("saw cat .", (0, 1, 2), "root det det")
@@ -470,17 +470,17 @@ def tuned(base: Checkpoint, folder: Path, *, frozen: int = -1, epochs: int = 1) 
     return train(TASK, model, base.tokenizer, data, grammar(8, seed=1), folder, recipe, seed=1).last
 
 
-def test_training_beats_its_floors(base: Checkpoint, tmp_path: Path) -> None:
+def test_training_beats_its_baselines(base: Checkpoint, tmp_path: Path) -> None:
     data, dev = grammar(48, seed=0), grammar(16, seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = TASK.build(base, data)
     assert model.config.id2label == {0: "det", 1: "nsubj", 2: "obj", 3: "punct", 4: "root"}
     untrained = evaluate(TASK, model, base.tokenizer, dev, RECIPE)
-    floor = TASK.baselines(data, dev, seed=1)["left neighbour"]
+    baseline = TASK.baselines(data, dev, seed=1)["left neighbour"]
     found = train(TASK, model, base.tokenizer, data, dev, tmp_path / "run", RECIPE, seed=1)
     best = max(row["las"] for row in found.history)
-    assert best > 0.9 > max(untrained["las"], floor["las"]) + 0.3
+    assert best > 0.9 > max(untrained["las"], baseline["las"]) + 0.3
     again = evaluate(TASK, BiaffineParser.from_pretrained(found.best), base.tokenizer, dev, RECIPE)
     assert again["las"] == best
 

@@ -88,10 +88,10 @@ def three_pieces_a_word(group: TaskGroup, kept: int) -> PieceRanges:
 
 def test_spans_become_pieces_and_what_does_not_fit_is_counted() -> None:
     (group,) = group_tasks([corpus("pos", tags, TEXTS[:3], TEXTS[3:4]), corpus("rel", pairs, TEXTS[:3], TEXTS[3:4])])
-    whole, notes = group.over_pieces(three_pieces_a_word(group, 9))
+    whole, notes = group.over_subwords(three_pieces_a_word(group, 9))
     assert notes == []
     assert whole["pos"]["train"].span1.tolist() == [[0, 3], [3, 6], [6, 9]] * 3
-    cut, notes = group.over_pieces(three_pieces_a_word(group, 8))
+    cut, notes = group.over_subwords(three_pieces_a_word(group, 8))
     assert notes == [
         "pos, train: 3 of 9 targets do not fit and were left out",
         "pos, dev: 1 of 3 targets do not fit and were left out",
@@ -101,7 +101,7 @@ def test_spans_become_pieces_and_what_does_not_fit_is_counted() -> None:
     assert cut["pos"]["train"].span1.tolist() == [[0, 3], [3, 6]] * 3
     assert cut["rel"]["dev"].gold.tolist() == [[False, False]]
     with pytest.raises(DataError, match="pos, train: no target fits"):
-        group.over_pieces(three_pieces_a_word(group, 2))
+        group.over_subwords(three_pieces_a_word(group, 2))
 
 
 def test_tasks_that_cannot_be_arrays_are_refused() -> None:

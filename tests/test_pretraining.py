@@ -138,7 +138,7 @@ def test_words_are_learnt_from_context(tmp_path: Path) -> None:
     assert last["mlm_loss"] == value[False, "mlm_loss"]
 
 
-def test_metrics_and_floors_are_those_of_their_definition() -> None:
+def test_metrics_and_baselines_are_those_of_their_definition() -> None:
     documents = [("the cat sat on the mat", "the dog ran", "a rat sat", "the cat ran", "the dog sat on the cat")] * 2
     tokenizer = train_wordpiece([s for document in documents for s in document], 60)
     tokens = tokenise(documents, tokenizer)
@@ -270,7 +270,7 @@ def test_documents_are_held_out_whole_but_one(tmp_path: Path, place: Path) -> No
     assert made.run["options"]["corpus"]["documents"] == 6
 
 
-def test_the_picture_has_a_line_a_seed_and_the_floor() -> None:
+def test_the_picture_has_a_line_a_seed_and_the_baseline() -> None:
     rows = [{"seed": None, "baseline": True, "metric": "mlm_loss", "value": 5.0}]
     history = [{"step": step, "mlm_loss": 6.0 - step / 100} for step in (50, 100, 150)]
     run = {

@@ -112,7 +112,7 @@ def test_the_whole_way_and_on_from_what_was_kept(
     written = (tmp_path / "out" / "mdl.json").read_bytes()
     content = json.loads(written)
     rows, run = content["rows"], content["run"]
-    # 2 models and the twin of both, 2 tasks, 3 layers, 5 measures.
+    # 2 models and the random model of both, 2 tasks, 3 layers, 5 measures.
     assert len(rows) == 3 * 2 * 3 * 5
     assert len(list(csv.DictReader((tmp_path / "out" / "mdl.csv").read_text().splitlines()))) == len(rows)
     assert {(row["model"], row["baseline"]) for row in rows} == {

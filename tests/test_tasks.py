@@ -121,7 +121,7 @@ def test_pairs_are_cut_longest_first_and_counted() -> None:
     assert batch["attention_mask"].sum(1).tolist() == [9, 9, 6]
 
 
-def test_accuracy_and_its_floor() -> None:
+def test_accuracy_and_its_baseline() -> None:
     items = tuple(Pair("a", "b", label, "1") for label in ("neutral", "neutral", "entailment"))
     records = Records("p", items, "0f")
     features = Features([{"labels": LABELS.index(pair.label)} for pair in items])
@@ -241,7 +241,7 @@ def test_the_official_score() -> None:
     assert answer_scores("", given) == (0.0, 0.0)
 
 
-def test_the_floor_of_random_spans_is_what_all_spans_score() -> None:
+def test_the_baseline_of_random_spans_is_what_all_spans_score() -> None:
     item = question("x", "a1 b c d", "b c")
     words = item.passage.split()
     spans = [" ".join(words[i:j]) for i in range(4) for j in range(i + 1, 5)]

@@ -239,10 +239,10 @@ class EdgeProbing:
     def run(self, part: GroupStates) -> dict[str, Any]:
         """Train and evaluate the probes of all tasks, inputs and seeds, and return results to keep."""
         states, device = part.states, part.model.checkpoint.model.device
-        tasks, notes = part.group.over_pieces(states.ranges)
+        tasks, notes = part.group.over_subwords(states.ranges)
         kinds = {False: tasks}
         if self.control:
-            kinds[True] = part.group.control().over_pieces(states.ranges)[0]
+            kinds[True] = part.group.control().over_subwords(states.ranges)[0]
         plan = [
             Planned(control, name, source, seed)
             for control, of_kind in kinds.items()

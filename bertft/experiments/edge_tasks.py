@@ -60,7 +60,7 @@ class TaskGroup:
         """The names of the tasks, joined."""
         return "+".join(self.tasks)
 
-    def over_pieces(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
+    def over_subwords(self, ranges: PieceRanges) -> tuple[dict[str, dict[str, EdgeTask]], list[str]]:
         """Return the tasks with spans in subwords, and notes on targets that were left out.
 
         A target is left out if a subword of one of its spans was cut off, or if a span has no subword. Raises
@@ -77,7 +77,7 @@ class TaskGroup:
                     raise DataError(f"{name}, {split}: no target fits into the tokens that the model takes")
                 if dropped := int((~whole).sum()):
                     notes.append(f"{name}, {split}: {dropped:,} of {len(task):,} targets do not fit and were left out")
-                spans = [pieces[whole] for pieces, _ in aligned]
+                spans = [subwords[whole] for subwords, _ in aligned]
                 found[name][split] = replace(
                     task.chosen(np.flatnonzero(whole)), span1=spans[0], span2=spans[1] if len(spans) > 1 else None
                 )

@@ -137,13 +137,11 @@ def describe(
     run.notes += [note for coded in found for note in coded.notes]
     record = run.record(
         {
-            **options.record(),
-            "tasks": [corpus.name for corpus in corpora],
+            **options.record([corpus.name for corpus in corpora]),
             "inputs": chosen,
             "control": control,
             "draw_seed": draw_seed,
             "compat": compat,
-            "recipes": {corpus.name: options.recipe(corpus.name) for corpus in corpora},
             **given.record(probed),
         },
         checkpoints=probed.hashes,
@@ -193,9 +191,15 @@ class CodeOptions:
             thresholds=None if thresholds is None else tuple(thresholds),
         )
 
-    def record(self) -> dict[str, Any]:
+    def record(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Return the options for the record of the run."""
-        return {**dataclasses.asdict(self), "dev_sentences": self.dev_sentences or "all", "portions": PORTIONS}
+        return {
+            **dataclasses.asdict(self),
+            "tasks": tasks,
+            "dev_sentences": self.dev_sentences or "all",
+            "portions": PORTIONS,
+            "recipes": {task: self.recipe(task) for task in tasks},
+        }
 
     def input_names(self, wanted: Sequence[str], depth: int) -> tuple[str, ...]:
         """Return the inputs for a model of `depth` blocks; raises `OptionError` for one that the probe cannot take."""
@@ -275,7 +279,7 @@ def _coded(part: GroupStates, options: CodeOptions, kept: KeptResults, run: Run,
     """Yield the codes of the tasks of a group and, with `control`, of their control tasks, by each input."""
     model, group = part.model, part.group
     for is_control in (False, True) if control else (False,):
-        tasks, notes = (group.control() if is_control else group).over_pieces(part.states.ranges)
+        tasks, notes = (group.control() if is_control else group).over_subwords(part.states.ranges)
         if not model.is_baseline and not is_control:
             run.notes += [f"{model.name}: {note}" for note in notes]
         for task, splits in tasks.items():

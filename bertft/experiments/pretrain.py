@@ -114,8 +114,7 @@ def pretrain(
     seeds = integers("seed", seeds, least=0)
     if not 0 < held_out < 1:
         raise OptionError(f"held_out is {held_out!r}; give a share of the sentences above 0 and below 1")
-    given = ModelOptions(size, config, tokenizer, integer("vocab_size", vocab_size, least=1), cased)
-    given = given if like is None else given.like(like)
+    given = ModelOptions(size, config, tokenizer, integer("vocab_size", vocab_size, least=1), cased).like(like)
     shape = given.shape()
     with run.clock.phase("read"):
         corpus = HeldOutCorpus.read(several("texts", texts, (str, os.PathLike)), held_out)
@@ -161,8 +160,10 @@ class ModelOptions:
     vocab_size: int
     cased: bool
 
-    def like(self, source: str | os.PathLike[str]) -> ModelOptions:
-        """Return the options with the config of a model, and with its tokenizer unless another one was given."""
+    def like(self, source: str | os.PathLike[str] | None) -> ModelOptions:
+        """Return the options with the config of a model, if there is one, and its tokenizer unless one was given."""
+        if source is None:
+            return self
         if self.config is not None:
             raise OptionError("both a config and a model to be like were given; give one of them")
         model = load_checkpoint(os.fspath(source))

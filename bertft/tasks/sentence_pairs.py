@@ -95,20 +95,20 @@ def pack(tokens: Tokens, max_length: int, rng: np.random.Generator) -> NDArray[n
         )
     pairs = []
     for document in range(len(documents) - 1):
-        place, last = int(documents[document]), int(documents[document + 1])
-        while place < last:
+        current, last = int(documents[document]), int(documents[document + 1])
+        while current < last:
             target = int(rng.integers(2, room, endpoint=True)) if rng.random() < SHORT else room
-            end = _filled(begins, place, target, last)
-            cut = place + int(rng.integers(1, max(2, end - place)))
-            false = end - place == 1 or rng.random() < 0.5
+            end = _filled(begins, current, target, last)
+            cut = current + int(rng.integers(1, max(2, end - current)))
+            false = end - current == 1 or rng.random() < 0.5
             if false:
-                first, stop = _elsewhere(tokens, document, place, rng)
-                wanted = target - int(begins[cut] - begins[place])
+                first, stop = _elsewhere(tokens, document, current, rng)
+                wanted = target - int(begins[cut] - begins[current])
                 second = first, _filled(begins, first, wanted, stop)
             else:
                 second = cut, end
-            pairs.append((*_cut_to(room, begins[[place, cut, *second]], rng), false))
-            place = cut if false else end
+            pairs.append((*_cut_to(room, begins[[current, cut, *second]], rng), false))
+            current = cut if false else end
     return np.array(pairs, dtype=np.int64).reshape(-1, 5)
 
 
@@ -117,8 +117,8 @@ def _filled(begins: NDArray[np.int64], first: int, target: int, last: int) -> in
     return min(last, max(first + 1, int(np.searchsorted(begins, begins[first] + target))))
 
 
-def _elsewhere(tokens: Tokens, document: int, place: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return a random sentence of another document, or far from `place`, and where the text after it ends."""
+def _elsewhere(tokens: Tokens, document: int, current: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return a random sentence of another document, or far from `current`, and where the text after it ends."""
     documents = tokens.documents
     if len(documents) > 2:
         other = int(rng.integers(len(documents) - 2))
@@ -126,9 +126,9 @@ def _elsewhere(tokens: Tokens, document: int, place: int, rng: np.random.Generat
         return int(rng.integers(documents[other], documents[other + 1])), int(documents[other + 1])
     sentences = len(tokens.sentences) - 1
     away = min(FAR, sentences // 4)
-    before, after = max(0, place - away), max(0, sentences - place - away)
+    before, after = max(0, current - away), max(0, sentences - current - away)
     drawn = int(rng.integers(before + after))
-    return (drawn, place) if drawn < before else (drawn - before + place + away, sentences)
+    return (drawn, current) if drawn < before else (drawn - before + current + away, sentences)
 
 
 def _cut_to(room: int, ends: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, ...]:
@@ -177,10 +177,10 @@ class SentencePairs(torch.utils.data.Dataset[dict[str, list[int]]]):
         numbers = self.tokens.numbers
         first, second = numbers[a:a_end], numbers[b:b_end]
         ids = np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]).astype(np.int64)
-        places = np.delete(np.arange(1, len(ids) - 1), len(first))
+        positions = np.delete(np.arange(1, len(ids) - 1), len(first))
         # The third number separates these draws from those of the packing.
         rng = np.random.default_rng([self.seed, index, 1])
-        chosen = rng.choice(places, max(1, round(MASKED * len(ids))), replace=False)
+        chosen = rng.choice(positions, max(1, round(MASKED * len(ids))), replace=False)
         labels = np.full(len(ids), IGNORED)
         labels[chosen] = ids[chosen]
         fate = rng.random(len(chosen))

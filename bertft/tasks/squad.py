@@ -103,14 +103,14 @@ class Squad:
         texts, cut = _cut_questions(records, tokenizer, min(extras["question_tokens"], room // 2))
         rows: list[dict[str, Any]] = []
         dropped = 0
-        for place, windows in _windows(records, texts, tokenizer, recipe):
-            question = records.items[place]
+        for index, windows in _windows(records, texts, tokenizer, recipe):
+            question = records.items[index]
             contexts = None if training else _most_context([window["offsets"] for window in windows])
             for number, window in enumerate(windows):
                 row = {name: window[name] for name in tokenizer.model_input_names if name in window}
                 if contexts is not None:
                     shared = {name: window[name] for name in ("first", "offsets")}
-                    rows.append({**row, "question": place, **shared, "mine": contexts[number]})
+                    rows.append({**row, "question": index, **shared, "mine": contexts[number]})
                     continue
                 answer = question.answers[0]
                 span = _subwords_of(window["offsets"], answer.start, answer.start + len(answer.text))
