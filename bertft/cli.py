@@ -1,12 +1,13 @@
-"""The command line, `bertft COMMAND`: parses, runs a command of `bertft.commands`, and turns errors into one line.
+"""The command line, `bertft COMMAND`: parses the arguments and runs a command of `bertft.commands`.
 
-Whatever goes wrong ends in one line on stderr and an exit status: 2 for what the user can mend, 130 for an
-interruption, 1 for the rest; the variable BERTFT_DEBUG=1 shows the traceback instead.
+Every error is reported as one line on stderr and an exit status: 2 for an error that the user can correct, 130 for an
+interruption, 1 for any other. Set the variable BERTFT_DEBUG=1 to see the traceback instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -20,12 +21,12 @@ from bertft.errors import BertftError, OptionError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `OptionError` instead of printing usage and leaving."""
+    """An argument parser that raises `OptionError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message, with the help to ask for."""
+        """Raise the message, and name the command that prints the help."""
         if message.endswith("expected one argument"):
-            message += " (write --option=-1 where the value begins with a minus)"
+            message += " (write --option=-1 if the value begins with a minus)"
         raise OptionError(f"{message}; see `{self.prog} --help`")
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:
-        # The reader has left (`| head`): what is still buffered must not fail again when Python closes stdout.
+        # The reader of a pipe has ended (`| head`). Python must not fail again when it flushes and closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (KeyboardInterrupt, Exception) as error:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def explanation(error: BaseException) -> tuple[str, int]:
-    """Return what to tell the user about an error, and the exit status."""
+    """Return the message and the exit status for an error."""
     if isinstance(error, BertftError):
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
@@ -68,7 +69,7 @@ def one_line(message: str) -> str:
 
 
 def show_own_warnings() -> None:
-    """Show each of bertft's own warnings once as one line on stderr, and no other package's."""
+    """Show each warning of bertft once, as one line on stderr, and no warning of other packages."""
     shown = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -85,11 +86,11 @@ def show_own_warnings() -> None:
 
 
 def parser() -> Parser:
-    """Return the parser of all commands."""
+    """Return the parser for all commands."""
     top = Parser(
         prog="bertft",
-        description="What did fine-tuning do to a model's representations? Exact answers, layer by layer.",
-        epilog="Begin with `bertft demo`; `bertft COMMAND --help` explains a command.",
+        description="Measure what fine-tuning does to the representations of a model, layer by layer.",
+        epilog="Start with `bertft demo`. `bertft COMMAND --help` explains a command.",
     )
     top.add_argument("--version", action="version", version=f"bertft {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -100,7 +101,10 @@ def parser() -> Parser:
             above = commands.add_parser(group, help=GROUPS[group], description=f"{GROUPS[group].capitalize()}.")
             groups[group] = above.add_subparsers(metavar="COMMAND", required=True)
         command = groups.get(group, commands).add_parser(
-            last, help=summary, description=declare.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            last,
+            help=summary,
+            description=inspect.cleandoc(declare.__doc__ or ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         declare(command)
         command.set_defaults(run=run)

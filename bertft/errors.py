@@ -1,18 +1,18 @@
-"""The errors and warnings of bertft. Each message says what was given, what was wanted and what to try."""
+"""The errors and warnings of bertft. Each message says what was given, what was expected and what to try."""
 
 from __future__ import annotations
 
 
 class BertftError(ValueError):
-    """Anything bertft refuses. A `ValueError`, so callers that know nothing of bertft can catch it."""
+    """The base class of all errors of bertft; a `ValueError`, so that callers can catch it without importing bertft."""
 
 
 class ArrayError(BertftError):
-    """Rows that cannot be compared: shapes, types, non-finite values, zero rows, too few rows."""
+    """Arrays that cannot be compared because of shape, type, non-finite values, zero rows, or too few rows."""
 
 
 class RowError(ArrayError):
-    """A row without a value: which side ("x" or "y"), which row, and why."""
+    """A row for which no value exists: `side` is "x" or "y", `row` its index, `why` the reason."""
 
     def __init__(self, side: str, row: int, why: str) -> None:
         super().__init__(f"row {row} of {side} {why}")
@@ -20,7 +20,7 @@ class RowError(ArrayError):
 
 
 class DataError(BertftError):
-    """A text or annotation file that is missing, empty, not UTF-8, or not in the format expected."""
+    """A text or annotation file that is missing, empty, not UTF-8, or not in the expected format."""
 
 
 class CheckpointError(BertftError):
@@ -28,20 +28,20 @@ class CheckpointError(BertftError):
 
 
 class OptionError(BertftError):
-    """An unknown or impossible option: a kernel, method, measure, layer or number out of range."""
+    """An unknown name, such as that of a kernel, method or measure, or a number out of range."""
 
 
 class BackendError(BertftError):
-    """An explicitly requested backend that cannot serve these arrays; the message says why."""
+    """A backend that was requested and cannot compute on the given arrays; the message says why."""
 
 
 class UndefinedWarning(UserWarning):
-    """A number that does not exist for this input (a constant triangle, say) and is returned as nan."""
+    """A value that is undefined for an input, such as equal distances between all rows, and is returned as nan."""
 
 
 class PrecisionWarning(UserWarning):
-    """A number that exists, but means less than it seems to (CCA with fewer rows than columns, say)."""
+    """A value that is defined but misleading, such as CCA with fewer rows than columns."""
 
 
 class PerformanceWarning(UserWarning):
-    """An answer found in a slower way than this machine seems made for."""
+    """A computation that is slower than the hardware permits."""

@@ -1,24 +1,25 @@
-"""Sets of files put in a folder whole or not at all.
+"""Atomic writing: a set of files, or a folder of copies, appears as a whole or not at all.
 
-All temporaries are written and synced next to their targets before the first is renamed, so a full disk or a
-permission denied is met while nothing has been replaced yet.
+Every file is written under a temporary name beside its target and synced to disk before the first one is renamed. A
+full disk or a missing permission is therefore met while nothing has been replaced yet.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bertft.errors import BertftError
 
 
 def require_writable(folder: str | Path) -> None:
-    """Raise `BertftError` where files could not be written to a folder, without making it: ask before a long run."""
+    """Raise `BertftError` if files cannot be written to a folder, without creating it. Call it before a long run."""
     folder = Path(folder)
     try:
-        nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -26,9 +27,13 @@ def require_writable(folder: str | Path) -> None:
 
 
 def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write named files to a folder, made if need be; on any failure none of them appears and old ones stay."""
+    """Write files, given by name, to a folder and return their paths; the folder is created if it does not exist.
+
+    If anything fails, none of the files appears, files of the same names stay as they were, and a folder that was
+    created is removed. Raises `BertftError` if the files cannot be written.
+    """
     folder = Path(folder)
-    made = not folder.exists()
+    created = not folder.exists()
     temporaries: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
     except BaseException as error:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
-        if made and folder.is_dir() and not any(folder.iterdir()):
+        if created and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         if isinstance(error, OSError):
             raise unwritable(folder, error) from error
@@ -54,7 +59,30 @@ def write_files(folder: str | Path, files: Mapping[str, bytes]) -> list[Path]:
     return list(temporaries.values())
 
 
-def unwritable(folder: Path, error: OSError) -> BertftError:
-    """Return the error for a folder that cannot take files."""
-    reason = error.strerror or str(error)
+def copy_files(files: Iterable[Path], folder: Path) -> None:
+    """Copy files to a folder, which takes the place of one of that name; its parent must exist.
+
+    If anything fails, a folder of that name stays as it was. Raises `BertftError` if the files cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        # A process that was killed may have left one.
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for file in files:
+            shutil.copyfile(file, temporary / file.name)
+            with (temporary / file.name).open("rb+") as stream:
+                os.fsync(stream.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unwritable(folder.parent, error) from error
+        raise
+
+
+def unwritable(folder: Path, error: Exception) -> BertftError:
+    """Return the error to raise for a folder to which files cannot be written."""
+    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
     return BertftError(f"{folder}: cannot write there: {reason}; free space or name another folder")

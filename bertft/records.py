@@ -1,7 +1,7 @@
-"""What `bertft.score` gives back, and how it is written down: rows of numbers, and the record of the run.
+"""Results of a run: rows of numbers and a record, and how they are written as JSON and CSV.
 
-JSON has no nan: an undefined number is `null` there and `nan` in CSV.  Floats are written with the digits that read
-back to the same float.
+JSON has no nan: an undefined number is `null` in JSON and `nan` in CSV. Floats are written with as many digits as it
+takes to read back the same float.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = ("base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON knows it: NumPy scalars and paths converted, non-finite floats as None."""
+    """Return a value that JSON can represent: NumPy scalars and paths are converted, non-finite floats become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -38,14 +38,14 @@ def plain(value: Any) -> Any:
 
 
 def json_bytes(rows: list[Row], run: dict[str, Any]) -> bytes:
-    """Return `scores.json`: one object with the rows, one a line, and the run record."""
+    """Return a JSON object with the rows, one on each line, and the record of the run."""
     lines = ",\n    ".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
     record = json.dumps(plain(run), ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n  ")
     return f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n'.encode()
 
 
 def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
-    """Return `scores.csv`: a header and one line a row; further keys of the rows follow the usual columns."""
+    """Return CSV with a header and a line for each row; keys that are not in `columns` come last."""
     columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -57,7 +57,7 @@ def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `bertft.score` found: one row for each tuned model, corpus, layer and measure, and a record of the run.
+    """What `bertft.score` returns: one row for each tuned model, corpus, layer and measure, and the record of the run.
 
     >>> scores = Scores([{"layer": 0, "measure": "rsa", "value": 1.0, "stderr": 0.0}], {"seed": 0})
     >>> scores.to_frame().loc[0, "value"].item()
@@ -68,11 +68,11 @@ class Scores:
     run: dict[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """The rows as a pandas table."""
+        """Return the rows as a pandas table."""
         import pandas as pd
 
         return pd.DataFrame(self.rows)
 
     def to_json(self) -> str:
-        """Rows and run as the text of `scores.json`; an undefined number is null."""
+        """Return the rows and the record as JSON; an undefined number is null."""
         return json_bytes(self.rows, self.run).decode()

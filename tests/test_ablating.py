@@ -20,8 +20,9 @@ from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, DataError, OptionError
 from bertft.experiments import ablate as ablating
-from bertft.experiments.ablate import Kind, ablate, parse_cells
-from bertft.report.ablate import Sweep, figure, finding, sweeps
+from bertft.experiments.ablate import Sweep, ablate, parse_cells
+from bertft.experiments.run import Run
+from bertft.experiments.tune import Tuning
 from bertft.tasks.wordpiece import train_wordpiece
 
 CASES = {
@@ -58,15 +59,15 @@ def sources(place: Path) -> tuple[Path, Path, Path]:
 
 
 class Counted:
-    """Stands for `tune` and counts the cells it runs."""
+    """Replaces `run_tuning` and counts the cells that it trains."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tune, self.cells = ablating.tune, []
-        monkeypatch.setattr(ablating, "tune", self)
+        self.run_tuning, self.cells = ablating.run_tuning, []
+        monkeypatch.setattr(ablating, "run_tuning", self)
 
-    def __call__(self, *given: Any, **options: Any) -> Any:
-        self.cells.append((options["freeze"], options["truncate"], *options["seeds"]))
-        return self.tune(*given, **options)
+    def __call__(self, tuning: Tuning, out: Path, run: Run, seeds: tuple[int, ...], held: Any) -> Any:
+        self.cells.append((tuning.changes.freeze, tuning.changes.truncate, *seeds))
+        return self.run_tuning(tuning, out, run, seeds, held)
 
 
 def test_each_cell_is_run_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ def test_bad_data_and_folders(place: Path, tmp_path: Path) -> None:
 
 
 def test_cells_asked_for() -> None:
-    freeze, truncate = Kind("freeze", -1, 11, -1, ""), Kind("truncate", 1, 12, 12, "")
+    freeze, truncate = Sweep("freeze", -1, 11, -1, ""), Sweep("truncate", 1, 12, 12, "")
     assert parse_cells("all", freeze) == tuple(range(-1, 12))
     assert parse_cells(" 2 , 4-5", truncate) == (2, 4, 5, 12)
     assert parse_cells((3, -1), freeze) == (-1, 3)

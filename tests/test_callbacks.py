@@ -290,7 +290,7 @@ def test_a_resumed_run_is_compared_with_its_first_start(
 @pytest.mark.parametrize(
     ("lost", "options", "message"),
     [
-        (True, {}, "the hidden states of the start cannot be read .* resume with the options"),
+        (True, {}, "the initial hidden states cannot be read .* resume with the options"),
         (False, {"seed": 1, "tokens": 20}, "of other tokens or layers than asked for now"),
         (False, {"layers": "1"}, "of other tokens or layers than asked for now"),
     ],
@@ -342,7 +342,7 @@ def test_weights_in_parts_are_refused(tmp_path: Path) -> None:
     RSACallback(TEXTS).attach(trainer)
     trainer.is_fsdp_enabled = True
     callback = trainer.callback_handler.callbacks[-1]
-    with pytest.raises(OptionError, match="cannot serve FSDP or DeepSpeed"):
+    with pytest.raises(OptionError, match="does not support FSDP or DeepSpeed"):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
 
 

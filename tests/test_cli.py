@@ -64,7 +64,7 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(fake: FakeScore, capsys
     assert cli.main(COMMAND) == 0
     out, err = capsys.readouterr()
     assert "0.9000 ± 0.0196" in out
-    assert err == "Nothing was written; --out DIR keeps the scores, a picture and a page.\n"
+    assert err == "Nothing was written; --out DIR writes the scores, a figure and a report.\n"
 
 
 def test_out_writes_the_files(fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_defaults_reach_score(fake: FakeScore) -> None:
         "max_length": None,
         "single": False,
         "allow_pickle": False,
-        "floor": False,
+        "compare_bases": False,
         "progress": None,
     }
 
@@ -117,11 +117,12 @@ def test_options_reach_score(fake: FakeScore) -> None:
     assert (options["batch_tokens"], options["max_length"]) == (64, 128)
 
 
-def test_pairs_reach_score(fake: FakeScore) -> None:
-    cli.main(["score", "--pair", "b1", "t1", "--pair", "b2", "t2", "--floor", "--text", "x.txt"])
+@pytest.mark.parametrize("flag", ["--compare-bases", "--floor"])
+def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
+    cli.main(["score", "--pair", "b1", "t1", "--pair", "b2", "t2", flag, "--text", "x.txt"])
     ((arguments, options),) = fake.calls
     assert arguments == (["b1", "b2"], ["t1", "t2"], [Path("x.txt")])
-    assert options["floor"]
+    assert options["compare_bases"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_pairs_reach_score(fake: FakeScore) -> None:
         ("score base mnli", "the following arguments are required: --text"),
         ("score a b --text x --tokens 0", "'0' is neither a whole number above 0 nor `all`"),
         ("score a b --text x --sentences many", "'many' is neither a whole number above 0 nor `all`"),
-        ("score a b --text x --layers -1,0", "write --option=-1 where the value begins with a minus"),
+        ("score a b --text x --layers -1,0", "write --option=-1 if the value begins with a minus"),
         ("score a b --text x --seed x", "invalid int value: 'x'"),
         ("score a b --text x --colour", "unrecognized arguments: --colour"),
         ("demo --seconds 0", "'0' is not a whole number above 0"),

@@ -30,7 +30,7 @@ from bertft.tasks.biaffine import IGNORED, BiaffineParser, biaffine_settings
 from bertft.tasks.dependency import TASK
 from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import raise_head_rate
-from bertft.tasks.task import Recipe, Records
+from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import evaluate, train
 
 WORDS = ["the", "a", "cat", "dog", "saw", "left", "fish", "##es", "."]
@@ -51,7 +51,7 @@ FAMILIES = {
     "gpt2": lambda: transformers.GPT2Config(vocab_size=16, n_embd=32, n_layer=3, n_head=2),
 }
 SMALL: dict[str, float] = {"arc_size": 7, "relation_size": 5, "dropout": 0.33}
-RECIPE = Recipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
+RECIPE = TrainingRecipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -141,9 +141,9 @@ def test_punctuation_is_unicodes(form: str, expected: bool) -> None:
 
 def test_scores_of_nothing_are_nan() -> None:
     found = evaluate_attachment([], [], [])
-    with pytest.warns(UndefinedWarning, match="no word counts"):
+    with pytest.warns(UndefinedWarning, match="no word was counted"):
         assert np.isnan(found.las)
-    with pytest.warns(UndefinedWarning, match="no word counts"):
+    with pytest.warns(UndefinedWarning, match="no word was counted"):
         assert np.isnan(found.uas)
 
 
@@ -167,7 +167,7 @@ def parser(family: str = "bert", relations: int = 4, seed: int = 1) -> BiaffineP
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """Two sentences, of three words, the first of two pieces, and of one."""
+    """Two sentences: one of three words, of which the first has two subwords, and one of one word."""
     return {
         "input_ids": torch.tensor([[2, 10, 11, 5, 6, 3], [2, 7, 3, 0, 0, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]),
@@ -292,12 +292,14 @@ def test_scores_that_are_no_numbers_are_told() -> None:
     model = parser()
     with torch.no_grad():
         model.scorer.root.fill_(torch.nan)
-        with pytest.raises(CheckpointError, match=r"scores make no tree.*sentence 0 has a score.*lower the learning"):
+        with pytest.raises(
+            CheckpointError, match=r"no tree can be built from the scores.*sentence 0 has a score.*lower the learning"
+        ):
             model(**batch())
 
 
 def test_an_encoder_alone_is_no_parser(base: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match="this bert is no parser: its config has no field `biaffine`"):
+    with pytest.raises(CheckpointError, match="this bert is not a parser: its config has no field `biaffine`"):
         BiaffineParser.from_config(base.model.config)
 
 
@@ -368,18 +370,18 @@ def test_a_relation_that_training_lacks_is_wrong() -> None:
     assert (found["uas"], found["las"]) == (1.0, 0.0)
 
 
-def test_floors_by_hand() -> None:
-    found = TASK.floors(records(TRANSITIVE), records(TRANSITIVE), seed=1)["left neighbour"]
+def test_baselines_by_hand() -> None:
+    found = TASK.baselines(records(TRANSITIVE), records(TRANSITIVE), seed=1)["left neighbour"]
     assert found["uas"] == 0.0
     chain = made_tree("saw cat .", (0, 1, 2), "root det det")
-    found = TASK.floors(records(TRANSITIVE), records(chain), seed=1)["left neighbour"]
+    found = TASK.baselines(records(TRANSITIVE), records(chain), seed=1)["left neighbour"]
     assert (found["uas"], found["las"]) == (1.0, 2 / 3)
     assert found["uas_without_punctuation"] == 1.0
 
 
 @pytest.mark.parametrize("trees", [(), (made_tree("saw", (0,), "root"),)])
 def test_what_teaches_nothing_is_refused(trees: tuple[Tree, ...]) -> None:
-    with pytest.raises(DataError, match=r"made: .*; training needs sentences of two words or more"):
+    with pytest.raises(DataError, match=r"made: .*; training needs sentences of at least two words"):
         TASK.check(records(*trees))
 
 
@@ -468,17 +470,17 @@ def tuned(base: Checkpoint, folder: Path, *, frozen: int = -1, epochs: int = 1) 
     return train(TASK, model, base.tokenizer, data, grammar(8, seed=1), folder, recipe, seed=1).last
 
 
-def test_training_beats_its_floors(base: Checkpoint, tmp_path: Path) -> None:
+def test_training_beats_its_baselines(base: Checkpoint, tmp_path: Path) -> None:
     data, dev = grammar(48, seed=0), grammar(16, seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = TASK.build(base, data)
     assert model.config.id2label == {0: "det", 1: "nsubj", 2: "obj", 3: "punct", 4: "root"}
     untrained = evaluate(TASK, model, base.tokenizer, dev, RECIPE)
-    floor = TASK.floors(data, dev, seed=1)["left neighbour"]
+    baseline = TASK.baselines(data, dev, seed=1)["left neighbour"]
     found = train(TASK, model, base.tokenizer, data, dev, tmp_path / "run", RECIPE, seed=1)
     best = max(row["las"] for row in found.history)
-    assert best > 0.9 > max(untrained["las"], floor["las"]) + 0.3
+    assert best > 0.9 > max(untrained["las"], baseline["las"]) + 0.3
     again = evaluate(TASK, BiaffineParser.from_pretrained(found.best), base.tokenizer, dev, RECIPE)
     assert again["las"] == best
 

@@ -21,7 +21,7 @@ from bertft import cli
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
-from bertft.experiments.edge import EdgeProbed, probe_edges
+from bertft.experiments.edge import EdgeResults, probe_edges
 from bertft.experiments.edge_tasks import read_tasks
 from bertft.records import plain
 from bertft.report import edge
@@ -96,7 +96,7 @@ def command(place: Path, *more: str, names: tuple[str, ...] = ("model",)) -> lis
     return ["probe", "edge", *(str(place / name) for name in names), *fixed, *more]
 
 
-def probed(place: Path, *names: str, **options: Any) -> EdgeProbed:
+def probed(place: Path, *names: str, **options: Any) -> EdgeResults:
     tasks = read_tasks(options.pop("tasks", ["pos", "coref", "spr"]), place / "edge")
     given = {"epochs": 2, "cache": place / "cache", **options}
     return probe_edges([place / name for name in names], tasks, **given)
@@ -138,7 +138,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     assert cli.main([*arguments, "--json"]) == 0
     shown, said = capsys.readouterr()
     assert json.loads(shown)["rows"] == rows
-    assert said.count("; delete it to train again") == 3
+    assert said.count("; delete it to compute it again") == 3
     assert (out / "edge.csv").read_bytes() == before
 
 

@@ -128,7 +128,7 @@ def test_tasks_are_read_from_their_folder_or_made_of_the_treebank(tmp_path: Path
     ):
         with pytest.raises(DataError, match=said):
             read_tasks(names, data, treebank)
-    with pytest.raises(OptionError, match="no tasks; name at least one"):
+    with pytest.raises(OptionError, match="no task was named"):
         read_tasks([])
 
 

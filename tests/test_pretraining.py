@@ -23,7 +23,7 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError, CheckpointError, DataError, OptionError
 from bertft.experiments.pretrain import pretrain
 from bertft.report.pretrain import figure, finding
-from bertft.tasks.pretraining import Pretraining, floors
+from bertft.tasks.pretraining import Pretraining, baselines
 from bertft.tasks.sentence_pairs import IGNORED, SentencePairs, tokenise
 from bertft.tasks.wordpiece import train_wordpiece
 
@@ -138,12 +138,12 @@ def test_words_are_learnt_from_context(tmp_path: Path) -> None:
     assert last["mlm_loss"] == value[False, "mlm_loss"]
 
 
-def test_metrics_and_floors_are_those_of_their_definition() -> None:
+def test_metrics_and_baselines_are_those_of_their_definition() -> None:
     documents = [("the cat sat on the mat", "the dog ran", "a rat sat", "the cat ran", "the dog sat on the cat")] * 2
     tokenizer = train_wordpiece([s for document in documents for s in document], 60)
     tokens = tokenise(documents, tokenizer)
     pairs = SentencePairs(tokens, tokenizer, 16, passes=2, seed=0)
-    found = floors(tokens, pairs, len(tokenizer))
+    found = baselines(tokens, pairs, len(tokenizer))
     counts = np.bincount(tokens.numbers, minlength=len(tokenizer)) + 1.0
     nats, right = [], []
     for item in pairs:
@@ -229,7 +229,7 @@ def test_configs_that_are_none_of_a_bert(place: Path, tmp_path: Path) -> None:
         ('{"model_type": "roberta"}', "not the config of a BERT"),
         ("[]", "not the config of a BERT"),
         ("{", "not readable as JSON"),
-        ('{"hidden_size": 30, "num_attention_heads": 4}', "cannot be parted into 4 heads"),
+        ('{"hidden_size": 30, "num_attention_heads": 4}', "cannot be divided into 4 heads"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(OptionError, match=message):
@@ -270,7 +270,7 @@ def test_documents_are_held_out_whole_but_one(tmp_path: Path, place: Path) -> No
     assert made.run["options"]["corpus"]["documents"] == 6
 
 
-def test_the_picture_has_a_line_a_seed_and_the_floor() -> None:
+def test_the_picture_has_a_line_a_seed_and_the_baseline() -> None:
     rows = [{"seed": None, "baseline": True, "metric": "mlm_loss", "value": 5.0}]
     history = [{"step": step, "mlm_loss": 6.0 - step / 100} for step in (50, 100, 150)]
     run = {

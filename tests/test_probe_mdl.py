@@ -22,7 +22,7 @@ from bertft import cli
 from bertft.data import EdgeRecord, Target
 from bertft.data.edge import edge_bytes
 from bertft.experiments.edge_tasks import read_tasks
-from bertft.experiments.mdl import Described, describe
+from bertft.experiments.mdl import MdlResults, describe
 from bertft.report import mdl as report
 
 WORDS = ("cat", "dog", "mat", "saw", "left", "the", "a", ".")
@@ -86,7 +86,7 @@ def command(place: Path, *more: str, names: tuple[str, ...] = ("model",)) -> lis
     return ["probe", "mdl", *(str(place / name) for name in names), *fixed, *more]
 
 
-def found(place: Path, *names: str, **options: Any) -> Described:
+def found(place: Path, *names: str, **options: Any) -> MdlResults:
     tasks = read_tasks(options.pop("tasks", ["pos", "spr"]), place / "edge")
     return describe([place / name for name in names], tasks, **{"cache": place / "cache", "hidden": 8, **options})
 
@@ -112,7 +112,7 @@ def test_the_whole_way_and_on_from_what_was_kept(
     written = (tmp_path / "out" / "mdl.json").read_bytes()
     content = json.loads(written)
     rows, run = content["rows"], content["run"]
-    # 2 models and the twin of both, 2 tasks, 3 layers, 5 measures.
+    # 2 models and the random model of both, 2 tasks, 3 layers, 5 measures.
     assert len(rows) == 3 * 2 * 3 * 5
     assert len(list(csv.DictReader((tmp_path / "out" / "mdl.csv").read_text().splitlines()))) == len(rows)
     assert {(row["model"], row["baseline"]) for row in rows} == {

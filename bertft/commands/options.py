@@ -1,4 +1,4 @@
-"""What commands share in their options: types of values, and groups that several declare."""
+"""Groups of options that several commands declare, and the types of their values."""
 
 from __future__ import annotations
 
@@ -8,50 +8,63 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+PICKLE = "also load pickled weights; do this only if you trust their author"
+"""The help of --allow-pickle."""
+
+RANDOM_SEEDS = "baselines: randomly initialised models for each model (default: %(default)s)"
+"""The help of --random-seeds."""
+
 
 def add_computing(command: argparse.ArgumentParser) -> None:
-    """Declare how forward passes are computed."""
-    add = command.add_argument_group("how to compute").add_argument
-    add("--dtype", default="float32", help="number type of the forward passes (default: float32)")
+    """Declare the options of forward passes."""
+    add = command.add_argument_group("computation").add_argument
+    add("--dtype", default="float32", help="type of the weights and activations (default: float32)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
-    add("--batch-tokens", metavar="N", type=positive, help="tokens in one forward batch, padding included")
-    add("--allow-pickle", action="store_true", help="load pickled weights: only from people you trust")
+    add("--batch-tokens", metavar="N", type=positive, help="most tokens in a batch, padding included")
+    add("--allow-pickle", action="store_true", help=PICKLE)
 
 
 def add_edge_data(command: argparse.ArgumentParser) -> None:
-    """Declare which edge-probing tasks are read, and where from."""
-    add = command.add_argument_group("what to read").add_argument
+    """Declare which edge-probing tasks are read, and from where."""
+    add = command.add_argument_group("data").add_argument
     add("--task", metavar="TASK", nargs="+", help="tasks (default: pos dep const ner srl coref spr rel)")
-    add("--data", metavar="DIR", type=Path, help="folder that holds a folder for each task")
-    add("--treebank", metavar="DIR", type=Path, help="folder of a treebank in CoNLL-U, for pos and dep")
-    add("--tags", choices=("xpos", "upos"), default="xpos", help="parts of speech: xpos (default) or upos")
+    add("--data", metavar="DIR", type=Path, help="folder with one folder for each task")
+    add("--treebank", metavar="DIR", type=Path, help="treebank in CoNLL-U, for pos and dep")
+    add("--tags", choices=("xpos", "upos"), default="xpos", help="part-of-speech tags of the treebank (default: xpos)")
     add("--sentences", metavar="N", type=count, help="training sentences of each task, or `all` (default: all)")
     add("--draw-seed", metavar="N", type=int, default=0, help="seed of their draw and order (default: 0)")
-    add("--cache", metavar="DIR", type=Path, help="where vectors of pieces are kept (default: ~/.cache/bertft)")
+    add("--cache", metavar="DIR", type=Path, help="where hidden states are cached (default: ~/.cache/bertft)")
 
 
 def add_task_data(command: argparse.ArgumentParser, purpose: str) -> None:
-    """Declare a task, the checkpoint to begin from, and records to learn from and, for some purpose, to judge by."""
+    """Declare a task, the checkpoint to fine-tune, and the data; `purpose` is what the dev set is for."""
     command.add_argument("task", metavar="TASK", choices=("mnli", "squad", "dep"), help="mnli, squad or dep")
-    add = command.add_argument_group("what to read").add_argument
-    add("--model", required=True, help="the checkpoint to begin from")
-    add("--train", metavar="FILE", required=True, help="records to learn from")
-    add("--dev", metavar="FILE", required=True, help=f"records to {purpose} by")
-    add("--limit", metavar="N", type=positive, help="training records, drawn (default: all)")
-    add("--dev-limit", metavar="N", type=positive, help="dev records, drawn (default: all)")
+    add = command.add_argument_group("data").add_argument
+    add("--model", required=True, help="the checkpoint to fine-tune")
+    add("--train", metavar="FILE", required=True, help="training set")
+    add("--dev", metavar="FILE", required=True, help=f"development set, {purpose}")
+    add("--limit", metavar="N", type=positive, help="draw at most N training records (default: all)")
+    add("--dev-limit", metavar="N", type=positive, help="draw at most N development records (default: all)")
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
-    """Declare how a task is trained."""
-    add = command.add_argument_group("how to train").add_argument
+    """Declare the options of training on a task."""
+    add = command.add_argument_group("training").add_argument
     add("--preset", default="paper", help="recipe: paper or today (default: paper)")
-    add("--seeds", metavar="N", type=int, nargs="+", default=[1], help="one run each (default: 1)")
-    add("--epochs", metavar="N", type=positive, help="(default: the preset's)")
-    add("--learning-rate", metavar="X", type=float, help="(default: the preset's)")
-    add("--batch-size", metavar="N", type=positive, help="(default: the preset's)")
-    add("--max-length", metavar="N", type=positive, help="most tokens of an input (default: the preset's)")
+    add(
+        "--seeds",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="seeds; a model is trained with each (default: 1)",
+    )
+    add("--epochs", metavar="N", type=positive, help="number of epochs (default: that of the preset)")
+    add("--learning-rate", metavar="X", type=float, help="highest learning rate (default: that of the preset)")
+    add("--batch-size", metavar="N", type=positive, help="examples in a batch (default: that of the preset)")
+    add("--max-length", metavar="N", type=positive, help="most tokens of an input (default: that of the preset)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--allow-pickle", action="store_true", help="load pickled weights: only from people you trust")
+    add("--allow-pickle", action="store_true", help=PICKLE)
 
 
 RECIPE = (
@@ -66,25 +79,25 @@ RECIPE = (
     "device",
     "allow_pickle",
 )
-"""What `add_task_data` and `add_recipe` declare and tuning takes under the same name."""
+"""The options of `add_task_data` and `add_recipe` that are keyword arguments of `tune` and `ablate`."""
 
 COMPUTING = ("dtype", "device", "batch_tokens", "allow_pickle")
-"""What `add_computing` declares and runs take under the same name."""
+"""The options of `add_computing`, which are keyword arguments of the drivers."""
 
 EDGE_DATA = ("sentences", "draw_seed", "cache")
-"""What `add_edge_data` declares of the kind."""
+"""The options of `add_edge_data` that are keyword arguments of the drivers."""
 
 
 def chosen(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return some of the options by name, to be passed on."""
+    """Return the named options, to pass on as keyword arguments."""
     return {name: getattr(options, name) for name in names}
 
 
 def add_output(command: argparse.ArgumentParser, files: str) -> None:
-    """Declare where results go; `files` names what --out writes."""
-    add = command.add_argument_group("what to give back").add_argument
-    add("--out", metavar="DIR", type=Path, help=f"write {files} there")
-    add("--json", action="store_true", help="print the JSON alone instead of the table")
+    """Declare the options of the output; `files` names the files that --out writes."""
+    add = command.add_argument_group("output").add_argument
+    add("--out", metavar="DIR", type=Path, help=f"write {files} to DIR")
+    add("--json", action="store_true", help="print JSON instead of tables")
 
 
 def count(text: str) -> int | None:

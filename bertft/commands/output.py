@@ -1,4 +1,4 @@
-"""What commands say and draw while they run: progress bars, lines on stderr, tables on stdout."""
+"""The output of commands: progress bars and lines on stderr, tables or JSON on stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def quiet_libraries() -> None:
-    """Silence the loading bars, advice and warnings of the libraries below, unless the user has set them himself."""
+    """Silence the progress bars, advice and warnings of other libraries, unless the user has set their variables."""
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -30,7 +30,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def progress_bar(stream: TextIO) -> Iterator[Progress | None]:
-    """Give a function that draws progress on a terminal; None where the stream is none."""
+    """Yield a function that draws progress on a terminal, or None if the stream is not a terminal."""
     if not stream.isatty():
         yield None
         return
@@ -51,11 +51,11 @@ def progress_bar(stream: TextIO) -> Iterator[Progress | None]:
 
 
 def console(stream: TextIO) -> Console:
-    """Return a rich console on a stream; its width is the terminal's, or 80 in a pipe."""
+    """Return a rich console for a stream, as wide as the terminal, or 80 characters in a pipe."""
     from rich.console import Console
 
     class PipedConsole(Console):
-        """A console that leaves a broken pipe to `main`; rich itself would exit."""
+        """A console that lets `main` handle a broken pipe, for which rich itself would exit."""
 
         def on_broken_pipe(self) -> None:
             raise
@@ -64,7 +64,7 @@ def console(stream: TextIO) -> Console:
 
 
 def get_ready(out: Path | None) -> None:
-    """Refuse a folder that cannot be written before any work is done, and quiet the libraries that will do it."""
+    """Raise `BertftError` if the output directory cannot be written, and silence other libraries."""
     from bertft.files import require_writable
 
     if out is not None:
@@ -79,9 +79,12 @@ def give_back(
     write: Callable[[Path], list[Path]],
     show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
     *,
-    kept: str = "the numbers and the pictures",
+    kept: str = "the numbers and the figures",
 ) -> int:
-    """Write the results to --out, print them as a table or as --json, and return the exit status."""
+    """Write the results to the output directory, print them as tables or JSON, and return the exit status.
+
+    `kept` names, in the message for a run without --out, what --out would write.
+    """
     from bertft.records import json_bytes
 
     written = write(options.out) if options.out is not None else []
@@ -89,15 +92,15 @@ def give_back(
         sys.stdout.buffer.write(json_bytes(rows, run))
         return 0
     show(rows, run, console(sys.stdout))
-    say(written_line(written) if written else f"Nothing was written; --out DIR keeps {kept}.")
+    say(written_line(written) if written else f"Nothing was written; --out DIR writes {kept}.")
     return 0
 
 
 def say(message: str) -> None:
-    """Print a line for the user on stderr: stdout holds results alone."""
+    """Print a line for the user on stderr; stdout is for results only."""
     print(message, file=sys.stderr)
 
 
 def written_line(paths: Sequence[Path]) -> str:
-    """Return the line that names the files written."""
+    """Return a line that names the files written."""
     return f"Wrote {', '.join(path.name for path in paths)} to {paths[0].parent}."

@@ -1,4 +1,4 @@
-"""`bertft pretrain`: BERT from scratch, several seeds of it."""
+"""`bertft pretrain`: pre-train a BERT from scratch with several seeds."""
 
 from __future__ import annotations
 
@@ -11,41 +11,71 @@ from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Pre-train a BERT from scratch on a plain text, once for each seed.
+    """Pre-train a BERT from scratch on plain text, once for each seed.
 
-    FILE has one sentence a line and a blank line between documents. The numbers left out
-    are those of Devlin et al. 2019. Each model is written to DIR/seed-N/last, and its best
-    state on held-out text to DIR/seed-N/best. Example:
+    FILE has one sentence a line and a blank line between documents. The defaults are those
+    of Devlin et al. 2019. The final state of each model is written to DIR/seed-N/last, and
+    the one that is best on held-out text to DIR/seed-N/best. Example:
 
       bertft pretrain --text wiki.txt --out bert --size mini --steps 20000 --seeds 1 2 3
     """
-    add = command.add_argument_group("what to read").add_argument
+    add = command.add_argument_group("data").add_argument
     add("--text", metavar="FILE", nargs="+", required=True, help="plain text, one sentence a line")
-    add("--held-out", metavar="SHARE", type=float, default=0.02, help="share of sentences to judge by (default: 0.02)")
-    add = command.add_argument_group("what to train").add_argument
+    add(
+        "--held-out",
+        metavar="SHARE",
+        type=float,
+        default=0.02,
+        help="share of the sentences to evaluate on (default: 0.02)",
+    )
+    add = command.add_argument_group("model").add_argument
     add("--size", default="base", help="tiny, mini, small, medium or base (default: base)")
     add("--config", metavar="FILE", type=Path, help="a config.json of a BERT, instead of --size")
-    add("--like", metavar="MODEL", help="take shape and tokenizer of a model, not its weights, instead of --size")
-    add("--tokenizer", metavar="MODEL", help="take the tokenizer of a model instead of learning a vocabulary")
-    add("--vocab-size", metavar="N", type=positive, default=30522, help="pieces to learn (default: 30522)")
-    add("--cased", action="store_true", help="learn a vocabulary that keeps upper case and accents")
-    add = command.add_argument_group("how to train").add_argument
-    add("--seeds", metavar="N", type=int, nargs="+", default=[1], help="one model each (default: 1)")
-    add("--steps", metavar="N", type=positive, help="updates of the weights (default: 1000000)")
-    add("--batch-size", metavar="N", type=positive, help="pairs of segments in each (default: 256)")
-    add("--learning-rate", metavar="X", type=float, help="highest, after 1 %% of the steps (default: 1e-4)")
-    add("--max-length", metavar="N", type=positive, help="tokens of a pair (default: 128)")
-    add("--duplicates", metavar="N", type=positive, help="times the text is masked anew (default: 10)")
-    add("--every", metavar="N", type=positive, help="judge and save after so many steps (default: 10 times)")
+    add("--like", metavar="MODEL", help="use the config and tokenizer of a model, instead of --size")
+    add("--tokenizer", metavar="MODEL", help="use the tokenizer of a model instead of learning a vocabulary")
+    add(
+        "--vocab-size",
+        metavar="N",
+        type=positive,
+        default=30522,
+        help="subwords of the vocabulary to learn (default: 30522)",
+    )
+    add("--cased", action="store_true", help="keep upper case and accents in the vocabulary")
+    add = command.add_argument_group("training").add_argument
+    add(
+        "--seeds",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="seeds; a model is trained with each (default: 1)",
+    )
+    add("--steps", metavar="N", type=positive, help="training steps (default: 1000000)")
+    add("--batch-size", metavar="N", type=positive, help="pairs of segments in a batch (default: 256)")
+    add(
+        "--learning-rate",
+        metavar="X",
+        type=float,
+        help="highest learning rate, reached after 1 %% of the steps (default: 1e-4)",
+    )
+    add("--max-length", metavar="N", type=positive, help="most tokens of a pair (default: 128)")
+    add("--duplicates", metavar="N", type=positive, help="different maskings of the text (default: 10)")
+    add("--every", metavar="N", type=positive, help="evaluate and save every N steps (default: a tenth of the steps)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
-    add("--resume", action="store_true", help="go on with what DIR holds")
-    add = command.add_argument_group("what to give back").add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="folder of the models and of the record")
-    add("--json", action="store_true", help="print the JSON alone instead of the table")
+    add("--resume", action="store_true", help="continue the run that DIR holds")
+    add = command.add_argument_group("output").add_argument
+    add(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="write models, pretraining.json, .csv and a figure to DIR",
+    )
+    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pre-train, print, and write."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.pretrain import pretrain
 

@@ -1,4 +1,4 @@
-"""`bertft score`: fine-tuned checkpoints against their base, layer by layer."""
+"""`bertft score`: compare fine-tuned checkpoints with their base, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from bertft.errors import OptionError
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Score fine-tuned checkpoints against their base, layer by layer.
+    """Compare the hidden states of fine-tuned checkpoints with those of their base, layer by layer.
 
-    Each of BASE and TUNED is a local folder or a hub name. FILE is plain text (one
-    sentence a line), CoNLL-U, MNLI JSON lines or SQuAD JSON. Example:
+    BASE and TUNED are local folders or hub names. FILE is plain text with one sentence a
+    line, CoNLL-U, MNLI JSON lines or SQuAD JSON. Example:
 
       bertft score bert-base-uncased runs/mnli --text wiki.txt --out scores
 
-    Several bases, such as seeds of one pre-training, are given as pairs, and the mean
-    over the pairs is given with its standard deviation:
+    Give several bases, such as seeds of one pre-training, as pairs. The mean over the
+    pairs is then reported with its standard deviation:
 
       bertft score --pair base-1 mnli-1 --pair base-2 mnli-2 --text wiki.txt
     """
-    command.add_argument("base", metavar="BASE", nargs="?", help="the model before fine-tuning")
-    command.add_argument("tuned", metavar="TUNED", nargs="*", help="one or more fine-tuned checkpoints of it")
+    command.add_argument("base", metavar="BASE", nargs="?", help="the checkpoint before fine-tuning")
+    command.add_argument("tuned", metavar="TUNED", nargs="*", help="one or more fine-tuned checkpoints")
     command.add_argument(
-        "--pair", metavar=("BASE", "TUNED"), nargs=2, action="append", help="a base and its own TUNED; repeatable"
+        "--pair",
+        metavar=("BASE", "TUNED"),
+        nargs=2,
+        action="append",
+        help="a base and its tuned checkpoint; repeat for more",
     )
-    command.add_argument("--floor", action="store_true", help="compare the bases of the pairs with one another too")
-    add = command.add_argument_group("what to read").add_argument
-    add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored by itself")
+    command.add_argument("--compare-bases", action="store_true", help="also compare the bases with one another")
+    command.add_argument("--floor", dest="compare_bases", action="store_true", help=argparse.SUPPRESS)
+    add = command.add_argument_group("data").add_argument
+    add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored separately")
     add("--tokens", metavar="N", type=count, default=5000, help="tokens to draw, or `all` (default: 5000)")
     add(
         "--sentences",
@@ -41,19 +46,19 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="sentences to draw them from, or `all` (default: 1000)",
     )
     add("--seed", type=int, default=0, help="seed of both draws (default: 0)")
-    add("--single", action="store_true", help="of a pair, read the first part alone (premise, question)")
-    add("--special-tokens", action="store_true", help="draw [CLS], [SEP] and their like too")
-    add("--max-length", metavar="N", type=int, help="cut sentences after N tokens (default: the model's limit)")
-    add = command.add_argument_group("what to compute").add_argument
-    add("--layers", default="all", help="layers, such as 0,3-5,-1 (default: all; 0 = embeddings)")
+    add("--single", action="store_true", help="read only the first text of a pair (premise, question)")
+    add("--special-tokens", action="store_true", help="also draw special tokens such as [CLS] and [SEP]")
+    add("--max-length", metavar="N", type=int, help="cut texts after N tokens (default: the limit of the model)")
+    add = command.add_argument_group("analysis").add_argument
+    add("--layers", default="all", help="layers, such as 0,3-5,-1; 0 is the embeddings (default: all)")
     add("--measures", metavar="NAMES", type=names, default=("rsa",), help="measures, such as rsa,cka (default: rsa)")
-    add("--standardize", action="store_true", help="give every coordinate mean 0 and variance 1 first")
+    add("--standardize", action="store_true", help="first scale every dimension to mean 0 and variance 1")
     add_computing(command)
     add_output(command, "scores.json, scores.csv, rsa.png and report.html")
 
 
 def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
-    """Return the base and what is compared with it, or a list of bases of which each has its own."""
+    """Return one base and the tuned checkpoints, or a list of bases and the tuned checkpoint of each."""
     if options.pair and options.base is None:
         return [base for base, _ in options.pair], [tuned for _, tuned in options.pair]
     if options.pair or not options.tuned:
@@ -63,7 +68,7 @@ def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score, print, and write where asked."""
+    """Run the command and return its exit status."""
     base, tuned = compared(options)
     get_ready(options.out)
     from bertft.experiments.score import score
@@ -82,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             standardize=options.standardize,
             max_length=options.max_length,
             single=options.single,
-            floor=options.floor,
+            compare_bases=options.compare_bases,
             **chosen(options, COMPUTING),
             progress=progress,
         )
@@ -95,5 +100,5 @@ def run(options: argparse.Namespace) -> int:
         scores.run,
         lambda out: write(scores.rows, scores.run, out),
         show,
-        kept="the scores, a picture and a page",
+        kept="the scores, a figure and a report",
     )

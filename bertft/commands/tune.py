@@ -1,4 +1,4 @@
-"""`bertft tune`: checkpoints fine-tuned on a task, to score or to probe against their base."""
+"""`bertft tune`: fine-tune a checkpoint on a task."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from bertft.commands.output import console, get_ready, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Fine-tune a checkpoint on MNLI, SQuAD v1.1 or dependency parsing, once a seed.
+    """Fine-tune a checkpoint on MNLI, SQuAD v1.1 or dependency parsing, once for each seed.
 
-    MODEL is a local folder or a hub name. Each FILE is in the published format of its task
+    MODEL is a local folder or a hub name. FILE is in the published format of the task
     (MNLI: JSON lines or tab-separated; SQuAD: JSON; dep: CoNLL-U), or a data set of the hub
-    as NAME:SPLIT or NAME:CONFIG:SPLIT. A run that was interrupted continues with the same
-    command and --resume. Example:
+    as NAME:SPLIT or NAME:CONFIG:SPLIT. If the command is interrupted, run it again with
+    --resume to continue. Example:
 
       bertft tune mnli --model bert-base-uncased --train train.jsonl --dev dev.jsonl --out runs/mnli
     """
-    add_task_data(command, "choose the best epoch")
-    add = command.add_argument_group("what to train").add_argument
-    add("--freeze", metavar="K", type=int, default=-1, help="keep embeddings and blocks 0 to K (default: -1, nothing)")
-    add("--truncate", metavar="K", type=int, help="cut the model down to its first K blocks")
-    add("--pooler", choices=("keep", "reset"), default="keep", help="of a cut model: keep or reset (default: keep)")
-    add("--lora", metavar="R", type=positive, help="train adapters of rank R alone")
+    add_task_data(command, "to choose the best epoch by")
+    add = command.add_argument_group("model").add_argument
+    add(
+        "--freeze",
+        metavar="K",
+        type=int,
+        default=-1,
+        help="freeze the embeddings and blocks 0 to K (default: -1, nothing)",
+    )
+    add("--truncate", metavar="K", type=int, help="keep only the first K blocks (default: all)")
+    add(
+        "--pooler",
+        choices=("keep", "reset"),
+        default="keep",
+        help="keep or reset the pooler of a truncated model (default: keep)",
+    )
+    add("--lora", metavar="R", type=positive, help="train only the head and low-rank adapters (LoRA) of rank R")
     add_recipe(command)
-    add = command.add_argument_group("what to give back").add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="write models, tuning.json and tuning.csv there")
-    add("--resume", action="store_true", help="take up the run that DIR holds")
-    add("--json", action="store_true", help="print the JSON alone instead of the table")
+    add = command.add_argument_group("output").add_argument
+    add("--out", metavar="DIR", type=Path, required=True, help="write models, tuning.json and tuning.csv to DIR")
+    add("--resume", action="store_true", help="continue the run that DIR holds")
+    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, print, and say where the models are."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.tune import tune
 

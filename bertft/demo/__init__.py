@@ -94,9 +94,7 @@ def base_folder() -> Path:
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         if (Path(folder) / "model" / "config.json").is_file():
             return Path(folder) / "model"
-    raise BertftError(
-        'the package with the small model of the demo is not installed; pip install "bertft[demo]"'
-    )
+    raise BertftError('the package with the small model of the demo is not installed; pip install "bertft[demo]"')
 
 
 def remarks() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -1,9 +1,9 @@
-"""How many layers a task needs: fine-tuning with more and more layers frozen, and of models cut shorter and shorter.
+"""How many layers a task needs: fine-tuning with more and more layers frozen, and of shorter and shorter models.
 
-A sweep is a table of cells, one run of `bertft.tune` each, under `out/TASK/seed-N/CELL`: `untouched`, with
-nothing frozen and nothing cut, `freeze-K` and `truncate-K`. A cell that is finished is not run again, one that was
-killed is taken up where it was, and both only with the options they began with. Sweeps of several tasks can share
-`out`: their rows then stand in one record, and their lines in one picture.
+A sweep is a table of cells. Each cell is one run of `bertft.tune` in `out/TASK/seed-N/CELL`: `untouched`, with nothing
+frozen and nothing truncated, `freeze-K` and `truncate-K`. A finished cell is not run again, and one that was killed is
+resumed, both only with the options they started with. Sweeps of several tasks can share `out`: their rows are then in
+one record, and their lines in one figure.
 """
 
 from __future__ import annotations
@@ -14,34 +14,41 @@ import os
 import re
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertft.checkpoints.anatomy import block_stack
-from bertft.checkpoints.edit import POOLERS
 from bertft.errors import BertftError, OptionError
-from bertft.experiments.inputs import Source, loaded
-from bertft.experiments.run import Clock, same_run, versions
-from bertft.experiments.tune import recipe_of, tune
+from bertft.experiments.inputs import Computation, Source
+from bertft.experiments.run import Run, same_run, versions
+from bertft.experiments.tune import (
+    ModelChanges,
+    TaskData,
+    TrainingOptions,
+    Tuning,
+    held_run,
+    run_tuning,
+    trainer_device,
+)
 from bertft.files import require_writable
-from bertft.options import integer
-from bertft.progress import Progress, Say
+from bertft.options import integers, one_of
+from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 from bertft.tasks import named_task
 
 Cells = str | int | Iterable[int] | None
 
 KEEP = {"all": (), "best": ("last",), "none": ("last", "best")}
-"""Which models of a finished cell stay, and what is deleted of it."""
+"""Which models of a finished cell can be kept, and which of its models are then deleted."""
 
 KEPT = {
     "all": "the best and the last model of each cell",
     "best": "the best model of each cell",
     "none": "metrics alone: the models of finished cells are deleted",
 }
-"""The same in words."""
+"""What is kept, in words."""
 
 UNTOUCHED = "untouched"
 RECORD, OPTIONS = "ablation.json", "options.json"
@@ -49,16 +56,19 @@ _RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
 @dataclass(frozen=True)
-class Ablated:
-    """What `ablate` found: one row for each task, kind, k, seed and metric, and a record of the run."""
+class AblateResults:
+    """What `ablate` returns: one row for each task, kind, k, seed and metric, and the record of the run."""
 
     rows: list[Row]
     run: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A sweep over a model of some depth: its k from `least` to `most`, and the k that changes nothing."""
+class Sweep:
+    """A way to change a model by a number k, from `least` to `most`; the k that changes nothing is `untouched`.
+
+    `advice` is part of the message for a k out of range.
+    """
 
     name: str
     least: int
@@ -77,7 +87,7 @@ def ablate(
     freeze: Cells = None,
     truncate: Cells = None,
     pooler: str = "keep",
-    seeds: Sequence[int] = (1,),
+    seeds: int | Sequence[int] = (1,),
     keep: str = "best",
     preset: str = "paper",
     epochs: int | None = None,
@@ -90,134 +100,134 @@ def ablate(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Ablated:
-    """Fine-tune a checkpoint with k layers frozen, or cut down to k, for each k and seed that `out` does not hold yet.
+) -> AblateResults:
+    """Fine-tune a checkpoint with k layers frozen, or truncated to k, for each k and seed that `out` does not hold yet.
 
-    freeze: the last block that is frozen, with all before it, from -1, nothing, to the last: "all", a number, several,
-        or a text such as "0,3-5".  truncate: how many blocks are left, from 1 to all, in the same forms.
-    The untouched model is always among the cells, as k = -1 of the one and k = all of the other.
-    pooler: of a model that is cut, see `models.truncate`.
-    keep: of each cell `all` models, the `best`, or `none`; metrics always stay.
-    task, model, train, dev and what else is not named here: see `tune`.
+    freeze: the last block to freeze, from -1, which freezes nothing, to the last block: "all", a number, several, or a
+        text such as "0,3-5".
+    truncate: how many blocks to keep, from 1 to all, in the same forms.
+    The untouched model is always among the cells, as k = -1 when freezing and as k = all blocks when truncating.
+    pooler: of a truncated model, see `tune`.
+    keep: which models of each cell to keep, `all`, the `best` or `none`; metrics are always kept.
+    The other arguments are those of `tune`.
 
-    A row holds the metric at the best epoch on dev, and its mean and spread (standard deviation, None for one seed)
+    A row holds the metric at the best epoch on dev, and its mean and standard deviation (`spread`, None for one seed)
     over the seeds.
 
-    Raises `OptionError` for a k out of range or other options than `out` began with, and what `tune` raises.
+    Raises `OptionError` for a k out of range and for options that differ from those `out` was started with, and the
+    errors of `tune`.
 
     >>> ablate("mnli", "bert-base-uncased", "train.jsonl", "dev.jsonl", "ablation", freeze="all", seeds=(1, 2, 3))
     ... # doctest: +SKIP
 
     Source: Merchant et al. 2020, section 5.2, figures 3 and 4.
     """
-    clock, out = Clock(), Path(out)
-    kind = named_task(task)
-    recipe = recipe_of(kind, preset, epochs, learning_rate, batch_size, max_length)
+    run, out = Run(Feedback(progress, say)), Path(out)
+    kind, seeds = named_task(task), integers("seed", seeds, least=0)
     if freeze is None and truncate is None:
         raise OptionError("there is nothing to sweep; give layers to freeze, numbers of blocks to truncate to, or both")
-    if keep not in KEEP:
-        raise OptionError(f"unknown choice of models to keep {keep!r}; choose one of {', '.join(KEEP)}")
-    if pooler not in POOLERS:
-        raise OptionError(f"unknown treatment of the pooler {pooler!r}; choose one of {', '.join(POOLERS)}")
-    seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
-    for name, most in (("limit", limit), ("dev_limit", dev_limit)):
-        if most is not None:
-            integer(name, most, least=1)
-    if not seeds:
-        raise OptionError("no seed was given; give at least one")
+    one_of("choice of models to keep", keep, KEEP)
+    changes = ModelChanges(pooler=pooler)
+    training = TrainingOptions(preset, epochs, learning_rate, batch_size, max_length)
+    training.recipe(kind)  # a wrong option is reported before anything is read
+    computation = Computation(trainer_device(device), allow_pickle=allow_pickle)
     require_writable(out)
-    with clock.phase("load"):
-        (checkpoint,) = loaded([model], device=device, dtype="float32", allow_pickle=allow_pickle)
+    with run.clock.phase("load"):
+        (checkpoint,) = computation.load([model])
     depth = len(block_stack(checkpoint.model))
-    kinds = (
-        Kind("freeze", -1, depth - 1, -1, f"this model has blocks 0 to {depth - 1}, and -1 freezes nothing"),
-        Kind("truncate", 1, depth, depth, f"this model has {depth} blocks; keep 1 to {depth} of them"),
-    )
-    swept = {
-        sweep: parse_cells(asked, sweep)
-        for sweep, asked in zip(kinds, (freeze, truncate), strict=True)
-        if asked is not None
-    }
-    with clock.phase("read"):
-        records = {
-            "train": kind.read(os.fspath(train)).limited(limit, seed=0),
-            "dev": kind.read(os.fspath(dev)).limited(dev_limit, seed=0),
-        }
-        kind.check(records["train"])
-    options = {
-        "task": task,
-        "checkpoint": {"name": checkpoint.name, "content_hash": checkpoint.content_hash},
-        "data": {
-            name: {"name": found.name, "content_hash": found.content_hash, "records": len(found.items)}
-            for name, found in records.items()
-        },
-        "recipe": dataclasses.asdict(recipe),
-        "pooler": pooler,
-    }
+    swept = _sweeps(depth, freeze, truncate)
+    with run.clock.phase("read"):
+        data = TaskData.read(kind, train, dev, limit, dev_limit)
+    tuning = Tuning(kind, checkpoint, data, changes, training)
+    options = _options(tuning)
     same_run(out / task / OPTIONS, options, resume=True)
-
-    cells: dict[str, dict[str, int]] = {UNTOUCHED: {}}
-    for sweep, values in swept.items():
-        cells |= {cell_name(sweep, k): {sweep.name: k} for k in values if k != sweep.untouched}
-    jobs = [(name, seed) for name in cells for seed in seeds]
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for number, (name, seed) in enumerate(jobs, start=1):
-        folder = out / task / f"seed-{seed}" / name
-        held = finished(folder)
-        if held is None:
-            with clock.phase("train"):
-                tuned = tune(
-                    task,
-                    checkpoint,
-                    records["train"],
-                    records["dev"],
-                    folder,
-                    seeds=(seed,),
-                    freeze=cells[name].get("freeze", -1),
-                    truncate=cells[name].get("truncate"),
-                    pooler=pooler,
-                    preset=preset,
-                    epochs=epochs,
-                    learning_rate=learning_rate,
-                    batch_size=batch_size,
-                    max_length=max_length,
-                    resume=True,
-                    device=device,
-                    progress=_named(progress, f"{number} of {len(jobs)}, {name}, "),
-                )
-            held = {"rows": tuned.rows, "run": tuned.run}
-        for unwanted in KEEP[keep]:
-            shutil.rmtree(folder / f"seed-{seed}" / unwanted, ignore_errors=True)
-        found[name, seed] = held
-        if say is not None:
-            value = best_metrics(held["rows"])[kind.metric]
-            say(f"{number} of {len(jobs)}: {task}, {name}, seed {seed}: {kind.metric} {value:.4f}")
-
+    found = _run_cells(tuning, swept, seeds, out / task, KEEP[keep], run)
     rows = [
         row
         for sweep, values in swept.items()
         for k in values
         for row in _rows(task, sweep, k, {seed: found[cell_name(sweep, k), seed] for seed in seeds})
     ]
-    whole = found[UNTOUCHED, seeds[0]]["run"]
-    mine = {
-        "options": options | {"preset": preset, "limit": limit, "dev_limit": dev_limit},
-        "metric": kind.metric,
-        "depth": depth,
-        "seeds": seeds,
-        "swept": {sweep.name: values for sweep, values in swept.items()},
-        "kept": KEPT[keep],
-        "baselines": whole["baselines"],
-        "notes": [f"{name}: {note}" for name, of in records.items() for note in of.notes],
-        "timings": clock.timings(),
+    run.notes += data.notes
+    record = run.record(
+        {**options, "preset": preset, "limit": limit, "dev_limit": dev_limit},
+        metric=kind.metric,
+        depth=depth,
+        seeds=seeds,
+        swept={sweep.name: values for sweep, values in swept.items()},
+        kept=KEPT[keep],
+        baselines=found[UNTOUCHED, seeds[0]]["run"]["baselines"],
+    )
+    return _merged(out / RECORD, task, rows, record)
+
+
+def _options(tuning: Tuning) -> dict[str, Any]:
+    """Return what must be the same when a sweep is continued."""
+    checkpoint = tuning.checkpoint
+    return {
+        "task": tuning.task.name,
+        "checkpoint": {"name": checkpoint.name, "content_hash": checkpoint.content_hash},
+        "data": tuning.data.record(),
+        "recipe": dataclasses.asdict(tuning.recipe),
+        "pooler": tuning.changes.pooler,
     }
-    return _merged(out / RECORD, task, rows, mine)
 
 
-def parse_cells(asked: Cells, sweep: Kind) -> tuple[int, ...]:
-    """The k meant, increasing, the untouched one among them; raises `OptionError` for one out of range.
+def _sweeps(depth: int, freeze: Cells, truncate: Cells) -> dict[Sweep, tuple[int, ...]]:
+    """Return the sweeps that were asked for, with the k of each, for a model of `depth` blocks."""
+    known = (
+        Sweep("freeze", -1, depth - 1, -1, f"this model has blocks 0 to {depth - 1}, and -1 freezes nothing"),
+        Sweep("truncate", 1, depth, depth, f"this model has {depth} blocks; keep 1 to {depth} of them"),
+    )
+    return {
+        sweep: parse_cells(asked, sweep)
+        for sweep, asked in zip(known, (freeze, truncate), strict=True)
+        if asked is not None
+    }
 
-    >>> parse_cells("0,3-5", Kind("freeze", -1, 11, -1, ""))
+
+def _run_cells(
+    tuning: Tuning,
+    swept: Mapping[Sweep, Sequence[int]],
+    seeds: Sequence[int],
+    out: Path,
+    unwanted: Iterable[str],
+    run: Run,
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the rows and the record of each cell and seed, after training those that are not finished.
+
+    The models in `unwanted` are deleted once a cell is finished.
+    """
+    cells = {UNTOUCHED: tuning}
+    for sweep, values in swept.items():
+        for k in values:
+            change: dict[str, Any] = {} if k == sweep.untouched else {sweep.name: k}
+            changes = dataclasses.replace(tuning.changes, **change)
+            cells[cell_name(sweep, k)] = dataclasses.replace(tuning, changes=changes)
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    jobs = [(name, seed) for name in cells for seed in seeds]
+    for number, (name, seed) in enumerate(jobs, start=1):
+        folder = out / f"seed-{seed}" / name
+        part = f"{number} of {len(jobs)}"
+        held = finished(folder)
+        if held is None:
+            inner = Run(Feedback(run.feedback.prefixed(f"{part}, {name}, ")))
+            with run.clock.phase("train"):
+                results = run_tuning(cells[name], folder, inner, (seed,), held_run(folder, resume=True))
+            held = {"rows": results.rows, "run": results.run}
+        for model in unwanted:
+            shutil.rmtree(folder / f"seed-{seed}" / model, ignore_errors=True)
+        found[name, seed] = held
+        metric = tuning.task.metric
+        value = best_metrics(held["rows"])[metric]
+        run.feedback.tell(f"{part}: {tuning.task.name}, {name}, seed {seed}: {metric} {value:.4f}")
+    return found
+
+
+def parse_cells(asked: Cells, sweep: Sweep) -> tuple[int, ...]:
+    """Return the k asked for and the untouched one in ascending order; raises `OptionError` for one out of range.
+
+    >>> parse_cells("0,3-5", Sweep("freeze", -1, 11, -1, ""))
     (-1, 0, 3, 4, 5)
     """
     if asked == "all":
@@ -236,13 +246,13 @@ def parse_cells(asked: Cells, sweep: Kind) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def cell_name(sweep: Kind, k: int) -> str:
-    """The name of a cell's folder."""
+def cell_name(sweep: Sweep, k: int) -> str:
+    """Return the name of the folder of a cell."""
     return UNTOUCHED if k == sweep.untouched else f"{sweep.name}-{k}"
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The rows and the record of a cell that was trained to its end; None for any other."""
+    """Return the rows and the record of a finished cell, or None if the cell is not finished."""
     try:
         held: dict[str, Any] = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
         return held if held["run"]["finished"] else None
@@ -253,12 +263,12 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def best_metrics(rows: Sequence[Row]) -> dict[str, float]:
-    """The metrics of a cell at its best epoch."""
+    """Return the metrics of a cell at its best epoch."""
     return {row["measure"]: row["value"] for row in rows if row["best"] and not row["measure"].endswith("loss")}
 
 
-def _rows(task: str, sweep: Kind, k: int, cells: dict[int, dict[str, Any]]) -> Iterable[Row]:
-    """The rows of one k: of each seed and metric."""
+def _rows(task: str, sweep: Sweep, k: int, cells: dict[int, dict[str, Any]]) -> Iterator[Row]:
+    """Yield the rows of one k, by metric and seed."""
     by_seed = {seed: best_metrics(cell["rows"]) for seed, cell in cells.items()}
     for metric in next(iter(by_seed.values())):
         values = [metrics[metric] for metrics in by_seed.values()]
@@ -276,8 +286,8 @@ def _rows(task: str, sweep: Kind, k: int, cells: dict[int, dict[str, Any]]) -> I
             }
 
 
-def _merged(path: Path, task: str, rows: list[Row], mine: dict[str, Any]) -> Ablated:
-    """The rows and record of a task, with those of other tasks that stand in a record already."""
+def _merged(path: Path, task: str, rows: list[Row], record: dict[str, Any]) -> AblateResults:
+    """Return the rows and the record of a task together with those of other tasks that a file already holds."""
     others: dict[str, Any] = {"rows": [], "run": {"tasks": {}}}
     if path.exists():
         try:
@@ -288,8 +298,6 @@ def _merged(path: Path, task: str, rows: list[Row], mine: dict[str, Any]) -> Abl
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BertftError(f"{path}: cannot be read ({error}); delete it to have it written again") from error
-    return Ablated([*others["rows"], *rows], {"versions": versions(), "tasks": {**others["run"]["tasks"], task: mine}})
-
-
-def _named(progress: Progress | None, before: str) -> Progress | None:
-    return None if progress is None else lambda done, total, what: progress(done, total, before + what)
+    return AblateResults(
+        [*others["rows"], *rows], {"versions": versions(), "tasks": {**others["run"]["tasks"], task: record}}
+    )

@@ -1,8 +1,8 @@
-"""A callback for any Hugging Face Trainer: how far each layer of the model in training has moved from where it began.
+"""A callback for any Hugging Face Trainer that measures how far each layer has moved since training began.
 
-The hidden states of the start are computed once, on a fixed draw of tokens, and kept in the memory of the CPU; of the
-model itself no second copy is made. At every evaluation the same tokens are read again and compared with them. Nothing
-that training depends on is left changed: weights come out the same, bit for bit, with the callback and without.
+The initial hidden states are computed once, for a fixed draw of tokens, and kept in CPU memory; the model itself is not
+copied. At every evaluation the hidden states of the same tokens are computed again and compared with them. The callback
+changes nothing that training depends on: the weights are the same, bit for bit, with and without it.
 """
 
 from __future__ import annotations
@@ -39,36 +39,39 @@ from bertft.checkpoints.anatomy import find_body, n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit, pad_id
 from bertft.data import Corpus
 from bertft.errors import OptionError, RowError, UndefinedWarning
-from bertft.experiments.inputs import Text, corpora_of
+from bertft.experiments.inputs import Sampling, Text, corpora_of
 from bertft.files import write_files
 from bertft.measures import resolve
-from bertft.options import count, integer
+from bertft.options import integer, several
 from bertft.similarity.pair_moments import PairMoments
 
 START = "rsa-start.safetensors"
-"""File of the run's folder, beside its checkpoints, that holds the hidden states of the start for a resumed run."""
+"""The file in the output directory that holds the initial hidden states for a resumed run."""
 
 LayerRows = dict[int, Tensor]
 
 
 class RSACallback(TrainerCallback):
-    """Logs, at every evaluation of a Trainer, the similarity of each layer to the weights that training began with.
+    """Logs, at every evaluation of a Trainer, the similarity of each layer to its state at the start of training.
 
-    texts: one file, strings, (text, pair) tuples, or a `Corpus`.  tokens, sentences, seed, special_tokens, single,
-        max_length, layers, measures: as for `bertft.score`, the draw smaller.
-    batch_tokens: the most tokens in one batch, padding included.  tokenizer: the Trainer's `processing_class` if None.
+    texts: one file, strings, (text, pair) tuples, or a `Corpus`.
+    layers, tokens, sentences, seed, measures, special_tokens, single, max_length: see `bertft.score`; by default fewer
+        tokens are drawn.
+    batch_tokens: the most tokens in one batch, padding included.
+    tokenizer: by default the `processing_class` of the Trainer.
 
-    The values go through `trainer.log` as `rsa/layer_0`, `rsa/layer_1`, …: into `state.log_history` and to whatever
-    `report_to` names. Layers whose hidden states are unchanged, such as frozen ones, are exactly 1; one whose hidden
-    states are not finite is nan, with an `UndefinedWarning`. The encoder is found inside heads and adapters.
+    The values are logged by `trainer.log` as `rsa/layer_0`, `rsa/layer_1` and so on: in `state.log_history`, and to the
+    services that `report_to` names. A layer whose hidden states are unchanged, such as a frozen one, scores exactly 1.
+    A layer whose hidden states are not finite scores nan, with an `UndefinedWarning`. The model may have a head and
+    adapters.
 
-    Kept on the CPU are tokens x layers x width numbers in the model's type: 80 MB for 2,000 tokens of a BERT-base in
-    float32 (`kept_bytes` says how many). They are also written to the run's folder, where a resumed run finds them, so
-    that it is compared with the original start. Of several processes the first alone computes.
+    The initial hidden states are tokens x layers x width numbers in the type of the model: 80 MB for 2,000 tokens of a
+    BERT-base in float32, see `kept_bytes`. They are also written to the output directory, so that a resumed run is
+    compared with the original start. Of several processes, only the first one computes.
 
-    `attach` adds the callback to a Trainer, whose log a callback cannot reach otherwise. Raises `OptionError` for
-    options out of range and, when training begins, for a Trainer that it cannot serve; `DataError` for texts that
-    cannot be read.
+    `attach` adds the callback to a Trainer, which the callback needs in order to log. Raises `OptionError` for options
+    out of range and, when training begins, for a Trainer that is not supported, and `DataError` for texts that cannot
+    be read.
 
     >>> trainer = Trainer(model, args, train_dataset=train, eval_dataset=dev)  # doctest: +SKIP
     >>> callback = RSACallback("wiki.txt").attach(trainer)  # doctest: +SKIP
@@ -92,14 +95,14 @@ class RSACallback(TrainerCallback):
     ) -> None:
         corpora = corpora_of(texts, single=single)
         if len(corpora) != 1:
-            raise OptionError(f"{len(corpora)} texts were given; a callback reads one: join them, or attach several")
+            raise OptionError(
+                f"{len(corpora)} texts were given; a callback reads one: join them, or attach several callbacks"
+            )
         (self._corpus,) = corpora
         self._layers = layers
-        self._tokens, self._sentences = count("tokens", tokens, least=3), count("sentences", sentences, least=1)
-        self._seed = integer("seed", seed, least=0)
-        self._measures = resolve((measures,) if isinstance(measures, str) else tuple(measures))
-        self._special_tokens = special_tokens
-        self._max_length = None if max_length is None else integer("max_length", max_length, least=1)
+        flags = {"special_tokens": special_tokens, "single": single}
+        self._sampling = Sampling.checked(tokens=tokens, sentences=sentences, seed=seed, max_length=max_length, **flags)
+        self._measures = resolve(several("measures", measures, str))
         self._batch_tokens = integer("batch_tokens", batch_tokens, least=1)
         self._tokenizer = tokenizer
         self._trainer: Trainer | None = None
@@ -114,17 +117,17 @@ class RSACallback(TrainerCallback):
 
     @property
     def kept_bytes(self) -> int:
-        """The memory that the hidden states of the start take; 0 before training."""
+        """The memory that the initial hidden states take, in bytes; 0 before training."""
         return sum(rows.nbytes for rows in self._start.rows.values()) if self._start is not None else 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Keep the hidden states of the model as it is, or find those of the start of a run that is resumed."""
+        """Compute the initial hidden states, or read them if the run is resumed."""
         if self._trainer is None:
             raise OptionError("RSACallback was not attached; write RSACallback(...).attach(trainer)")
         if self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled:
-            raise OptionError("RSACallback needs the whole model on a process; it cannot serve FSDP or DeepSpeed")
+            raise OptionError("RSACallback needs the whole model in one process; it does not support FSDP or DeepSpeed")
         self._start, self._last_step = None, -1
         if not state.is_world_process_zero:
             return
@@ -135,17 +138,8 @@ class RSACallback(TrainerCallback):
                 "the Trainer has no tokenizer; give it as processing_class, or to RSACallback as tokenizer"
             )
         checkpoint = Checkpoint("the model in training", model, tokenizer, "")
-        limit = length_limit(checkpoint)
-        stimuli = Stimuli.drawn(
-            self._corpus,
-            tokenizer,
-            tokens=self._tokens,
-            sentences=self._sentences,
-            seed=self._seed,
-            special_tokens=self._special_tokens,
-            max_length=min(self._max_length or limit, limit),
-            batch_tokens=self._batch_tokens,
-        )
+        sampling = self._sampling.limited(length_limit(checkpoint))
+        stimuli = sampling.draw(self._corpus, tokenizer, self._batch_tokens)
         layers = parse_layers(self._layers, n_layers(model))
         start = _Start(stimuli, pad_id(checkpoint), layers, {})
         if state.global_step:
@@ -157,7 +151,7 @@ class RSACallback(TrainerCallback):
         self._start = start
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Score the model as it is against the start, once a step, and log the scores."""
+        """Compare the model with its initial state, once for each step, and log the values."""
         if self._start is None or self._trainer is None or state.global_step == self._last_step:
             return
         self._last_step = state.global_step
@@ -165,7 +159,7 @@ class RSACallback(TrainerCallback):
         self._trainer.log({name: value for layer in now for name, value in self._scores(layer, now[layer])})
 
     def _scores(self, layer: int, now: Tensor) -> Iterator[tuple[str, float]]:
-        """The measures of one layer, by the names under which they are logged."""
+        """Yield the names and values of the measures of one layer, as they are logged."""
         assert self._start is not None
         before = self._start.rows[layer]
         equal = torch.equal(before, now)
@@ -177,7 +171,7 @@ class RSACallback(TrainerCallback):
                     if moments is None:
                         moments = PairMoments.serving(self._measures, reservoir=0).update(before, now)
                     value = measure.value(moments)
-                except RowError as error:  # training that diverges is the user's to stop
+                except RowError as error:  # the user decides whether to stop training that diverges
                     value = float("nan")
                     message = f"hidden layer {layer} of the model in training: the vector of a token {error.why}"
                     warnings.warn(message, UndefinedWarning, stacklevel=2)
@@ -186,7 +180,7 @@ class RSACallback(TrainerCallback):
 
 @dataclass(frozen=True)
 class _Start:
-    """What is read of the model at the start and after: the stimuli, the layers, and the rows of the start."""
+    """What is read of the model: stimuli and layers; and the rows of the layers at the start of training."""
 
     stimuli: Stimuli
     pad_id: int
@@ -194,7 +188,7 @@ class _Start:
     rows: LayerRows
 
     def read(self, model: PreTrainedModel) -> LayerRows:
-        """The drawn rows of the layers of a model as it is, (tokens, width) each, on the CPU."""
+        """Return the hidden states of the drawn tokens by layer, (tokens, width) each, on the CPU."""
         parts: defaultdict[int, list[Tensor]] = defaultdict(list)
         devices = [model.device] if model.device.type == "cuda" else []
         with _evaluation_mode(model), torch.random.fork_rng(devices=devices):
@@ -204,20 +198,20 @@ class _Start:
         return {layer: torch.cat(parts.pop(layer)) for layer in self.layers}
 
     def mark(self, model: PreTrainedModel) -> str:
-        """A hash of what must be the same for rows to be comparable: the tokens read and drawn, layers, the type."""
+        """Return a hash of what must be the same for rows to be comparable: the tokens read and drawn, layers, type."""
         digest = hashlib.sha256(f"{self.layers} {model.dtype}".encode())
         for array in (self.stimuli.texts.ids, self.stimuli.texts.starts, self.stimuli.draw.positions):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def save(self, folder: Path, model: PreTrainedModel) -> None:
-        """Write the rows to a run's folder."""
+        """Write the rows to the output directory of a run."""
         tensors = {str(layer): rows for layer, rows in self.rows.items()}
         write_files(folder, {START: save(tensors, metadata={"mark": self.mark(model)})})
 
     def load(self, folder: Path, model: PreTrainedModel) -> None:
-        """Read the rows from a run's folder; raises `OptionError` where they are not there or of other tokens."""
-        advice = "resume with the options and texts that the run began with, or without the callback"
+        """Read the rows from the output directory; raises `OptionError` if they are missing or of other tokens."""
+        advice = "resume with the options and texts that the run was started with, or without the callback"
         try:
             with safe_open(folder / START, framework="pt") as file:
                 if file.metadata()["mark"] != self.mark(model):
@@ -225,14 +219,14 @@ class _Start:
                 self.rows.update({layer: file.get_tensor(str(layer)) for layer in self.layers})
         except (OSError, SafetensorError) as error:
             raise OptionError(
-                f"{folder / START}: the hidden states of the start cannot be read ({error}), and a resumed run has no "
+                f"{folder / START}: the initial hidden states cannot be read ({error}), and a resumed run has no "
                 f"others to compare with; {advice}"
             ) from error
 
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and afterwards each in the mode it had."""
+    """Put every module in evaluation mode, and afterwards back in its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:

@@ -1,49 +1,59 @@
-"""Edge probing of checkpoints: what a sentence's annotation can be read off frozen vectors, task by task.
+"""Edge probing of checkpoints: what can be read off frozen vectors about the spans of a sentence, task by task.
 
-    tasks ─► groups on one text ─► vectors of pieces, cached ─► probes of all tasks and inputs ─► rows
+    tasks ─► groups of tasks on one text ─► hidden states of subwords, cached ─► probes ─► rows
 
-Every model, and every floor (random weights, embeddings alone), goes the same way.  A group of tasks on one text is run
-through a model once, and its probes, of all tasks, inputs and seeds, are trained in one pass an epoch.
+Models and baselines (random weights, embeddings alone) are treated alike. The text of a group of tasks is run through
+a model once, and the probes of all its tasks, inputs and seeds are trained in one pass an epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bertft.activations.vectors import CachedSubwords, subword_vectors
+import torch
+
+from bertft.activations.vectors import CachedSubwords
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
 from bertft.errors import OptionError
-from bertft.experiments.edge_rows import _by_label, _counted, _differences, _Found, _history, _mix, _norms, _sizes
-from bertft.experiments.edge_tasks import TaskGroup, _lexical, group_tasks, input_names, layers_read
-from bertft.experiments.inputs import Source, loaded, with_random
-from bertft.experiments.run import Clock, KeptResults, versions
-from bertft.options import count, integer
-from bertft.probes.edge import EdgeJob, Recipe, predict_edges, recipe_of, train_edge_probes
-from bertft.progress import Progress, Say, named
+from bertft.experiments.edge_rows import (
+    GroupResults,
+    by_label,
+    counted,
+    differences,
+    history,
+    mix,
+    named_rows,
+    norms_by_layer,
+    sizes,
+)
+from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.run import KeptResults, Run
+from bertft.options import integer, integers, several
+from bertft.probes.edge import EdgeJob, EdgeProbe, Recipe, SubwordTask, predict_edges, recipe_of, train_edge_probes
+from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, plain
 
 INPUTS = {"paper": ("mix",), "today": ("mix", "layers")}
-"""What a preset probes where it is not said."""
+"""The inputs that are probed by default, by preset."""
 
 KEPT = {"notes", "counts", "labels", "mixes", "training"}
-"""What is kept of a model and a group of tasks."""
-
-FORMAT = 1
-"""Part of the name of every kept result: raised when results of an older bertft must not be used."""
+"""The keys of the results that are kept of a model and a group of tasks."""
 
 
 @dataclass(frozen=True)
-class EdgeProbed:
-    """What `probe_edges` found: a row for each model, task, input, seed, split and measure, rows by label, the run."""
+class EdgeResults:
+    """What `probe_edges` returns.
+
+    rows: one for each model, task, input, seed, split and measure.  labels: the same by label.  run: the record.
+    """
 
     rows: list[Row]
     labels: list[Row]
@@ -52,14 +62,14 @@ class EdgeProbed:
 
 def probe_edges(
     models: Source | Sequence[Source],
-    corpora: Sequence[EdgeCorpus],
+    corpora: EdgeCorpus | Sequence[EdgeCorpus],
     *,
-    inputs: Sequence[str] = (),
+    inputs: str | Sequence[str] = (),
     baselines: bool = False,
     random_seeds: int = 1,
     sentences: int | str | None = None,
     draw_seed: int = 0,
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     preset: str = "paper",
     controls: bool | None = None,
     epochs: int | None = None,
@@ -72,193 +82,231 @@ def probe_edges(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> EdgeProbed:
-    """Train probes of some tasks on each model, and evaluate them on dev and test beside floors.
+) -> EdgeResults:
+    """Train edge probes of some tasks on each model, and evaluate them and the baselines on dev and test.
 
-    models: folders, hub names, or loaded `Checkpoint`s; differences are to the first.  corpora: see `read_tasks`.
-    inputs: `mix`, `top`, `lexical`, `cat`, `layer:K`, or `layers` for each of them; by default those of the preset.
-    baselines: also the embeddings of the first model and, of each shape, `random_seeds` models of random weights.
-    sentences: at most so many training sentences a task, drawn under `draw_seed`, which orders them too.
-    seeds: of the probes; each is a probe of its own.  preset: `paper` or `today`.
-    controls: whether control tasks are trained as well; by default those of preset `today` are.
-    epochs: at most so many.  results: a folder that keeps what is done of a model and a group of tasks, and from which
-        it is taken where nothing has changed.
+    models: folders, hub names, or loaded `Checkpoint`s, one or several. Differences are to the first.
+    corpora: tasks as read by `read_tasks`, one or several.
+    inputs: `mix`, `top`, `lexical`, `cat`, `layer:K`, or `layers` for each layer; by default those of the preset.
+    baselines: also probe the embeddings of the first model alone, and randomly initialised models.
+    random_seeds: how many randomly initialised models of each model's shape to probe.
+    sentences: how many training sentences of each task to draw; "all" or None takes every one.
+    draw_seed: of that draw, and of the order of the sentences in training.
+    seeds: of the probes; a probe is trained for each.
+    preset: the conventions of training, `paper` or `today`.
+    controls: also train control tasks, see `TaskGroup.control`; by default only with the preset `today`.
+    epochs: the most epochs; by default those of the preset.
+    results: a folder where the results of each model and group of tasks are kept, and from which they are taken if
+        nothing has changed.
     cache, cache_dtype, batch_tokens: see `subword_vectors`.
-    progress: called as progress(done, total, what).  say: called with lines for people.
+    device, dtype, allow_pickle: see `bertft.score`.
+    progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
     Raises `DataError` for tasks that cannot be probed, `OptionError` for an option out of range, `CheckpointError` for
-    a model that cannot be read, `BertftError` where the cache cannot be written.
+    a model that cannot be loaded, and `BertftError` if the cache or the results cannot be written.
 
     >>> tasks = read_tasks(["pos", "ner"], "edge", "UD_English-EWT")  # doctest: +SKIP
     >>> found = probe_edges(["bert-base-cased", "runs/mnli"], tasks, sentences=2000)  # doctest: +SKIP
 
     Source: Tenney et al. 2019; for preset `today`, Hewitt and Liang 2019 and Fayyaz et al. 2021.
     """
-    clock = Clock()
-    say = say or (lambda _line: None)
-    seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
-    random_seeds = integer("random_seeds", random_seeds, least=0)
-    draw_seed = integer("draw_seed", draw_seed, least=0)
-    sentences = count("sentences", sentences, least=1)
-    recipes = {corpus.name: _recipe(preset, corpus.name, epochs) for corpus in corpora}
-    sources = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
-    if not sources or not corpora or not seeds:
-        raise OptionError(
-            f"{len(sources)} models, {len(corpora)} tasks and {len(seeds)} seeds were given; give at least one of each"
-        )
-    with clock.phase("read"):
-        groups = group_tasks(corpora, sentences, draw_seed)
-    with clock.phase("load"):
-        checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
-    wanted = inputs or INPUTS[preset]
-    read = {checkpoint.name: input_names(wanted, n_layers(checkpoint.model)) for checkpoint in checkpoints}
-    plan = _Plan(recipes, seeds, draw_seed, preset == "today" if controls is None else controls)
-    kept = None if results is None else KeptResults(Path(results), KEPT)
-
-    found: list[_Found] = []
-    notes: list[str] = []
-    hashes: dict[str, str] = {}
-    seen: dict[tuple[str, tuple[str, ...]], str] = {}
-    for name, floor, checkpoint in with_random(checkpoints, random_seeds if baselines else 0):
-        chosen = read[name]
-        if floor and (checkpoint.content_hash, chosen) in seen:
-            continue
-        seen[checkpoint.content_hash, chosen] = checkpoint.name
-        hashes[checkpoint.name] = checkpoint.content_hash
-        alone = () if floor or not baselines or checkpoint is not checkpoints[0] else _lexical(chosen)
-        for group in groups:
-            with clock.phase("vectors"):
-                states = subword_vectors(
-                    checkpoint,
-                    group.sentences,
-                    layers=layers_read((*chosen, *alone), n_layers(checkpoint.model)),
-                    dtype=cache_dtype,
-                    cache=None if cache is None else Path(cache),
-                    batch_tokens=batch_tokens,
-                    progress=progress,
-                    say=say,
-                )
-            key = plan.key(checkpoint, states, group, (*chosen, *alone))
-            results_of_group = kept.find(key) if kept else None
-            if kept and results_of_group:
-                say(f"{checkpoint.name}: {group.name} taken from {kept.path(key)}; delete it to train again")
-            else:
-                with clock.phase("probes"):
-                    results_of_group = plan.run(checkpoint, states, group, (*chosen, *alone), progress)
-                if kept:
-                    kept.keep(key, results_of_group)
-            if not floor:
-                notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
-                notes += [f"{checkpoint.name}: {note}" for note in results_of_group["notes"]]
-            found.append(_Found(checkpoint.name, floor, alone, results_of_group))
-    rows = [row for part in found for row in part.rows()]
-    with clock.phase("differences"):
-        rows += _differences(found)
-    run = {
-        "versions": versions(),
-        "options": {
-            "tasks": [corpus.name for corpus in corpora],
-            "inputs": read,
+    run = Run(Feedback(progress, say))
+    given = ProbingInputs.checked(
+        models,
+        Computation(device, dtype, batch_tokens, allow_pickle),
+        random_seeds=random_seeds,
+        sentences=sentences,
+        cache=cache,
+        cache_dtype=cache_dtype,
+    )
+    corpora = several("corpora", corpora, EdgeCorpus)
+    if not corpora:
+        raise OptionError("no task was given; give at least one")
+    probing = EdgeProbing.checked(corpora, preset, epochs, seeds, draw_seed, controls, run.feedback)
+    with run.clock.phase("read"):
+        groups = group_tasks(corpora, given.sentences, probing.order_seed)
+    with run.clock.phase("load"):
+        probed = given.load(with_baselines=baselines)
+    wanted = several("inputs", inputs, str) or INPUTS[preset]
+    chosen = ChosenInputs.of_models(probed.checkpoints, wanted, baselines=baselines)
+    kept = KeptResults(None if results is None else Path(results), KEPT)
+    parts = group_states(probed, groups, chosen.of, given, run)
+    found = [_group_results(part, chosen.extra(part.model), probing, kept, run) for part in parts]
+    with run.clock.phase("differences"):
+        rows = [*(row for part in found for row in part.rows()), *differences(found)]
+    record = run.record(
+        {
+            **probing.record(),
+            "inputs": chosen.of_shape,
             "baselines": baselines,
-            "random_seeds": random_seeds,
-            "sentences": sentences or "all",
-            "draw_seed": draw_seed,
-            "seeds": seeds,
             "preset": preset,
-            "controls": plan.control,
-            "recipes": {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()},
-            "cache_dtype": cache_dtype,
-            "dtype": dtype,
-            "device": str(checkpoints[0].model.device),
+            **given.record(probed),
         },
-        "checkpoints": hashes,
-        "data": {corpus.name: corpus.content_hash for corpus in corpora},
-        "tasks": {name: _sizes(splits) for group in groups for name, splits in group.tasks.items()},
-        "notes": notes,
-        "mixes": [mix for part in found for mix in part.named("mixes")],
-        "training": [history for part in found for history in part.named("training")],
-        "timings": clock.timings(),
-    }
-    return EdgeProbed(rows, [row for part in found for row in part.named("labels")], run)
+        checkpoints=probed.hashes,
+        data={corpus.name: corpus.content_hash for corpus in corpora},
+        tasks={name: sizes(splits) for group in groups for name, splits in group.tasks.items()},
+        mixes=named_rows(found, "mixes"),
+        training=named_rows(found, "training"),
+    )
+    return EdgeResults(rows, named_rows(found, "labels"), record)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is trained on the states of a group, and what is kept of it, as JSON knows it."""
+class ChosenInputs:
+    """The inputs that are probed, by the name of the model or of the model whose shape a baseline has.
+
+    The model `first` is also probed by its embeddings alone, as a baseline.
+    """
+
+    of_shape: Mapping[str, tuple[str, ...]]
+    first: Checkpoint | None
+
+    @classmethod
+    def of_models(cls, models: Sequence[Checkpoint], wanted: Sequence[str], *, baselines: bool) -> ChosenInputs:
+        """Return the inputs for some models, with `layers` spelled out for the depth of each."""
+        of_shape = {model.name: input_names(wanted, n_layers(model.model)) for model in models}
+        return cls(of_shape, models[0] if baselines else None)
+
+    def of(self, model: ProbedModel) -> tuple[str, ...]:
+        """Return all inputs of a model."""
+        return (*self.of_shape[model.shape], *self.extra(model))
+
+    def extra(self, model: ProbedModel) -> tuple[str, ...]:
+        """Return those inputs of a model that are baselines, even if the model is not."""
+        return ("lexical",) if model.checkpoint is self.first and "lexical" not in self.of_shape[model.shape] else ()
+
+
+def _group_results(
+    part: GroupStates, extra: tuple[str, ...], probing: EdgeProbing, kept: KeptResults, run: Run
+) -> GroupResults:
+    """Return the results of a group in a model, kept or computed, and note what was left out."""
+
+    def compute() -> dict[str, Any]:
+        with run.clock.phase("probes"):
+            return probing.run(part)
+
+    key = part.key(probing.seeds, probing.order_seed, probing.control, probing.recipes_of(part.group.tasks))
+    results = kept.get(key, f"{part.model.name}: {part.group.name}", compute, run.feedback)
+    if not part.model.is_baseline:
+        run.notes += [f"{part.model.name}: {note}" for note in results["notes"]]
+    return GroupResults(part.model.name, part.model.is_baseline, extra, results)
+
+
+@dataclass(frozen=True)
+class EdgeProbing:
+    """Which probes are trained on the hidden states of a group of tasks."""
 
     recipes: dict[str, Recipe]
     seeds: tuple[int, ...]
     order_seed: int
     control: bool
+    feedback: Feedback
 
-    def key(self, checkpoint: Checkpoint, states: CachedSubwords, group: TaskGroup, inputs: Sequence[str]) -> str:
-        """A hash of all that decides the results."""
-        parts = [
-            *(FORMAT, versions(), checkpoint.content_hash, str(checkpoint.model.dtype), str(states.dtype)),
-            *(group.content_hash, list(inputs), self.seeds, self.order_seed, self.control),
-            {name: dataclasses.asdict(self.recipes[name]) for name in group.tasks},
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    @classmethod
+    def checked(
+        cls,
+        corpora: Sequence[EdgeCorpus],
+        preset: str,
+        epochs: int | None,
+        seeds: int | Sequence[int],
+        order_seed: int,
+        controls: bool | None,
+        feedback: Feedback,
+    ) -> EdgeProbing:
+        """Return the options after checks; raises `OptionError` for one that is unknown or out of range."""
+        return cls(
+            recipes={corpus.name: _recipe(preset, corpus.name, epochs) for corpus in corpora},
+            seeds=integers("seed", seeds, least=0),
+            order_seed=integer("draw_seed", order_seed, least=0),
+            control=preset == "today" if controls is None else controls,
+            feedback=feedback,
+        )
 
-    def run(
-        self,
-        checkpoint: Checkpoint,
-        states: CachedSubwords,
-        group: TaskGroup,
-        inputs: Sequence[str],
-        progress: Progress | None,
-    ) -> dict[str, Any]:
-        """Train and evaluate the probes of all tasks, inputs and seeds."""
-        tasks, notes = group.over_subwords(states.ranges)
+    def record(self) -> dict[str, Any]:
+        """Return the options for the record of the run."""
+        return {
+            "tasks": list(self.recipes),
+            "draw_seed": self.order_seed,
+            "seeds": self.seeds,
+            "controls": self.control,
+            "recipes": self.recipes_of(self.recipes),
+        }
+
+    def recipes_of(self, tasks: Iterable[str]) -> dict[str, Any]:
+        """Return the recipes of some tasks as dictionaries."""
+        return {name: dataclasses.asdict(self.recipes[name]) for name in tasks}
+
+    def run(self, part: GroupStates) -> dict[str, Any]:
+        """Train and evaluate the probes of all tasks, inputs and seeds, and return results to keep."""
+        states, device = part.states, part.model.checkpoint.model.device
+        tasks, notes = part.group.over_subwords(states.ranges)
         kinds = {False: tasks}
         if self.control:
-            kinds[True] = group.control().over_subwords(states.ranges)[0]
+            kinds[True] = part.group.control().over_subwords(states.ranges)[0]
         plan = [
-            (control, name, source, seed)
+            Planned(control, name, source, seed)
             for control, of_kind in kinds.items()
             for name in of_kind
-            for source in inputs
+            for source in part.inputs
             for seed in self.seeds
         ]
-        jobs = [
-            EdgeJob(kinds[control][name]["train"], kinds[control][name]["dev"], source, seed, self.recipes[name])
-            for control, name, source, seed in plan
-        ]
+        jobs = []
+        for control, name, source, seed in plan:
+            splits = kinds[control][name]
+            jobs.append(EdgeJob(splits["train"], splits["dev"], source, seed, self.recipes[name]))
         probes = train_edge_probes(
             jobs,
             states,
             order_seed=self.order_seed,
-            device=checkpoint.model.device,
-            progress=named(progress, f"probes of {checkpoint.name}: {group.name}"),
+            device=device,
+            progress=self.feedback.phase(f"probes of {part.model.name}: {part.group.name}"),
         )
-        norms = _norms(states)
-        counted: list[dict[str, Any]] = []
-        labels: list[Row] = []
-        for control, of_kind in kinds.items():
-            for name, splits in of_kind.items():
-                own = [place for place, job in enumerate(plan) if job[:2] == (control, name)]
-                for split in [split for split in splits if split != "train"]:
-                    task = splits[split]
-                    values_of = predict_edges([probes[i] for i in own], task, states, device=checkpoint.model.device)
-                    for place, values in zip(own, values_of, strict=True):
-                        what = {"task": name, "input": plan[place][2], "seed": plan[place][3], "split": split}
-                        marked = values >= 0.5
-                        counted += _counted({**what, "control": control}, marked, task)
-                        if not control:
-                            labels += _by_label(what, marked, task)
+        trained = list(zip(plan, probes, strict=True))
+        norms = norms_by_layer(states)
         found = {
             "notes": notes,
-            "counts": counted,
-            "labels": labels,
+            **_evaluated(trained, kinds, states, device),
             "mixes": [
-                _mix(name, seed, probe, norms)
-                for (control, name, _, seed), probe in zip(plan, probes, strict=True)
-                if probe.mix_weights and not control
+                mix(planned.task, planned.seed, probe, norms)
+                for planned, probe in trained
+                if probe.mix_weights and not planned.control
             ],
-            "training": [_history(control, probe) for (control, *_), probe in zip(plan, probes, strict=True)],
+            "training": [history(planned.control, probe) for planned, probe in trained],
         }
-        # What was just found reads as what was kept.
-        return dict(json.loads(json.dumps(plain(found))))
+        return dict(plain(found))
+
+
+class Planned(NamedTuple):
+    """A probe to train: on a task or its control task, from which input, and with which seed."""
+
+    control: bool
+    task: str
+    input: str
+    seed: int
+
+
+def _evaluated(
+    trained: Sequence[tuple[Planned, EdgeProbe]],
+    kinds: Mapping[bool, Mapping[str, Mapping[str, SubwordTask]]],
+    states: CachedSubwords,
+    device: torch.device,
+) -> dict[str, list[Row]]:
+    """Return the counts of all probes on dev and test, and for tasks that are no controls their scores by label."""
+    counts: list[Row] = []
+    labels: list[Row] = []
+    for control, of_kind in kinds.items():
+        for name, splits in of_kind.items():
+            own = [(planned, probe) for planned, probe in trained if planned[:2] == (control, name)]
+            for split in [split for split in splits if split != "train"]:
+                task = splits[split]
+                values_of = predict_edges([probe for _, probe in own], task, states, device=device)
+                for (planned, _), values in zip(own, values_of, strict=True):
+                    what = {"task": name, "input": planned.input, "seed": planned.seed, "split": split}
+                    predicted = values >= 0.5
+                    counts += counted({**what, "control": control}, predicted, task)
+                    if not control:
+                        labels += by_label(what, predicted, task)
+    return {"counts": counts, "labels": labels}
 
 
 def _recipe(preset: str, task: str, epochs: int | None) -> Recipe:

@@ -1,4 +1,4 @@
-"""The rows of an edge-probing run: scores, differences with intervals, mix weights, training histories."""
+"""The rows of an edge-probing run: scores and differences with intervals, mix weights, training histories."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ from bertft.records import Row
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The results of a model and a group of tasks, under the model's name; `alone` are inputs that are floors."""
+class GroupResults:
+    """The results of a group of tasks in one model. Inputs in `extra` are baselines, even if the model is not."""
 
     model: str
-    floor: bool
-    alone: tuple[str, ...]
+    baseline: bool
+    extra: tuple[str, ...]
     results: dict[str, Any]
 
     def named(self, what: str) -> Iterator[Row]:
-        """Some of the results as rows."""
+        """Yield the rows of one of the results, with the model they are of."""
         for row in self.results[what]:
-            yield {"model": self.model, "baseline": self.is_floor(row), **row}
+            yield {"model": self.model, "baseline": self.is_baseline(row), **row}
 
-    def is_floor(self, row: Row) -> bool:
-        return self.floor or row["input"] in self.alone
+    def is_baseline(self, row: Row) -> bool:
+        """Return whether a row is of a baseline."""
+        return self.baseline or row["input"] in self.extra
 
     def counts(self) -> Iterator[tuple[Row, EdgeCounts]]:
+        """Yield the counts of each probe and split, with what they are of."""
         for row in self.named("counts"):
             counts = EdgeCounts(np.array(row.pop("sentences")), np.array(row.pop("cells")).reshape(-1, 3))
             yield row, counts
 
     def rows(self) -> Iterator[Row]:
-        """Precision, recall and F1 with their intervals; of controls F1, and what the task's is above it."""
+        """Yield precision, recall and F1 with their intervals, and the F1 of control tasks with the selectivity."""
         controls: dict[tuple[Any, ...], float] = {}
-        counted = list(self.counts())
-        for row, counts in counted:
+        found = list(self.counts())
+        for row, counts in found:
             if row["control"]:
                 controls[_key(row)] = counts.measures["f1"]
-        for row, counts in counted:
+        for row, counts in found:
             if row.pop("control"):
                 continue
             sizes = {"n_targets": row.pop("n_targets"), "n_sentences": len(counts.sentences)}
@@ -63,8 +65,16 @@ def _key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("task", "input", "seed", "split", "scoring"))
 
 
-def _differences(found: Sequence[_Found]) -> Iterator[Row]:
-    """How far the mean F1 over seeds is from the first model's, by the same input; floors of another from its first."""
+def named_rows(found: Sequence[GroupResults], what: str) -> list[Row]:
+    """Return the rows of one of the results, of all models and groups."""
+    return [row for part in found for row in part.named(what)]
+
+
+def differences(found: Sequence[GroupResults]) -> Iterator[Row]:
+    """Yield how far the mean F1 over seeds is from that of the first model with the same input.
+
+    An input with which the first model is probed only as a baseline is compared with the model's first input.
+    """
     probes: dict[tuple[str, bool, str, str, str, str], list[EdgeCounts]] = {}
     for part in found:
         for row, counts in part.counts():
@@ -73,8 +83,8 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
                 probes.setdefault(key, []).append(counts)
     base = next(iter(probes))[0]
     first = next(iter(probes))[3]
-    for (model, floor, task, source, split, scoring), of_seed in probes.items():
-        if model == base and not floor:
+    for (model, baseline, task, source, split, scoring), of_seed in probes.items():
+        if model == base and not baseline:
             continue
         own = probes.get((base, False, task, source, split, scoring))
         against = source if own else first
@@ -82,7 +92,7 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
         value, low, high = difference(of_base, of_seed)
         yield {
             "model": model,
-            "baseline": floor,
+            "baseline": baseline,
             "task": task,
             "input": source,
             "seed": None,
@@ -97,12 +107,12 @@ def _differences(found: Sequence[_Found]) -> Iterator[Row]:
         }
 
 
-def _counted(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
-    """Counts of all labels, and of those that Tenney et al. report where that is not all."""
+def counted(what: Row, predicted: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
+    """Yield the counts over all labels, and over those that Tenney et al. report if these are fewer."""
     reported = reported_labels(task.name, task.labels)
     for scoring, labels in {"all": None, "reported": reported}.items():
         if scoring == "all" or labels is not None:
-            counts = count_cells(marked, task, labels)
+            counts = count_cells(predicted, task, labels)
             yield {
                 **what,
                 "scoring": scoring,
@@ -112,9 +122,9 @@ def _counted(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterato
             }
 
 
-def _by_label(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
-    """Precision, recall and F1 of each label that is gold or was marked."""
-    sums = [counts.sum(axis=0).tolist() for counts in (marked & task.gold, marked, task.gold)]
+def by_label(what: Row, predicted: NDArray[np.bool_], task: SubwordTask) -> Iterator[Row]:
+    """Yield precision, recall and F1 of each label that is gold or was predicted."""
+    sums = [counts.sum(axis=0).tolist() for counts in (predicted & task.gold, predicted, task.gold)]
     for label, right, found, gold in zip(task.labels, *sums, strict=True):
         if found or gold:
             yield {
@@ -128,8 +138,8 @@ def _by_label(what: Row, marked: NDArray[np.bool_], task: SubwordTask) -> Iterat
             }
 
 
-def _norms(states: CachedSubwords) -> dict[int, float]:
-    """The mean length of a vector by layer, over all pieces."""
+def norms_by_layer(states: CachedSubwords) -> dict[int, float]:
+    """Return the mean norm of the vectors of each layer, over all subwords."""
     norms = {}
     for layer in states.layers:
         rows = states.layer(layer)
@@ -138,8 +148,8 @@ def _norms(states: CachedSubwords) -> dict[int, float]:
     return norms
 
 
-def _mix(task: str, seed: int, probe: EdgeProbe, norms: dict[int, float]) -> Row:
-    """What a probe mixes: the weight of each layer, and its share once the lengths of vectors are counted in."""
+def mix(task: str, seed: int, probe: EdgeProbe, norms: dict[int, float]) -> Row:
+    """Return the weight of each layer in the mix of a probe, and its share if the norms of the vectors are included."""
     weights = np.array(probe.mix_weights)
     shares = weights * [norms[layer] for layer in probe.input.layers]
     shares /= shares.sum()
@@ -155,7 +165,8 @@ def _mix(task: str, seed: int, probe: EdgeProbe, norms: dict[int, float]) -> Row
     }
 
 
-def _history(control: bool, probe: EdgeProbe) -> Row:
+def history(control: bool, probe: EdgeProbe) -> Row:
+    """Return how a probe was trained."""
     return {
         "task": probe.task,
         "control": control,
@@ -170,7 +181,8 @@ def _history(control: bool, probe: EdgeProbe) -> Row:
     }
 
 
-def _sizes(splits: Mapping[str, WordTask]) -> dict[str, Any]:
+def sizes(splits: Mapping[str, WordTask]) -> dict[str, Any]:
+    """Return how many labels, spans a target, targets and sentences a task has."""
     first = next(iter(splits.values()))
-    sizes = {split: {"targets": len(task), "sentences": len(task.sentences)} for split, task in splits.items()}
-    return {"labels": len(first.labels), "spans": len(first.spans), **sizes}
+    of_splits = {split: {"targets": len(task), "sentences": len(task.sentences)} for split, task in splits.items()}
+    return {"labels": len(first.labels), "spans": len(first.spans), **of_splits}

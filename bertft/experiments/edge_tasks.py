@@ -1,14 +1,15 @@
-"""Edge-probing tasks made ready for probes: read, cut to size, put together where they share text, aligned to pieces.
+"""Edge-probing tasks prepared for probes: read, cut to size, grouped by text, and aligned to subwords.
 
-Tasks on one text (parts of speech, dependencies, constituents and roles of one treebank, say) are one group: their
-sentences are run through a model once, whatever the number of tasks.  A sentence that stands in a file several times is
+Tasks on one text, such as the parts of speech, dependencies and roles of one treebank, form a group: their sentences
+are run through a model once, whatever the number of tasks. A sentence that occurs several times in a file is
 one sentence with all its targets.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertft.activations.subwords import SubwordRanges
+from bertft.activations.vectors import CachedSubwords, subword_vectors
+from bertft.checkpoints.anatomy import n_layers
 from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
 from bertft.errors import DataError, OptionError
+from bertft.experiments.inputs import ProbedModel, ProbedModels, ProbingInputs
+from bertft.experiments.run import Run, versions
 from bertft.probes.edge import Input, SubwordTask, WordTask
 
 FROM_TREEBANK = ("pos", "dep")
-"""Tasks that can be made of a treebank."""
+"""Tasks whose records can be derived from a treebank."""
 
 SHARED = 0.5
-"""Two tasks are on one text where so large a part of the sentences of the smaller are sentences of the other."""
+"""Two tasks are on one text if at least this share of the sentences of the smaller one also occurs in the other."""
+
+FORMAT = 2
+"""Part of the name of every kept result: raised when results of an older bertft must not be used."""
 
 Words = tuple[str, ...]
 
 
 TASKS = ("pos", "dep", "const", "ner", "srl", "coref", "spr", "rel")
-"""The tasks of the paper."""
+"""The tasks of Merchant et al. 2020."""
 
 
 @dataclass(frozen=True, eq=False)
 class TaskGroup:
-    """Tasks on one text: its distinct sentences, and the targets of each task and split, their spans counted in words.
+    """Tasks on one text: its distinct sentences, and the targets of each task and split, with spans in words.
 
-    The labels of a task are those of all its splits, also where few training sentences are taken.
+    The labels of a task are those of all its splits, even if only some of the training sentences are used.
     """
 
     sentences: tuple[Words, ...]
@@ -49,7 +57,7 @@ class TaskGroup:
 
     @property
     def name(self) -> str:
-        """The names of its tasks, joined."""
+        """The names of the tasks, joined."""
         return "+".join(self.tasks)
 
     def over_subwords(self, ranges: SubwordRanges) -> tuple[dict[str, dict[str, SubwordTask]], list[str]]:
@@ -71,11 +79,11 @@ class TaskGroup:
         return found, notes
 
     def control(self, seed: int = 0) -> TaskGroup:
-        """The same targets with labels that say nothing of language, drawn for each type of word once and for all.
+        """Return the control tasks: the same targets, with labels drawn at random once for each type of word.
 
-        A target has the labels that its type drew: those of a training target taken at random, so that the shares of
-        labels stay.  The type is the first word of the first span.  What a probe learns of them it has memorised, and
-        what it learns of the task beyond that is its selectivity.
+        The type of a target is the first word of its first span, and its labels are those of a random training target,
+        so that the frequencies of the labels are kept. A probe can only memorise these labels; how much better it does
+        on the task itself is its selectivity.
 
         Source: Hewitt and Liang 2019.
         """
@@ -100,12 +108,14 @@ def read_tasks(
     *,
     tags: str = "xpos",
 ) -> list[EdgeCorpus]:
-    """Read tasks from `data/NAME`, or else, `pos` and `dep`, from a treebank.
+    """Read each task from the folder `data/NAME` if there is one; otherwise `pos` and `dep` from a treebank.
 
-    Raises `OptionError` where no task is named, `DataError` for a task that is in neither, or cannot be read.
+    tags: the part-of-speech tags of a treebank to use, `xpos` or `upos`.
+
+    Raises `OptionError` if no task is named, and `DataError` for a task that is found in neither or cannot be read.
     """
     if not names:
-        raise OptionError("no tasks; name at least one")
+        raise OptionError("no task was named; name at least one")
     folder = None if data is None else Path(data).expanduser()
     bank = None
     found = []
@@ -137,11 +147,11 @@ def read_tasks(
 
 
 def group_tasks(corpora: Iterable[EdgeCorpus], sentences: int | None = None, seed: int = 0) -> list[TaskGroup]:
-    """Put tasks together that share their text, each with at most so many training sentences.
+    """Group tasks that share their text, with at most `sentences` training sentences of each task.
 
-    Which sentences are drawn depends on the seed and their words alone, so tasks on one text draw the same as far as
-    they can.  Raises `DataError` for a task without targets in a split, and where some targets have one span and some
-    two.
+    Which sentences are drawn depends only on the seed and their words, so tasks on one text draw the same ones where
+    they can. Raises `DataError` for a task without targets in a split, and for one in which some targets have one span
+    and some two.
 
     >>> from bertft.data.edge import EdgeRecord, Target
     >>> rain = EdgeRecord(("It", "rains"), (Target((1, 2), None, ("VBZ",)),), {}, "rain:1")
@@ -182,7 +192,7 @@ def _group(corpora: Sequence[EdgeCorpus], sentences: int | None, seed: int) -> T
 
 
 def _number(text: str) -> int:
-    """A number that looks random, the same wherever and whenever a text is met."""
+    """Return a pseudo-random number that depends on a text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -191,7 +201,7 @@ def _labels(records: Iterable[EdgeRecord]) -> set[str]:
 
 
 def _drawn(records: Sequence[EdgeRecord], wanted: int | None, seed: int) -> list[EdgeRecord]:
-    """The records with targets of so many distinct sentences."""
+    """Return the records that have targets, of at most `wanted` distinct sentences."""
     having = [record for record in records if record.targets]
     distinct = dict.fromkeys(record.words for record in having)
     if wanted is None or wanted >= len(distinct):
@@ -204,7 +214,7 @@ def _drawn(records: Sequence[EdgeRecord], wanted: int | None, seed: int) -> list
 def _task(
     name: str, split: str, records: Sequence[EdgeRecord], labels: tuple[str, ...], numbers: dict[Words, int]
 ) -> WordTask:
-    """The targets of some records; their sentences are numbered on."""
+    """Return the targets of some records; sentences that are not in `numbers` yet are added to it."""
     targets = [(record, target) for record in records for target in record.targets]
     if not targets:
         raise DataError(f"{name}, {split}: no targets; give records that have some")
@@ -214,10 +224,10 @@ def _task(
             raise DataError(
                 f"{record.where}: some targets of {name} have span2 and some do not; give all of them one form"
             )
-    place = {label: number for number, label in enumerate(labels)}
+    index = {label: number for number, label in enumerate(labels)}
     gold = np.zeros((len(targets), len(labels)), dtype=np.bool_)
     for row, (_, target) in zip(gold, targets, strict=True):
-        row[[place[label] for label in target.labels]] = True
+        row[[index[label] for label in target.labels]] = True
     sentence: NDArray[np.int64] = np.array([numbers.setdefault(record.words, len(numbers)) for record, _ in targets])
     return WordTask(
         name=name,
@@ -230,7 +240,7 @@ def _task(
 
 
 def input_names(wanted: Sequence[str], depth: int) -> tuple[str, ...]:
-    """The inputs for a model of so many blocks, `layers` spelled out."""
+    """Return the names of the inputs for a model of `depth` blocks; `layers` stands for each of its layers."""
     names = [
         name
         for given in wanted
@@ -241,10 +251,48 @@ def input_names(wanted: Sequence[str], depth: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _lexical(inputs: Sequence[str]) -> tuple[str, ...]:
-    return () if "lexical" in inputs else ("lexical",)
-
-
 def layers_read(inputs: Sequence[str], depth: int) -> list[int]:
-    """The layers that some inputs read."""
+    """Return the layers that some inputs read, for a model of `depth` blocks."""
     return sorted({layer for name in inputs for layer in Input.parse(name, range(depth + 1)).layers})
+
+
+@dataclass(frozen=True)
+class GroupStates:
+    """The hidden states of the text of a group of tasks in one model, and the inputs that probes take from them."""
+
+    model: ProbedModel
+    group: TaskGroup
+    states: CachedSubwords
+    inputs: tuple[str, ...]
+
+    def key(self, *parts: Any) -> str:
+        """Return a hash of the model, the states, the data, the inputs and `parts`, to name kept results by."""
+        checkpoint = self.model.checkpoint
+        known = [
+            *(FORMAT, versions(), checkpoint.content_hash, str(checkpoint.model.dtype), str(self.states.dtype)),
+            *(self.group.content_hash, list(self.inputs)),
+        ]
+        return hashlib.sha256(json.dumps([*known, *parts]).encode()).hexdigest()[:24]
+
+
+def group_states(
+    probed: ProbedModels,
+    groups: Sequence[TaskGroup],
+    inputs_of: Callable[[ProbedModel], tuple[str, ...]],
+    given: ProbingInputs,
+    run: Run,
+) -> Iterator[GroupStates]:
+    """Compute the hidden states of each group in each model and baseline, and note what was cut."""
+    for model in probed:
+        inputs = inputs_of(model)
+        for group in groups:
+            with run.clock.phase("vectors"):
+                states = subword_vectors(
+                    model.checkpoint,
+                    group.sentences,
+                    layers=layers_read(inputs, n_layers(model.checkpoint.model)),
+                    **given.vector_options(run.feedback),
+                )
+            if not model.is_baseline:
+                run.notes += [f"{model.name}, {group.name}: {note}" for note in states.notes]
+            yield GroupStates(model, group, states, inputs)

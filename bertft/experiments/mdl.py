@@ -1,39 +1,35 @@
-"""Description length of tasks on checkpoints: in how few bits a probe on frozen vectors tells the labels.
+"""Description length of tasks on checkpoints: how many bits a probe on frozen vectors needs to transmit the labels.
 
-    tasks ─► groups on one text ─► vectors of pieces, cached ─► codes of all inputs of a task ─► rows
+    tasks ─► groups of tasks on one text ─► hidden states of subwords, cached ─► codes of a task's inputs ─► rows
 
-Where accuracy says what a probe can learn in the end, the length of the code also says from how much data, or with how
-many weights, so that layers differ in it where their accuracies do not.
+Accuracy measures what a probe has learned in the end. The length of the code also depends on how much data, or how many
+weights, the probe needs to learn it, so it differs between layers whose accuracies do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bertft.activations.vectors import CachedSubwords, subword_vectors
 from bertft.checkpoints.anatomy import n_layers
-from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.edge import EdgeCorpus
 from bertft.errors import OptionError
-from bertft.experiments.edge_tasks import TaskGroup, group_tasks, input_names, layers_read
-from bertft.experiments.inputs import Source, loaded, with_random
-from bertft.experiments.run import Clock, KeptResults, versions
-from bertft.options import count, integer
+from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
+from bertft.experiments.inputs import Computation, ProbingInputs, Source
+from bertft.experiments.run import KeptResults, Run
+from bertft.options import count, integer, one_of, optional_integer, several
 from bertft.probes.edge import SubwordTask, recipe_of
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
 from bertft.probes.mdl.online import PORTIONS, Fit, OnlineCode, online_codes
 from bertft.probes.mdl.perceptron import PerceptronFit, PerceptronRecipe
 from bertft.probes.mdl.variational import VariationalCode, VariationalRecipe, variational_codes
-from bertft.progress import Progress, Say, named
+from bertft.progress import Feedback, PhaseProgress, Progress, Say
 from bertft.records import Row
 
 CODES = ("online", "variational")
@@ -41,13 +37,13 @@ PROBES = ("edge", "perceptron")
 HELD_OUT = ("dev", "dev-counted", "inside")
 COMPAT = ("released",)
 
-FORMAT = 1
-"""Part of the name of every kept result: raised when results of an older bertft must not be used."""
-
 
 @dataclass(frozen=True)
-class Described:
-    """What `describe` found: a row for each model, task, input and measure, and the run with its online curves."""
+class MdlResults:
+    """What `describe` returns.
+
+    rows: one for each model, task, input and measure.  run: the record of the run, with the curves of online codes.
+    """
 
     rows: list[Row]
     run: dict[str, Any]
@@ -55,11 +51,11 @@ class Described:
 
 def describe(
     models: Source | Sequence[Source],
-    corpora: Sequence[EdgeCorpus],
+    corpora: EdgeCorpus | Sequence[EdgeCorpus],
     *,
     code: str = "online",
     probe: str = "edge",
-    inputs: Sequence[str] = ("layers",),
+    inputs: str | Sequence[str] = ("layers",),
     control: bool = False,
     random_seeds: int = 0,
     sentences: int | str | None = None,
@@ -81,27 +77,33 @@ def describe(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Described:
-    """Code the labels of some tasks with probes on each model, and say how many bits they take.
+) -> MdlResults:
+    """Code the labels of the training sets of some tasks with probes on each model, and measure the code lengths.
 
-    models: folders, hub names, or loaded `Checkpoint`s.  corpora: see `edge_tasks.read_tasks`; their training sets are
-        coded.
-    code: `online`, or `variational`, by a Bayesian perceptron.  probe: of the online code, `edge` or `perceptron`.
-    inputs: `layer:K`, `layers` for each of them, `top`, `lexical` and, of edge probes, `mix` and `cat`.
-    control: also the control task of each, whose labels are drawn by word.  random_seeds: so many models of random
-        weights of each shape.  sentences: at most so many to code, drawn under `draw_seed`.
-    held_out: what probes stop by: `dev`, at most `dev_sentences` of the development set, not in the code; the same
-        sent first by the uniform code, `dev-counted`; or `inside`, a tenth of what was sent.
-    seed: of the order of sentences, and of the probes.  hidden, epochs, learning_rate: of perceptrons; by default
-        1,000 in each of two layers, and 40 epochs, 200 of the variational code.  thresholds: of log alpha, one for
-        each of the three layers, by which to count the inputs of the variational probe that are needed.
-    compat: `released` adds what the released code, which mixes bits and nats, would print.
-    results: a folder that keeps what is done of a model and a task, and from which it is taken where nothing changed.
+    models: folders, hub names, or loaded `Checkpoint`s, one or several.
+    corpora: tasks as read by `edge_tasks.read_tasks`, one or several.
+    code: `online`, or `variational`, which uses a Bayesian perceptron.
+    probe: of the online code, `edge` or `perceptron`.
+    inputs: `layer:K`, `layers` for each layer, `top`, `lexical` and, for edge probes, `mix` and `cat`.
+    control: also code the control task of each task, see `TaskGroup.control`.
+    random_seeds: how many randomly initialised models of each model's shape to code with as baselines.
+    sentences: how many training sentences of each task to code, drawn with `draw_seed`; "all" or None takes every one.
+    held_out: the data by which the training of a probe is stopped. `dev`: `dev_sentences` of the development set,
+        which are not part of the code. `dev-counted`: the same, transmitted first by the uniform code. `inside`: a
+        tenth of the data transmitted so far.
+    seed: of the order of the sentences, and of the probes.
+    hidden: the width of both hidden layers of perceptrons.
+    epochs, learning_rate: of perceptrons; by default 40 epochs, or 200 for the variational code.
+    thresholds: of log alpha, one for each of the three layers, at which inputs of the variational probe are pruned.
+    compat: `released` adds the numbers that the released code would print, which mixes bits and nats.
+    results: a folder where the codes of each model and task are kept, and from which they are taken if nothing has
+        changed.
     cache, cache_dtype, batch_tokens: see `subword_vectors`.
-    progress: called as progress(done, total, what).  say: called with lines for people.
+    device, dtype, allow_pickle: see `bertft.score`.
+    progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
     Raises `DataError` for tasks that cannot be coded, `OptionError` for an option out of range, `CheckpointError` for
-    a model that cannot be read, `BertftError` where the cache or the results cannot be written.
+    a model that cannot be loaded, and `BertftError` if the cache or the results cannot be written.
 
     >>> tasks = read_tasks(["pos"], treebank="UD_English-EWT")  # doctest: +SKIP
     >>> found = describe(["bert-base-cased", "runs/mnli"], tasks, sentences=2000)  # doctest: +SKIP
@@ -109,114 +111,49 @@ def describe(
 
     Source: Voita and Titov 2020; by layer, Fayyaz et al. 2021.
     """
-    clock = Clock()
-    say = say or (lambda _line: None)
-    random_seeds = integer("random_seeds", random_seeds, least=0)
-    sentences = count("sentences", sentences, least=1)
-    plan = _Plan(
-        code=_one_of("code", code, CODES),
-        probe=_one_of("probe", probe, PROBES) if code == "online" else "perceptron",
-        held_out=_one_of("held_out", held_out, HELD_OUT),
-        dev_sentences=count("dev_sentences", dev_sentences, least=1),
-        seed=integer("seed", seed, least=0),
-        hidden=integer("hidden", hidden, least=1),
-        epochs=None if epochs is None else integer("epochs", epochs, least=1),
-        learning_rate=learning_rate,
-        thresholds=None if thresholds is None else tuple(thresholds),
+    run = Run(Feedback(progress, say))
+    given = ProbingInputs.checked(
+        models,
+        Computation(device, dtype, batch_tokens, allow_pickle),
+        random_seeds=random_seeds,
+        sentences=sentences,
+        cache=cache,
+        cache_dtype=cache_dtype,
     )
-    if compat is not None:
-        _one_of("compat", compat, COMPAT)
-    sources = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
-    if not sources or not corpora or not inputs:
-        raise OptionError(
-            f"{len(sources)} models, {len(corpora)} tasks and {len(inputs)} inputs were given; give at least one of "
-            "each"
-        )
-    with clock.phase("read"):
-        groups = group_tasks(corpora, sentences, integer("draw_seed", draw_seed, least=0))
-    with clock.phase("load"):
-        checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
-    read = {checkpoint.name: input_names(inputs, n_layers(checkpoint.model)) for checkpoint in checkpoints}
-    if plan.probe == "perceptron":
-        for checkpoint in checkpoints:
-            for name in read[checkpoint.name]:
-                layer_of(name, range(n_layers(checkpoint.model) + 1))
-    kept = None if results is None else KeptResults(Path(results), {"codes"})
-
-    found: list[Row] = []
-    notes: list[str] = []
-    hashes: dict[str, str] = {}
-    for name, floor, checkpoint in with_random(checkpoints, random_seeds):
-        chosen = read[name]
-        if checkpoint.content_hash in hashes.values() and floor:
-            continue
-        hashes[checkpoint.name] = checkpoint.content_hash
-        for group in groups:
-            with clock.phase("vectors"):
-                states = subword_vectors(
-                    checkpoint,
-                    group.sentences,
-                    layers=layers_read(chosen, n_layers(checkpoint.model)),
-                    dtype=cache_dtype,
-                    cache=None if cache is None else Path(cache),
-                    batch_tokens=batch_tokens,
-                    progress=progress,
-                    say=say,
-                )
-            if not floor:
-                notes += [f"{checkpoint.name}, {group.name}: {note}" for note in states.notes]
-            for task, is_control, coded, dropped in plan.tasks(group, states, control=control):
-                if not floor and not is_control:
-                    notes += [f"{checkpoint.name}: {note}" for note in dropped]
-                what = {"model": checkpoint.name, "baseline": floor, "task": task, "control": is_control}
-                key = plan.key(checkpoint, states, group.content_hash, task, is_control, chosen)
-                codes = kept.find(key) if kept else None
-                if codes is not None and kept is not None:
-                    say(f"{checkpoint.name}: {task} taken from {kept.path(key)}; delete it to code again")
-                else:
-                    title = f"{task}{' (control)' if is_control else ''} by {checkpoint.name}"
-                    with clock.phase("codes"):
-                        codes = plan.run(coded, states, chosen, checkpoint, named(progress, title))
-                    if kept is not None:
-                        kept.keep(key, codes)
-                found += [
-                    {**what, "input": source, "code": plan.code, "found": own}
-                    for source, own in zip(chosen, codes["codes"], strict=True)
-                ]
-    online = [dict(row, found=_online(row["found"])) for row in found if plan.code == "online"]
-    notes += [f"{row['task']}: {note}" for row in online for note in row["found"].notes]
-    rows = [measured for row in online for measured in _online_rows(row, compat)]
-    rows += [m for row in found if plan.code == "variational" for m in _variational_rows(row, compat)]
-    run = {
-        "versions": versions(),
-        "options": {
-            **dataclasses.asdict(plan),
-            "tasks": [corpus.name for corpus in corpora],
-            "inputs": read,
+    corpora, wanted = several("corpora", corpora, EdgeCorpus), several("inputs", inputs, str)
+    if not corpora or not wanted:
+        raise OptionError(f"{len(corpora)} tasks and {len(wanted)} inputs were given; give at least one of each")
+    draw_seed = integer("draw_seed", draw_seed, least=0)
+    options = CodeOptions.checked(code, probe, held_out, dev_sentences, seed, hidden, epochs, learning_rate, thresholds)
+    released = compat is not None and one_of("compat", compat, COMPAT) == "released"
+    with run.clock.phase("read"):
+        groups = group_tasks(corpora, given.sentences, draw_seed)
+    with run.clock.phase("load"):
+        probed = given.load()
+    chosen = {model.name: options.input_names(wanted, n_layers(model.model)) for model in probed.checkpoints}
+    kept = KeptResults(None if results is None else Path(results), {"codes"})
+    parts = group_states(probed, groups, lambda model: chosen[model.shape], given, run)
+    found = [coded for part in parts for coded in _coded(part, options, kept, run, control=control)]
+    run.notes += [note for coded in found for note in coded.notes]
+    record = run.record(
+        {
+            **options.record([corpus.name for corpus in corpora]),
+            "inputs": chosen,
             "control": control,
-            "random_seeds": random_seeds,
-            "sentences": sentences or "all",
-            "dev_sentences": plan.dev_sentences or "all",
             "draw_seed": draw_seed,
             "compat": compat,
-            "portions": PORTIONS,
-            "recipes": {corpus.name: plan.recipe(corpus.name) for corpus in corpora},
-            "cache_dtype": cache_dtype,
-            "dtype": dtype,
-            "device": str(checkpoints[0].model.device),
+            **given.record(probed),
         },
-        "checkpoints": hashes,
-        "data": {corpus.name: corpus.content_hash for corpus in corpora},
-        "notes": list(dict.fromkeys(notes)),
-        "curves": [_curve(row) for row in online],
-        "timings": clock.timings(),
-    }
-    return Described(rows, run)
+        checkpoints=probed.hashes,
+        data={corpus.name: corpus.content_hash for corpus in corpora},
+        curves=[coded.curve() for coded in found if isinstance(coded.code, OnlineCode)],
+    )
+    return MdlResults([row for coded in found for row in coded.rows(released=released)], record)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """How tasks are coded, and what is kept of a code, as JSON knows it."""
+class CodeOptions:
+    """How tasks are coded."""
 
     code: str
     probe: str
@@ -228,33 +165,68 @@ class _Plan:
     learning_rate: float
     thresholds: tuple[float, ...] | None
 
+    @classmethod
+    def checked(
+        cls,
+        code: str,
+        probe: str,
+        held_out: str,
+        dev_sentences: Any,
+        seed: Any,
+        hidden: Any,
+        epochs: Any,
+        learning_rate: float,
+        thresholds: Sequence[float] | None,
+    ) -> CodeOptions:
+        """Return the options after checks; raises `OptionError` for one that is unknown or out of range."""
+        return cls(
+            code=one_of("code", code, CODES),
+            probe=one_of("probe", probe, PROBES) if code == "online" else "perceptron",
+            held_out=one_of("held_out", held_out, HELD_OUT),
+            dev_sentences=count("dev_sentences", dev_sentences, least=1),
+            seed=integer("seed", seed, least=0),
+            hidden=integer("hidden", hidden, least=1),
+            epochs=optional_integer("epochs", epochs, least=1),
+            learning_rate=learning_rate,
+            thresholds=None if thresholds is None else tuple(thresholds),
+        )
+
+    def record(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """Return the options for the record of the run."""
+        return {
+            **dataclasses.asdict(self),
+            "tasks": tasks,
+            "dev_sentences": self.dev_sentences or "all",
+            "portions": PORTIONS,
+            "recipes": {task: self.recipe(task) for task in tasks},
+        }
+
+    def input_names(self, wanted: Sequence[str], depth: int) -> tuple[str, ...]:
+        """Return the inputs for a model of `depth` blocks; raises `OptionError` for one that the probe cannot take."""
+        names = input_names(wanted, depth)
+        if self.probe == "perceptron":
+            for name in names:
+                layer_of(name, range(depth + 1))
+        return names
+
     def recipe(self, task: str) -> dict[str, Any]:
-        """The recipe of the task's probes, by name."""
+        """Return the recipe of the probes of a task as a dictionary."""
         if self.probe == "edge":
             return dataclasses.asdict(recipe_of("today", task))
-        return dataclasses.asdict(self._variational() if self.code == "variational" else self._perceptron())
+        return dataclasses.asdict(self.variational() if self.code == "variational" else self.perceptron())
 
-    def key(
-        self, checkpoint: Checkpoint, states: CachedSubwords, data: str, task: str, control: bool, inputs: Sequence[str]
-    ) -> str:
-        """A hash of all that decides the code."""
-        parts = [
-            *(FORMAT, versions(), checkpoint.content_hash, str(checkpoint.model.dtype), str(states.dtype)),
-            *(data, task, control, list(inputs), dataclasses.asdict(self), PORTIONS, self.recipe(task)),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    def perceptron(self) -> PerceptronRecipe:
+        """Return the recipe of the perceptrons of the online code."""
+        recipe = PerceptronRecipe(hidden=self.hidden, learning_rate=self.learning_rate)
+        return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
-    def tasks(
-        self, group: TaskGroup, states: CachedSubwords, *, control: bool
-    ) -> Iterator[tuple[str, bool, CodedTask, list[str]]]:
-        """The tasks of a group and, with `control`, their control tasks: name, which of both, notes with the first."""
-        for is_control in (False, True) if control else (False,):
-            tasks, notes = (group.control() if is_control else group).over_subwords(states.ranges)
-            for number, (name, splits) in enumerate(tasks.items()):
-                yield name, is_control, self._coded(splits), [] if number else notes
+    def variational(self) -> VariationalRecipe:
+        """Return the recipe of the Bayesian perceptrons of the variational code."""
+        recipe = VariationalRecipe(hidden=self.hidden, learning_rate=self.learning_rate, thresholds=self.thresholds)
+        return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
-    def _coded(self, splits: dict[str, SubwordTask]) -> CodedTask:
-        """The training set with, where probes stop by it, so much of the development set."""
+    def coded_task(self, splits: dict[str, SubwordTask]) -> CodedTask:
+        """Return the training set and, if probes are stopped by it, the part of the development set that is used."""
         if self.code == "variational" or self.held_out == "inside":
             return CodedTask(splits["train"])
         dev = splits["dev"]
@@ -263,90 +235,100 @@ class _Plan:
             dev = dev.at(np.sort(rng.choice(dev.sentences, self.dev_sentences, replace=False)))
         return CodedTask(splits["train"], dev)
 
-    def run(
-        self,
-        task: CodedTask,
-        states: CachedSubwords,
-        inputs: tuple[str, ...],
-        checkpoint: Checkpoint,
-        told: Callable[[int, int], None] | None,
-    ) -> dict[str, Any]:
-        """Code the labels by probes on each input."""
-        device = checkpoint.model.device
-        codes: Sequence[OnlineCode | VariationalCode]
-        if self.code == "variational":
-            means = SpanMeans(task, states, inputs)
-            codes = variational_codes(
-                means, task.uniform_bits_per_target, recipe=self._variational(), seed=self.seed, device=device,
-                progress=told,
-            )  # fmt: skip
+
+@dataclass(frozen=True)
+class Coded:
+    """The code of the labels of a task, or of its control task, by the probe of one input of one model."""
+
+    what: Row
+    code: OnlineCode | VariationalCode
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the code, with the name of the task."""
+        notes = self.code.notes if isinstance(self.code, OnlineCode) else ()
+        return [f"{self.what['task']}: {note}" for note in notes]
+
+    def rows(self, *, released: bool) -> Iterator[Row]:
+        """Yield the rows; with `released`, also the numbers that the released code would print."""
+        code = self.code
+        measures = {
+            "codelength_bits": code.codelength_bits,
+            "uniform_bits": code.uniform_bits,
+            "compression": code.compression,
+        }
+        if isinstance(code, OnlineCode):
+            targets = code.n_targets
         else:
-            fit: Fit
-            if self.probe == "edge":
-                fit = EdgeFit(task, states, inputs, recipe_of("today", task.train.name), device, told)
-            else:
-                fit = PerceptronFit(SpanMeans(task, states, inputs), self._perceptron(), device, progress=told)
-            codes = online_codes(
-                task.targets,
-                task.uniform_bits_per_target,
-                fit,
-                task.train_units,
-                dev=task.dev_units,
-                count_dev=self.held_out == "dev-counted",
-                seed=self.seed,
-            )
-        # What was just found reads as what was kept.
-        return {"codes": json.loads(json.dumps([dataclasses.asdict(found) for found in codes]))}
+            targets = code.targets
+            measures |= {"weight_bits": code.weight_bits, "label_bits": code.label_bits}
+            measures |= {f"kept_inputs_{number}": kept for number, kept in enumerate(code.kept, 1)}
+        if released:
+            measures |= {"released_kbits": code.released_kbits, "released_compression": code.released_compression}
+        for measure, value in measures.items():
+            yield {**self.what, "measure": measure, "value": value, "n_targets": targets}
 
-    def _perceptron(self) -> PerceptronRecipe:
-        recipe = PerceptronRecipe(hidden=self.hidden, learning_rate=self.learning_rate)
-        return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
-
-    def _variational(self) -> VariationalRecipe:
-        recipe = VariationalRecipe(hidden=self.hidden, learning_rate=self.learning_rate, thresholds=self.thresholds)
-        return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
+    def curve(self) -> Row:
+        """Return the bits of each portion of an online code."""
+        assert isinstance(self.code, OnlineCode)
+        what = {name: value for name, value in self.what.items() if name != "code"}
+        return {**what, "percent": self.code.percent, "targets": self.code.targets, "bits": self.code.block_bits}
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
-    return value
+def _coded(part: GroupStates, options: CodeOptions, kept: KeptResults, run: Run, *, control: bool) -> Iterator[Coded]:
+    """Yield the codes of the tasks of a group and, with `control`, of their control tasks, by each input."""
+    model, group = part.model, part.group
+    for is_control in (False, True) if control else (False,):
+        tasks, notes = (group.control() if is_control else group).over_subwords(part.states.ranges)
+        if not model.is_baseline and not is_control:
+            run.notes += [f"{model.name}: {note}" for note in notes]
+        for task, splits in tasks.items():
+            title = f"{task}{' (control)' if is_control else ''} by {model.name}"
+
+            def compute(splits: dict[str, SubwordTask] = splits, title: str = title) -> dict[str, Any]:
+                with run.clock.phase("codes"):
+                    codes = _codes(options.coded_task(splits), part, options, run.feedback.phase(title))
+                return {"codes": [dataclasses.asdict(code) for code in codes]}
+
+            key = part.key(task, is_control, dataclasses.asdict(options), PORTIONS, options.recipe(task))
+            results = kept.get(key, f"{model.name}: {task}", compute, run.feedback)
+            for source, values in zip(part.inputs, results["codes"], strict=True):
+                what = {"model": model.name, "baseline": model.is_baseline, "task": task, "control": is_control}
+                what |= {"input": source, "code": options.code}
+                yield Coded(what, VariationalCode(**values) if options.code == "variational" else _online(values))
+
+
+def _codes(
+    task: CodedTask, part: GroupStates, options: CodeOptions, progress: PhaseProgress | None
+) -> Sequence[OnlineCode | VariationalCode]:
+    """Code the labels of a task by probes on each input."""
+    states, inputs, device = part.states, part.inputs, part.model.checkpoint.model.device
+    if options.code == "variational":
+        return variational_codes(
+            SpanMeans(task, states, inputs),
+            task.uniform_bits_per_target,
+            recipe=options.variational(),
+            seed=options.seed,
+            device=device,
+            progress=progress,
+        )
+    fit: Fit
+    if options.probe == "edge":
+        fit = EdgeFit(task, states, inputs, recipe_of("today", task.train.name), device, progress)
+    else:
+        fit = PerceptronFit(SpanMeans(task, states, inputs), options.perceptron(), device, progress=progress)
+    return online_codes(
+        task.targets,
+        task.uniform_bits_per_target,
+        fit,
+        task.train_units,
+        dev=task.dev_units,
+        count_dev=options.held_out == "dev-counted",
+        seed=options.seed,
+    )
 
 
 def _online(found: dict[str, Any]) -> OnlineCode:
+    """Return a code that went through JSON, its lists as tuples again."""
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
     return OnlineCode(**values)
-
-
-def _online_rows(row: Row, compat: str | None) -> Iterator[Row]:
-    code: OnlineCode = row["found"]
-    yield from _rows(row, code, code.n_targets, {}, compat)
-
-
-def _variational_rows(row: Row, compat: str | None) -> Iterator[Row]:
-    code = VariationalCode(**row["found"])
-    more = {"weight_bits": code.weight_bits, "label_bits": code.label_bits}
-    more |= {f"kept_inputs_{place}": count for place, count in enumerate(code.kept, 1)}
-    yield from _rows(row, code, code.targets, more, compat)
-
-
-def _rows(
-    row: Row, code: OnlineCode | VariationalCode, targets: int, more: dict[str, float], compat: str | None
-) -> Iterator[Row]:
-    measures = {
-        "codelength_bits": code.codelength_bits,
-        "uniform_bits": code.uniform_bits,
-        "compression": code.compression,
-        **more,
-    }
-    if compat == "released":
-        measures |= {"released_kbits": code.released_kbits, "released_compression": code.released_compression}
-    what = {name: value for name, value in row.items() if name != "found"}
-    for measure, value in measures.items():
-        yield {**what, "measure": measure, "value": value, "n_targets": targets}
-
-
-def _curve(row: Row) -> dict[str, Any]:
-    code: OnlineCode = row["found"]
-    what = {name: value for name, value in row.items() if name not in ("found", "code")}
-    return {**what, "percent": code.percent, "targets": code.targets, "bits": code.block_bits}

@@ -1,8 +1,8 @@
-"""Pre-training from scratch: a plain text in, BERTs of several seeds out, which differ in nothing but the seed.
+"""Pre-train BERT from scratch: a plain text in; models of several seeds out, which differ in nothing but the seed.
 
-The paper repeats BERT's pre-training three times, so that what is seen in one model is not taken for a property of
-all. A seed draws the weights, the pairs, the masks and their order; the vocabulary and the held-out text, by which the
-models are judged, are the same for all. Beside the metrics stand the floors of guesses that look at no context.
+Merchant et al. 2020 repeat BERT's pre-training three times, to tell properties of one model from those of all. A seed
+determines the initial weights, the pairs, the masks and their order. The vocabulary and the held-out text, on which the
+models are evaluated, are the same for all. The rows include the baselines of guesses that use no context.
 """
 
 from __future__ import annotations
@@ -11,44 +11,50 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import BertConfig, PreTrainedTokenizerBase
+import torch
+from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerBase
 
 from bertft.checkpoints.load import load_checkpoint, present_device
 from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
-from bertft.experiments.run import Clock, same_run, versions
-from bertft.options import integer
-from bertft.progress import Progress, Say
+from bertft.experiments.run import Run, same_run
+from bertft.options import integer, integers, one_of, several
+from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
-from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, floors, new_model
+from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, baselines, new_model
 from bertft.tasks.sentence_pairs import FAR, FEWEST_SENTENCES, SentencePairs, Tokens, tokenise
-from bertft.tasks.task import Recipe, Records
+from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import Trained, train
 from bertft.tasks.wordpiece import train_wordpiece
 
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
-"""Blocks and width, with a head for every 64 and inner layers four times as wide; base is Devlin et al.'s, the others
-are Turc et al.'s 2019."""
+"""Number of blocks and width of each size. There is one attention head for every 64 dimensions, and the inner layers
+are four times as wide. `base` is from Devlin et al. 2019, the others are from Turc et al. 2019."""
 
 VOCABULARY = 30522
-"""Pieces of the vocabulary that is learnt where none is asked for: as many as of `bert-base-uncased`."""
+"""Default number of subwords in a vocabulary that is learned: that of `bert-base-uncased`."""
 
 EVALUATIONS = 10
-"""How often a run is judged and saved where `every` is not given."""
+"""How often a model is evaluated and saved if `every` is not given."""
 
 OPTIONS = "options.json"
 
+TokenizerSource = str | os.PathLike[str] | PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
-class Pretrained:
-    """What `pretrain` made: one row for each seed and metric and for each floor, the run, and a folder a seed."""
+class PretrainResults:
+    """What `pretrain` returns.
+
+    rows: one for each seed and metric, and for each baseline.  run: the record.  folders: of the models, by seed.
+    """
 
     rows: list[Row]
     run: dict[str, Any]
@@ -62,10 +68,10 @@ def pretrain(
     size: str = "base",
     config: str | os.PathLike[str] | BertConfig | None = None,
     like: str | os.PathLike[str] | None = None,
-    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerSource | None = None,
     vocab_size: int = VOCABULARY,
     cased: bool = False,
-    seeds: Sequence[int] = (1,),
+    seeds: int | Sequence[int] = (1,),
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -77,104 +83,184 @@ def pretrain(
     device: str = "auto",
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Pretrained:
-    """Pre-train one BERT a seed on masked words and next sentences, and write each to `out/seed-N`, `last` and `best`.
+) -> PretrainResults:
+    """Pre-train a BERT for each seed on masked words and next sentences, and write its models to a folder.
 
-    texts: files of one sentence a line, with a blank line between documents.
-    size: one of `SIZES`; config: a `config.json` or a `BertConfig` instead; like: a model to take config and tokenizer
-        of, its weights left behind.
-    tokenizer: a model to take it of; without it a WordPiece vocabulary of `vocab_size` is learnt from the texts, which
-        `cased` keeps in case.
-    steps, batch_size, learning_rate, max_length, duplicates: of the recipe `PAPER` unless given.
-    held_out: the share of the sentences to judge by.  every: judge and save after so many steps.
-    resume: take up what `out` holds of the same run.  progress: called as progress(done, total, what).
-    say: called with lines for people.
+    texts: files with one sentence a line and a blank line between documents.
+    out: the output directory; it gets `seed-1/last`, `seed-1/best` and so on.
+    size: one of `SIZES`.  config: a `config.json` or a `BertConfig` to use instead.
+    like: a model whose config and tokenizer to use, but not its weights.
+    tokenizer: a model whose tokenizer to use. Without one, a WordPiece vocabulary of `vocab_size` subwords is learned
+        from the texts; `cased` keeps their upper case and accents.
+    seeds: of the models, one or several.
+    steps, batch_size, learning_rate, max_length, duplicates: replace the numbers of the recipe `PAPER`.
+    held_out: the share of the sentences to evaluate on.
+    every: evaluate and save after so many steps; by default ten times.
+    resume: continue the run that `out` holds; its options must be the same.
+    device: see `bertft.score`.
+    progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
     Raises `DataError` for a text that cannot be read or is too short, `OptionError` for an option out of range or, with
-    `resume`, another than before, `CheckpointError` for a model that cannot be read, `BertftError` where `out` cannot
-    be written or holds a run and `resume` is not asked for.
+    `resume`, one that differs, `CheckpointError` for a model that cannot be loaded, and `BertftError` if `out` cannot
+    be written, or holds a run and `resume` is false.
 
     >>> made = pretrain("wiki.txt", "runs/bert", size="mini", seeds=(1, 2, 3), steps=100_000)  # doctest: +SKIP
     >>> made.folders[1] / "last"  # doctest: +SKIP
 
     Source: Devlin et al. 2019, section 3; Merchant et al. 2020, section 5.1.
     """
-    clock, out, where = Clock(), Path(out), present_device(device)
-    say = say or (lambda _: None)
+    run, out, where = Run(Feedback(progress, say)), Path(out), present_device(device)
     recipe = _recipe(steps, batch_size, learning_rate, max_length, duplicates, every)
-    seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
-    if not seeds:
-        raise OptionError("no seed was given; give at least one")
+    seeds = integers("seed", seeds, least=0)
     if not 0 < held_out < 1:
         raise OptionError(f"held_out is {held_out!r}; give a share of the sentences above 0 and below 1")
-    if like is not None:
-        config, tokenizer = _taken(like, config, tokenizer)
-    shape = _config(size, config)
-    with clock.phase("read"):
-        corpus = _Corpus.read([texts] if isinstance(texts, str | os.PathLike) else list(texts), held_out)
+    given = ModelOptions(size, config, tokenizer, integer("vocab_size", vocab_size, least=1), cased).like(like)
+    shape = given.shape()
+    with run.clock.phase("read"):
+        corpus = HeldOutCorpus.read(several("texts", texts, (str, os.PathLike)), held_out)
+    run.notes += corpus.notes
     for note in corpus.notes:
-        say(note)
-    with clock.phase("vocabulary"):
-        pieces = _tokenizer(tokenizer, corpus, vocab_size, cased)
-    pieces.model_max_length = recipe.max_length
-    shape = _fitted(shape, pieces, recipe)
-    with clock.phase("tokenise"):
-        records = {
-            name: Records(name, (_tokens(documents, pieces, name, progress),), "")
+        run.feedback.tell(note)
+    with run.clock.phase("vocabulary"):
+        subwords = given.tokenizer_for(corpus)
+    subwords.model_max_length = recipe.max_length
+    shape = _fitted(shape, subwords, recipe)
+    with run.clock.phase("tokenise"):
+        data = {
+            name: Records(name, (_tokens(documents, subwords, name, run.feedback),), "")
             for name, documents in (("train", corpus.train), ("held out", corpus.held_out))
         }
-    judged = SentencePairs(records["held out"].items[0], pieces, recipe.max_length, passes=1, seed=HELD_OUT_SEED)
-    floor = floors(records["train"].items[0], judged, shape.vocab_size)
-    options = {
-        "recipe": dataclasses.asdict(recipe),
-        "config": shape.to_diff_dict(),
-        "vocabulary": {"size": len(pieces), "content_hash": _vocabulary_hash(pieces)},
-        "held_out": held_out,
-        "corpus": corpus.record,
-    }
+    job = PretrainingJob(shape, subwords, data["train"], data["held out"], recipe, where)
+    options = {**job.options(), "held_out": held_out, "corpus": corpus.record}
+    pairs = job.held_out_pairs()
+    lowest = baselines(job.data.items[0], pairs, shape.vocab_size)
     same_run(out / OPTIONS, options, resume=resume)
-
-    rows = [{"seed": None, "baseline": True, "metric": name, "value": value} for name, value in floor.items()]
-    trained: dict[int, Trained] = {}
-    for number, seed in enumerate(seeds, start=1):
-        with clock.phase("train"):
-            model = new_model(shape, seed)
-            model.to(where)  # type: ignore[arg-type]
-            trained[seed] = train(
-                Pretraining(seed),
-                model,
-                pieces,
-                records["train"],
-                records["held out"],
-                out / f"seed-{seed}",
-                recipe,
-                seed=seed,
-                resume=resume,
-                condense=Pretraining(seed).condense,
-                progress=_named(progress, f"seed {seed}, {number} of {len(seeds)}: "),
-            )
-        last = trained[seed].history[-1]
-        rows += [{"seed": seed, "baseline": False, "metric": name, "value": last[name]} for name in floor]
-    run = {
-        "versions": versions(),
-        "seeds": seeds,
-        "options": {**options, "device": str(where)},
-        "tokens": {name: len(record.items[0].numbers) for name, record in records.items()},
-        "held_out_pairs": len(judged),
-        "parameters": model.num_parameters(),
-        "notes": list(corpus.notes),
-        "training": {
-            seed: {"history": found.history, "best_step": _best_step(found), "seconds": found.seconds}
-            for seed, found in trained.items()
-        },
-        "timings": clock.timings(),
+    trained = {
+        seed: job.train(seed, out / f"seed-{seed}", run, f"seed {seed}, {number} of {len(seeds)}: ", resume=resume)
+        for number, seed in enumerate(seeds, start=1)
     }
-    return Pretrained(rows, run, {seed: out / f"seed-{seed}" for seed in seeds})
+    record = run.record(
+        {**options, "device": str(where)},
+        seeds=seeds,
+        tokens={name: len(records.items[0].numbers) for name, records in data.items()},
+        held_out_pairs=len(pairs),
+        parameters=job.parameters,
+        training={seed: _history(found) for seed, found in trained.items()},
+    )
+    return PretrainResults(list(_rows(lowest, trained)), record, {seed: out / f"seed-{seed}" for seed in seeds})
 
 
 @dataclass(frozen=True)
-class _Corpus:
-    """The documents of all files, parted into those to train on and those to judge by."""
+class ModelOptions:
+    """Which model is pre-trained, and with which tokenizer; see `pretrain` for each option."""
+
+    size: str
+    config: str | os.PathLike[str] | BertConfig | None
+    tokenizer: TokenizerSource | None
+    vocab_size: int
+    cased: bool
+
+    def like(self, source: str | os.PathLike[str] | None) -> ModelOptions:
+        """Return the options with the config of a model, if there is one, and its tokenizer unless one was given."""
+        if source is None:
+            return self
+        if self.config is not None:
+            raise OptionError("both a config and a model to be like were given; give one of them")
+        model = load_checkpoint(os.fspath(source))
+        config = model.model.config
+        if not isinstance(config, BertConfig):
+            raise OptionError(
+                f"{model.name} is a {config.model_type}; only a BERT can be pre-trained: give a BERT, or a size"
+            )
+        return dataclasses.replace(self, config=config, tokenizer=self.tokenizer or model.tokenizer)
+
+    def shape(self) -> BertConfig:
+        """Return the config that was asked for; raises `OptionError` for one that is not that of a BERT."""
+        if isinstance(self.config, BertConfig):
+            return self.config
+        if self.config is None:
+            blocks, width = SIZES[one_of("size", self.size, SIZES)]
+            return BertConfig(
+                num_hidden_layers=blocks,
+                hidden_size=width,
+                num_attention_heads=width // 64,
+                intermediate_size=4 * width,
+            )
+        try:
+            settings = json.loads(Path(self.config).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from error
+        if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
+            raise OptionError(f"{self.config}: not the config of a BERT; only a BERT can be pre-trained")
+        try:
+            return BertConfig(**settings)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{self.config}: not the config of a BERT ({error})") from error
+
+    def tokenizer_for(self, corpus: HeldOutCorpus) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that was given, or learn one from the training documents of a corpus."""
+        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            return self.tokenizer
+        if self.tokenizer is not None:
+            return load_checkpoint(os.fspath(self.tokenizer)).tokenizer
+        sentences = [sentence for document in corpus.train for sentence in document]
+        return train_wordpiece(sentences, self.vocab_size, cased=self.cased)
+
+
+@dataclass(frozen=True)
+class PretrainingJob:
+    """The pre-training of a model: everything that the result depends on, except for the seed."""
+
+    shape: BertConfig
+    tokenizer: PreTrainedTokenizerBase
+    data: Records[Tokens]
+    held_out: Records[Tokens]
+    recipe: TrainingRecipe
+    device: torch.device
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of a model."""
+        with torch.device("meta"):
+            return int(BertForPreTraining(self.shape).num_parameters())
+
+    def options(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed, without the text."""
+        return {
+            "recipe": dataclasses.asdict(self.recipe),
+            "config": self.shape.to_diff_dict(),
+            "vocabulary": {"size": len(self.tokenizer), "content_hash": _vocabulary_hash(self.tokenizer)},
+        }
+
+    def held_out_pairs(self) -> SentencePairs:
+        """Return the pairs to evaluate on."""
+        (tokens,) = self.held_out.items
+        return SentencePairs(tokens, self.tokenizer, self.recipe.max_length, passes=1, seed=HELD_OUT_SEED)
+
+    def train(self, seed: int, folder: Path, run: Run, prefix: str, *, resume: bool) -> Trained:
+        """Train a model with one seed and write it to a folder; `prefix` goes before the progress of the run."""
+        task = Pretraining(seed)
+        with run.clock.phase("train"):
+            model = new_model(self.shape, seed)
+            model.to(self.device)  # type: ignore[arg-type]
+            return train(
+                task,
+                model,
+                self.tokenizer,
+                self.data,
+                self.held_out,
+                folder,
+                self.recipe,
+                seed=seed,
+                resume=resume,
+                condense=task.condense,
+                progress=run.feedback.prefixed(prefix),
+            )
+
+
+@dataclass(frozen=True)
+class HeldOutCorpus:
+    """The documents of all files, split into those to train on and those to evaluate on."""
 
     train: list[tuple[str, ...]]
     held_out: list[tuple[str, ...]]
@@ -182,18 +268,18 @@ class _Corpus:
     notes: tuple[str, ...]
 
     @classmethod
-    def read(cls, paths: Sequence[str | os.PathLike[str]], share: float) -> _Corpus:
-        """Read the files in order; a document ends with its file."""
+    def read(cls, paths: Sequence[str | os.PathLike[str]], share: float) -> HeldOutCorpus:
+        """Read the files in order; a document ends at the end of its file."""
         if not paths:
             raise DataError("no text was given; give at least one file")
         files = [read_text_file(Path(path)) for path in paths]
         documents = [document for file in files for document in read_documents(file)]
-        train, held_out = _parted(documents, share)
+        train, held_out = _split(documents, share)
         notes: tuple[str, ...] = ()
         if len(documents) == 1:
             notes = (
-                f"{files[0].path.name} has no blank lines and counts as one document: where the second segment is not "
-                f"the next one, it comes from {FAR} sentences away or more instead of from another document",
+                f"{files[0].path.name} has no blank lines and counts as one document: a second segment that does not "
+                f"follow the first one is taken from at least {FAR} sentences away instead of from another document",
             )
         record = {
             "files": {file.path.name: file.content_hash for file in files},
@@ -203,8 +289,8 @@ class _Corpus:
         return cls(train, held_out, record, notes)
 
 
-def _parted(documents: Sequence[tuple[str, ...]], share: float) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """The documents without the held-out share of their sentences, and these: documents drawn, the last cut to size."""
+def _split(documents: Sequence[tuple[str, ...]], share: float) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the training documents and the held-out ones, which are drawn; the last of these is cut to the share."""
     total = sum(map(len, documents))
     wanted = max(FEWEST_SENTENCES, round(share * total))
     if total - wanted < FEWEST_SENTENCES:
@@ -226,15 +312,17 @@ def _parted(documents: Sequence[tuple[str, ...]], share: float) -> tuple[list[tu
 
 
 def _tokens(
-    documents: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, name: str, progress: Progress | None
+    documents: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, name: str, feedback: Feedback
 ) -> Tokens:
-    def watched() -> Any:
+    progress = feedback.phase(f"tokenising ({name})")
+
+    def reported() -> Iterator[tuple[str, ...]]:
         for number, document in enumerate(documents):
             if progress is not None:
-                progress(number, len(documents), f"tokenising ({name})")
+                progress(number, len(documents))
             yield document
 
-    return tokenise(watched(), tokenizer)
+    return tokenise(reported(), tokenizer)
 
 
 def _recipe(
@@ -244,8 +332,8 @@ def _recipe(
     max_length: int | None,
     duplicates: int | None,
     every: int | None,
-) -> Recipe:
-    """The paper's recipe with what was given in its place."""
+) -> TrainingRecipe:
+    """Return the recipe `PAPER` with the numbers that were given; raises `OptionError` for one out of range."""
     given = {"steps": steps, "batch_size": batch_size, "max_length": max_length}
     whole: dict[str, Any] = {name: integer(name, value, least=1) for name, value in given.items() if value is not None}
     recipe = dataclasses.replace(PAPER, **whole)
@@ -260,81 +348,36 @@ def _recipe(
     return dataclasses.replace(recipe, every=chosen)
 
 
-def _taken(
-    like: str | os.PathLike[str], config: object, tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None
-) -> tuple[BertConfig, str | os.PathLike[str] | PreTrainedTokenizerBase]:
-    """The config of a model, and its tokenizer unless another was given."""
-    if config is not None:
-        raise OptionError("both a config and a model to be like were given; give one of them")
-    model = load_checkpoint(os.fspath(like))
-    if not isinstance(model.model.config, BertConfig):
-        raise OptionError(
-            f"{model.name} is a {model.model.config.model_type}; only a BERT can be pre-trained: take a BERT, or a size"
-        )
-    return model.model.config, model.tokenizer if tokenizer is None else tokenizer
-
-
-def _config(size: str, config: str | os.PathLike[str] | BertConfig | None) -> BertConfig:
-    """The shape asked for."""
-    if isinstance(config, BertConfig):
-        return config
-    if config is None:
-        if size not in SIZES:
-            raise OptionError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}, or give a config")
-        blocks, width = SIZES[size]
-        return BertConfig(
-            num_hidden_layers=blocks,
-            hidden_size=width,
-            num_attention_heads=width // 64,
-            intermediate_size=4 * width,
-        )
-    try:
-        settings = json.loads(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{config}: not readable as JSON ({error}); give a config.json of a BERT") from error
-    if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
-        raise OptionError(f"{config}: not the config of a BERT; only a BERT can be pre-trained")
-    try:
-        return BertConfig(**settings)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{config}: not the config of a BERT ({error})") from error
-
-
-def _tokenizer(
-    given: str | os.PathLike[str] | PreTrainedTokenizerBase | None, corpus: _Corpus, size: int, cased: bool
-) -> PreTrainedTokenizerBase:
-    if isinstance(given, PreTrainedTokenizerBase):
-        return given
-    if given is not None:
-        return load_checkpoint(os.fspath(given)).tokenizer
-    sentences = [sentence for document in corpus.train for sentence in document]
-    return train_wordpiece(sentences, integer("vocab_size", size, least=1), cased=cased)
-
-
-def _fitted(shape: BertConfig, pieces: PreTrainedTokenizerBase, recipe: Recipe) -> BertConfig:
-    """The shape with as many embeddings as there are pieces; raises `OptionError` for one that cannot be built."""
-    fitted: BertConfig = BertConfig.from_dict({**shape.to_dict(), "vocab_size": len(pieces)})
-    fitted.pad_token_id = pieces.pad_token_id
+def _fitted(shape: BertConfig, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe) -> BertConfig:
+    """Return the config with an embedding for each subword; raises `OptionError` for one that cannot be built."""
+    fitted: BertConfig = BertConfig.from_dict({**shape.to_dict(), "vocab_size": len(tokenizer)})
+    fitted.pad_token_id = tokenizer.pad_token_id
     if fitted.hidden_size % fitted.num_attention_heads:
         raise OptionError(
-            f"a width of {fitted.hidden_size} cannot be parted into {fitted.num_attention_heads} heads; "
+            f"a width of {fitted.hidden_size} cannot be divided into {fitted.num_attention_heads} heads; "
             "give a hidden_size that num_attention_heads divides"
         )
     if recipe.max_length > fitted.max_position_embeddings:
         raise OptionError(
             f"max_length is {recipe.max_length}, and the config has {fitted.max_position_embeddings} positions; "
-            "give a lower max_length, or a config of more"
+            "give a lower max_length, or a config with more positions"
         )
     return fitted
 
 
-def _vocabulary_hash(pieces: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(json.dumps(sorted(pieces.get_vocab().items())).encode()).hexdigest()
+def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-def _named(progress: Progress | None, before: str) -> Progress | None:
-    return None if progress is None else lambda done, total, what: progress(done, total, before + what)
+def _history(trained: Trained) -> dict[str, Any]:
+    best = min(trained.history, key=lambda row: float(row[Pretraining.metric]))
+    return {"history": trained.history, "best_step": int(best["step"]), "seconds": trained.seconds}
 
 
-def _best_step(trained: Trained) -> int:
-    return int(min(trained.history, key=lambda row: float(row[Pretraining.metric]))["step"])
+def _rows(lowest: dict[str, float], trained: dict[int, Trained]) -> Iterator[Row]:
+    """Yield the baselines, then the metrics of each seed at its last step."""
+    for name, value in lowest.items():
+        yield {"seed": None, "baseline": True, "metric": name, "value": value}
+    for seed, found in trained.items():
+        for name in lowest:
+            yield {"seed": seed, "baseline": False, "metric": name, "value": found.history[-1][name]}

@@ -1,32 +1,32 @@
-"""What every run needs that reads checkpoints and texts and writes numbers: names, checked options, versions, a clock.
+"""What every run shares: its clock, its notes and its record, and how it is resumed.
 
-A run that can be taken up again also writes its options down before it begins, and is held to them when it is.
+A run that can be resumed writes its options to a file before it starts. When it is resumed, its options must be those.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bertft.errors import BertftError, OptionError
 from bertft.files import write_files
+from bertft.progress import Feedback
 from bertft.records import plain
 
 
 def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
-    """Write the options of a run that begins to a file, or hold those of one that is taken up to what stands there.
+    """Write the options of a new run to a file, or compare those of a resumed run with the ones in the file.
 
-    Raises `OptionError` naming the first option that differs, and `BertftError` where the file cannot be written or
-    read, or stands there and `resume` is not asked for.
+    Raises `OptionError` naming the first option that differs, and `BertftError` if the file cannot be written or read,
+    or if it exists and `resume` is false.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -50,8 +50,8 @@ def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
 
 
 def check_same(folder: Path, before: Any, options: Mapping[str, Any]) -> None:
-    """Hold options to those, read from JSON, of the run that the folder holds; an `OptionError` names what differs."""
-    # Written and read once, so that both sides went through JSON.
+    """Raise `OptionError` naming the first option that differs from those, read from JSON, of the run in a folder."""
+    # The options go through JSON too, so that tuples equal lists and keys are text on both sides.
     held, now = _flat(before), _flat(json.loads(json.dumps(plain(options), allow_nan=False)))
     for name in [*now, *held]:
         if held.get(name) != now.get(name):
@@ -62,7 +62,7 @@ def check_same(folder: Path, before: Any, options: Mapping[str, Any]) -> None:
 
 
 def _flat(options: Any, name: str = "") -> dict[str, Any]:
-    """The options within options under their own names, nested ones as `outer.inner`."""
+    """Return nested options in one dictionary, under names such as `outer.inner`."""
     if not isinstance(options, dict) or not options:
         return {name: options}
     return {
@@ -73,7 +73,7 @@ def _flat(options: Any, name: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, bertft and what its numbers rest on."""
+    """Return the versions of Python, bertft and the libraries that its numbers depend on."""
     found = {"python": platform.python_version()}
     for package in ("bertft", "torch", "transformers", "numpy"):
         try:
@@ -84,14 +84,14 @@ def versions() -> dict[str, str]:
 
 
 class Clock:
-    """Seconds spent in each phase; on a GPU a phase ends when its work is queued."""
+    """Seconds spent in each phase. On a GPU a phase ends when its work is queued, not when it is done."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time of a block to one phase."""
+        """Add the time that a block takes to a phase."""
         start = time.perf_counter()
         try:
             yield
@@ -99,37 +99,59 @@ class Clock:
             self.seconds[name] += time.perf_counter() - start
 
     def timings(self) -> dict[str, float]:
-        """The seconds so far, to the millisecond, as a run records them."""
+        """Return the seconds of each phase so far, to the millisecond."""
         return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
+
+@dataclass
+class Run:
+    """A run in progress: how it reports, the time it takes, and notes for its record."""
+
+    feedback: Feedback = field(default_factory=Feedback)
+    clock: Clock = field(default_factory=Clock)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self, options: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
+        """Return the record of the run: versions, options, its own parts, notes without repetitions, and timings."""
+        return {
+            "versions": versions(),
+            "options": dict(options),
+            **parts,
+            "notes": list(dict.fromkeys(self.notes)),
+            "timings": self.clock.timings(),
+        }
 
 
 @dataclass(frozen=True)
 class KeptResults:
-    """Results kept in a folder, a file for each part of a run, so that a run that was stopped goes on there."""
+    """Results of the parts of a run, each kept in a file of a folder, so that a run that was stopped can continue.
 
-    folder: Path
-    wanted: Set[str]
-    """What a result must hold to be one."""
+    Without a folder nothing is kept. A file whose content lacks one of the keys in `required` is ignored.
+    """
 
-    def path(self, key: str) -> Path:
-        """The file of a part; its key is a hash of all that decides it."""
-        return self.folder / f"{key}.json"
+    folder: Path | None
+    required: Set[str]
 
-    def find(self, key: str) -> dict[str, Any] | None:
-        """What was kept, None where there is nothing that can be read."""
+    def get(self, key: str, what: str, compute: Callable[[], dict[str, Any]], feedback: Feedback) -> dict[str, Any]:
+        """Return the kept results of a part, or compute and keep them.
+
+        key: a hash of everything that determines the results; it names the file.  what: the part, for the user.
+        Results that were just computed pass through JSON, so that they equal those that were kept.
+
+        Raises `BertftError` if the results cannot be written.
+        """
+        path = None if self.folder is None else self.folder / f"{key}.json"
+        if path is not None and (found := self._read(path)) is not None:
+            feedback.tell(f"{what} taken from {path}; delete it to compute it again")
+            return found
+        content = json.dumps(compute())
+        if path is not None:
+            write_files(path.parent, {path.name: content.encode()})
+        return dict(json.loads(content))
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            found = json.loads(self.path(key).read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) and found.keys() >= self.wanted else None
-
-    def keep(self, key: str, results: dict[str, Any]) -> None:
-        """Write results, whole or not at all; raises `BertftError` where that cannot be."""
-        temporary = self.path(f".{key}.{os.getpid()}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(results), encoding="utf-8")
-            temporary.replace(self.path(key))
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise BertftError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
+        return found if isinstance(found, dict) and found.keys() >= self.required else None

@@ -1,35 +1,36 @@
 """How far fine-tuning moved each layer: base and tuned checkpoints, texts and measures in; rows of numbers out.
 
-The tokens are drawn once and every model reads the same batches.  The hidden states go into one accumulator for each
-tuned model and layer, from which all measures are read at the end, so memory does not grow with the number of tokens.
+The tokens are drawn once and every model reads the same batches. The hidden states go into one accumulator for each
+pair of models and each layer, from which all measures are read at the end, so memory does not grow with the number of
+tokens.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from bertft.activations.batches import BATCH_TOKENS
 from bertft.activations.stimuli import Stimuli
-from bertft.checkpoints.anatomy import n_layers, parse_layers
-from bertft.checkpoints.checkpoint import Checkpoint, length_limit
+from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import check_same_tokenizer
 from bertft.data import Corpus
 from bertft.errors import CheckpointError, OptionError
-from bertft.experiments.comparison import _accumulate, _Models, _Options
-from bertft.experiments.inputs import Source, Text, corpora_of, loaded
-from bertft.experiments.run import Clock, versions
-from bertft.measures import MEASURES, evaluate, resolve
-from bertft.options import count, integer, several
-from bertft.progress import Progress
+from bertft.experiments.comparison import Comparison, Pair, PairStates, ScoreOptions
+from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpora_of, sources_of
+from bertft.experiments.run import Run
+from bertft.measures import evaluate, resolve
+from bertft.options import several
+from bertft.progress import Feedback, PhaseProgress, Progress
 from bertft.records import Row, Scores
-from bertft.similarity.pair_moments import PairMoments
+
+PAIRS, PAIRS_OF_BASES = "pairs", "pairs of bases"
+"""What the pairs of a group are called where their mean is reported."""
 
 _TOKENIZER_SAMPLE = 100  # texts of each corpus that the tokenizers must encode alike
 
@@ -52,148 +53,164 @@ def score(
     max_length: int | None = None,
     single: bool = False,
     allow_pickle: bool = False,
-    floor: bool = False,
+    compare_bases: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
     """Compare the hidden states of each tuned checkpoint with the base's, layer by layer, on the same drawn tokens.
 
     base, tuned: folders of models or of adapters, hub names, or loaded `Checkpoint`s. One base is compared with each
-        of the tuned; a list of bases, which may differ in the seed of their pre-training, is paired with the tuned one
+        tuned checkpoint. A list of bases, such as seeds of one pre-training, is paired with the tuned checkpoints one
         by one, and further rows give the mean over the pairs and their standard deviation (`spread`, `n_pairs`).
-    floor: compare the bases of such a list with one another too: what pre-training anew changes by itself.
-    texts: a file, several files (as `Path`s), a list of strings or (text, pair) tuples, or a `Corpus`; `single` reads
-        the first text of each pair alone.
-    tokens, sentences: of each corpus so many sentences are drawn, then so many of their tokens ("all" or None: every
-        one); special tokens such as [CLS] take part only with `special_tokens`.
-    layers: "all", a number, several, or a text such as "0,3-5,-1"; 0 is the embedding output.
-    standardize: turn every dimension of every layer into z-scores over the drawn tokens, from exact means and standard
-        deviations, which takes a first run of the models over the same batches.
-    batch_tokens: the most tokens in one batch, padding included.  max_length: where texts are cut, at most the models'
-        own limit.  dtype, device: of the models; `Checkpoint`s stay as they are.
+    compare_bases: also compare the bases of such a list with one another: what repeating pre-training changes.
+    texts: a file, several files (as `Path`s), a list of strings or (text, pair) tuples, or a `Corpus`.
+    single: read only the first text of each pair.
+    tokens, sentences: how many sentences to draw from each corpus, and how many of their tokens; "all" or None takes
+        every one. Special tokens such as [CLS] are drawn only with `special_tokens`.
+    seed: of both draws.
+    measures: names of `bertft.measures.MEASURES`.
+    layers: "all", a number, several, or a text such as "0,3-5,-1"; 0 is the output of the embeddings.
+    standardize: turn every dimension of every layer into z-scores over the drawn tokens. The means and standard
+        deviations are exact and take a first pass of the models over the same batches.
+    dtype, device: of the models that are loaded; `Checkpoint`s stay as they are.
+    batch_tokens: the most tokens in one batch, padding included.
+    max_length: where texts are cut, in tokens; at most the limit of the models.
+    allow_pickle: also load weights that are pickled. Do this only if you trust their author.
     progress: called as progress(done, total, what) after every batch.
 
     Layers that compute the same numbers in both models, bit for bit, are run once and score exactly 1.
 
     Raises `CheckpointError` for models that cannot be loaded or compared, `DataError` for texts that cannot be read,
-    `OptionError` for an option out of range, `ArrayError` for hidden states that are not finite.
+    `OptionError` for an option out of range, and `ArrayError` for hidden states that are not finite.
 
     >>> scores = score("bert-base-uncased", "runs/mnli", "wiki.txt")  # doctest: +SKIP
     >>> scores.to_frame().pivot(index="layer", columns="tuned", values="value")  # doctest: +SKIP
 
     Source: Merchant et al. 2020, sections 5.1 and 6; for `standardize`, Timkey and van Schijndel 2021.
     """
-    clock = Clock()
-    wanted = resolve((measures,) if isinstance(measures, str) else tuple(measures))
-    tokens, sentences = count("tokens", tokens, least=3), count("sentences", sentences, least=1)
-    seed = integer("seed", seed, least=0)
-    batch_tokens = None if batch_tokens is None else integer("batch_tokens", batch_tokens, least=1)
-    max_length = None if max_length is None else integer("max_length", max_length, least=1)
-    sources, groups = _paired(base, tuned, floor=floor)
-    pairs = [pair for group in groups.values() for pair in group]
-
-    with clock.phase("read"):
+    run = Run(Feedback(progress))
+    named = several("measures", measures, str)
+    resolve(named)  # a wrong name is reported before models are loaded
+    flags = {"special_tokens": special_tokens, "single": single}
+    sampling = Sampling.checked(tokens=tokens, sentences=sentences, seed=seed, max_length=max_length, **flags)
+    computation = Computation(device, dtype, batch_tokens, allow_pickle)
+    sources, indices = _grouped(base, tuned, compare_bases=compare_bases)
+    with run.clock.phase("read"):
         corpora = corpora_of(texts, single=single)
-    with clock.phase("load"):
-        checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    with run.clock.phase("load"):
+        checkpoints = computation.load(sources)
         _check_comparable(checkpoints, corpora)
-        comparisons = [
-            _Models.compared(checkpoints[one], [checkpoints[other] for first, other in pairs if first == one])
-            for one in dict.fromkeys(one for one, _ in pairs)
-        ]
-    first = checkpoints[0]
-    options = _Options(
-        tokens=tokens,
-        sentences=sentences,
-        seed=seed,
-        layers=parse_layers(layers, n_layers(first.model)),
-        measures=tuple(measure.name for measure in wanted),
-        special_tokens=special_tokens,
-        standardize=standardize,
-        dtype=str(first.model.dtype).removeprefix("torch."),
-        device=str(first.model.device),
-        batch_tokens=batch_tokens or BATCH_TOKENS.get(first.model.device.type, BATCH_TOKENS["cpu"]),
-        max_length=min(max_length or length_limit(first), *map(length_limit, checkpoints)),
-        single=single,
+        groups = {
+            what: [Pair.of(checkpoints[one], checkpoints[other]) for one, other in pairs]
+            for what, pairs in indices.items()
+        }
+    options = ScoreOptions.of(
+        checkpoints, sampling, computation, layers=layers, measures=named, standardize=standardize
     )
-
-    rows: list[dict[str, Any]] = []
-    notes = [note for models in comparisons for note in models.notes(options.layers)]
-    padding = {}
-    for corpus in corpora:
-        with clock.phase("tokenise"):
-            stimuli = Stimuli.drawn(
-                corpus,
-                first.tokenizer,
-                tokens=options.tokens,
-                sentences=options.sentences,
-                seed=options.seed,
-                special_tokens=options.special_tokens,
-                max_length=options.max_length,
-                batch_tokens=options.batch_tokens,
-            )
-        notes += stimuli.notes
-        padding[corpus.name] = stimuli.padding
-        found = []
-        for number, models in enumerate(comparisons):
-            part = number, len(comparisons)
-            moments = _accumulate(stimuli, models, options, wanted, clock, progress, part)
-            with clock.phase("measures"):
-                found += _rows(stimuli, models, options, moments)
-        if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in found):
-            notes.append(
-                f"{corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
-            )
-        for what, group in groups.items():
-            names = [(checkpoints[one].name, checkpoints[other].name) for one, other in group]
-            own = [[row for row in found if (row["base"], row["tuned"]) == pair] for pair in names]
-            rows += itertools.chain.from_iterable(own)
-            if what and len(group) > 1:
-                bases = {one for one, _ in groups["pairs"]}
-                rows += _averaged(own, what, first.name if len(bases) == 1 else f"{len(bases)} bases")
-    run = {
-        "versions": versions(),
-        "seed": seed,
-        "options": dataclasses.asdict(options) | {"tokens": tokens or "all", "sentences": sentences or "all"},
-        "checkpoints": {checkpoint.name: checkpoint.content_hash for checkpoint in checkpoints},
-        "corpora": {corpus.name: corpus.content_hash for corpus in corpora},
-        "padding": padding,
-        "notes": notes,
-        "timings": clock.timings(),
-    }
-    return Scores(rows, run)
+    run.notes += [note for pairs in groups.values() for pair in pairs for note in pair.notes(options.layers)]
+    rows, padding = _score_corpora(corpora, checkpoints[0].tokenizer, groups, options, run)
+    record = run.record(
+        options.record(),
+        seed=sampling.seed,
+        checkpoints={checkpoint.name: checkpoint.content_hash for checkpoint in checkpoints},
+        corpora={corpus.name: corpus.content_hash for corpus in corpora},
+        padding=padding,
+    )
+    return Scores(rows, record)
 
 
-def _paired(
-    base: Source | Sequence[Source], tuned: Source | Sequence[Source], *, floor: bool
+def _grouped(
+    base: Source | Sequence[Source], tuned: Source | Sequence[Source], *, compare_bases: bool
 ) -> tuple[list[Source], dict[str, list[tuple[int, int]]]]:
-    """All that is to be loaded, and the pairs of (base, tuned) among them, by what they are averaged as ("": not)."""
-    kind = (str, os.PathLike, Checkpoint)
-    bases, others = several("base", base, kind), several("tuned", tuned, kind)
+    """Return what is to be loaded, and the pairs (base, tuned) of its indices, grouped by what they are averaged as.
+
+    The group "" has no average.
+    """
+    bases, others = sources_of("base", base), sources_of("tuned", tuned)
     if not others:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
-    if isinstance(base, kind):
-        if floor:
-            raise OptionError("one base has no floor; give a list of bases to compare with one another")
+    if isinstance(base, str | os.PathLike | Checkpoint):
+        if compare_bases:
+            raise OptionError("only one base was given; give a list of bases to compare them with one another")
         return [base, *others], {"": [(0, index) for index in range(1, len(others) + 1)]}
     if len(bases) != len(others):
         raise OptionError(
             f"{len(bases)} bases and {len(others)} tuned checkpoints were given; a list of bases is paired with the "
             "tuned one by one, so give as many (a base that is not in a list is compared with all of them)"
         )
-    # A base that stands in several pairs is loaded, and run, once.
+    # A base of several pairs is loaded, and run, once.
     keys = [id(source) if isinstance(source, Checkpoint) else os.fspath(source) for source in bases]
     distinct = dict(zip(keys, bases, strict=True))
-    places = [list(distinct).index(key) for key in keys]
-    groups = {"pairs": [(place, len(distinct) + index) for index, place in enumerate(places)]}
-    if floor:
+    indices = [list(distinct).index(key) for key in keys]
+    groups = {PAIRS: [(index, len(distinct) + number) for number, index in enumerate(indices)]}
+    if compare_bases:
         if len(distinct) < 2:
-            raise OptionError("all pairs have the same base; a floor takes two bases to compare with one another")
-        groups["pairs of bases"] = list(itertools.combinations(range(len(distinct)), 2))
+            raise OptionError("all pairs have the same base; give at least two bases to compare with one another")
+        groups[PAIRS_OF_BASES] = list(itertools.combinations(range(len(distinct)), 2))
     return [*distinct.values(), *others], groups
 
 
+def _comparisons(groups: Mapping[str, Sequence[Pair]]) -> list[Comparison]:
+    """Return the passes over a corpus: one for each base, or one for all pairs if bases are compared with bases."""
+    pairs = [pair for group in groups.values() for pair in group]
+    if PAIRS_OF_BASES in groups:
+        return [Comparison(tuple(pairs))]
+    bases = dict.fromkeys(pair.base.name for pair in pairs)
+    return [Comparison(tuple(pair for pair in pairs if pair.base.name == base)) for base in bases]
+
+
+def _score_corpora(
+    corpora: Sequence[Corpus],
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Mapping[str, Sequence[Pair]],
+    options: ScoreOptions,
+    run: Run,
+) -> tuple[list[Row], dict[str, float]]:
+    """Return the rows of all corpora, and the share of padding of each."""
+    rows: list[Row] = []
+    padding: dict[str, float] = {}
+    for corpus in corpora:
+        with run.clock.phase("tokenise"):
+            stimuli = options.sampling.draw(corpus, tokenizer, options.batch_tokens)
+        run.notes += stimuli.notes
+        padding[corpus.name] = stimuli.padding
+        rows += _score_corpus(stimuli, groups, options, run)
+    return rows, padding
+
+
+def _score_corpus(
+    stimuli: Stimuli, groups: Mapping[str, Sequence[Pair]], options: ScoreOptions, run: Run
+) -> Iterator[Row]:
+    """Yield the rows of a corpus, those of each group followed by its means."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    comparisons = _comparisons(groups)
+    streams = sum(len(comparison.bases) for comparison in comparisons)
+    step = _counter(run.feedback.phase(stimuli.corpus.name), streams * len(stimuli.plan) * (1 + options.standardize))
+    for comparison in comparisons:
+        states = comparison.accumulate(stimuli, options, run.clock, step)
+        with run.clock.phase("measures"):
+            for pair, of_pair in zip(comparison.pairs, states, strict=True):
+                found[pair.base.name, pair.tuned.name] = _rows(stimuli, pair, options, of_pair)
+    rows = [row for of_pair in found.values() for row in of_pair]
+    if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in rows):
+        run.notes.append(
+            f"{stimuli.corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
+        )
+    for what, pairs in groups.items():
+        own = [found[pair.base.name, pair.tuned.name] for pair in pairs]
+        yield from itertools.chain.from_iterable(own)
+        if what and len(pairs) > 1:
+            bases = list(dict.fromkeys(pair.base.name for pair in groups[PAIRS]))
+            yield from _averaged(own, what, bases[0] if len(bases) == 1 else f"{len(bases)} bases")
+
+
+def _counter(progress: PhaseProgress | None, total: int) -> Callable[[], None]:
+    """Return a function that reports one step more, out of `total`, each time it is called."""
+    steps = itertools.count(1)
+    return lambda: None if progress is None else progress(next(steps), total)
+
+
 def _averaged(pairs: Sequence[Sequence[Row]], what: str, bases: str) -> list[Row]:
-    """Rows of the mean over pairs, given the rows of each, with the standard deviation; undefined where one is."""
+    """Return the rows of the mean over pairs, given the rows of each; mean and deviation are nan if a value is."""
     rows = []
     for same in zip(*pairs, strict=True):
         values = np.array([row["value"] for row in same])
@@ -236,30 +253,26 @@ def _check_comparable(checkpoints: Sequence[Checkpoint], corpora: Iterable[Corpu
         check_same_tokenizer(base, other, sample)
 
 
-def _rows(
-    stimuli: Stimuli, models: _Models, options: _Options, moments: Sequence[dict[int, PairMoments]]
-) -> list[dict[str, Any]]:
-    """The rows of one corpus, by tuned model, layer and measure."""
+def _rows(stimuli: Stimuli, pair: Pair, options: ScoreOptions, states: PairStates) -> list[Row]:
+    """Return the rows of one pair on one corpus, by layer and measure."""
     rows = []
-    for other, shared, states in zip(models.tuned, models.shared, moments, strict=True):
-        for layer in options.layers:
-            for measure in options.measures:
-                equal = MEASURES[measure].equal_spaces
-                if layer <= shared and equal is not None:
-                    value, stderr = equal, 0.0
-                else:
-                    value, stderr = evaluate(measure, states[layer])
-                rows.append(
-                    {
-                        "base": models.base.name,
-                        "tuned": other.name,
-                        "corpus": stimuli.corpus.name,
-                        "layer": layer,
-                        "measure": measure,
-                        "value": value,
-                        "stderr": stderr,
-                        "n_tokens": stimuli.draw.n_tokens,
-                        "n_sentences": stimuli.draw.n_sentences,
-                    }
-                )
+    for layer in options.layers:
+        for measure in options.measures:
+            if layer <= pair.shared and measure.equal_spaces is not None:
+                value, stderr = measure.equal_spaces, 0.0
+            else:
+                value, stderr = evaluate(measure.name, states[layer])
+            rows.append(
+                {
+                    "base": pair.base.name,
+                    "tuned": pair.tuned.name,
+                    "corpus": stimuli.corpus.name,
+                    "layer": layer,
+                    "measure": measure.name,
+                    "value": value,
+                    "stderr": stderr,
+                    "n_tokens": stimuli.draw.n_tokens,
+                    "n_sentences": stimuli.draw.n_sentences,
+                }
+            )
     return rows

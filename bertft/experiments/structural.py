@@ -1,9 +1,9 @@
-"""How much syntax each layer of a checkpoint holds: models and a treebank in; rows of numbers and drawn trees out.
+"""How much syntax each layer of a checkpoint encodes: models and a treebank in; rows of numbers and drawn trees out.
 
 The word vectors of every split are computed once, into a cache, and the probes are trained on the vectors alone.
-Beside the checkpoints stand floors, without which a number means little: each word hanging from the one before it, a
-random tree, and a model of the same shape with random weights, on whose vectors probes are trained as on any other.
-The embedding layer, layer 0, is a floor that the run holds anyway.
+The rows include baselines to compare the numbers with: a chain in which each word depends on the previous one, a random
+tree, and randomly initialised models of the same shapes, whose vectors are probed like those of the others. Layer 0,
+the embeddings, is a baseline that is always among the rows.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from bertft.activations.vectors import word_vectors
 from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
-from bertft.errors import DataError, OptionError, UndefinedWarning
-from bertft.experiments.inputs import Source, loaded, with_random
-from bertft.experiments.run import Clock, versions
-from bertft.options import count, integer
+from bertft.errors import DataError, UndefinedWarning
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.run import Run
+from bertft.options import integer, integers, one_of
 from bertft.probes.structural.examples import Examples, pad_trees
 from bertft.probes.structural.prediction import evaluate_batch, evaluate_probes, predict, spanning_edges
 from bertft.probes.structural.training import (
@@ -39,11 +39,11 @@ from bertft.probes.structural.training import (
     Recipe,
     train_probes,
 )
-from bertft.progress import Progress, Say, named
+from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
-FLOOR_BATCH = 64
+BASELINE_BATCH = 64
 DRAWN, DRAWN_WORDS = 4, range(6, 15)
 """How many sentences are drawn with their trees, and how many words they have."""
 
@@ -61,8 +61,11 @@ class DrawnTree:
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What `probe_structural` found: one row for each model, layer, rank, split and measure, the run, drawn trees."""
+class StructuralResults:
+    """What `probe_structural` returns.
+
+    rows: one for each model, layer, rank, split and measure.  run: the record of the run.  trees: the drawn trees.
+    """
 
     rows: list[Row]
     run: dict[str, Any]
@@ -74,7 +77,7 @@ def probe_structural(
     treebank: str | os.PathLike[str] | Treebank,
     *,
     layers: str | int | Iterable[int] = "all",
-    ranks: Sequence[int] = (64,),
+    ranks: int | Sequence[int] = (64,),
     preset: str = "paper",
     epochs: int | None = None,
     seed: int = 0,
@@ -89,121 +92,153 @@ def probe_structural(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Probed:
-    """Train distance and depth probes on each layer of each model, and evaluate them and the floors on dev and test.
+) -> StructuralResults:
+    """Train distance and depth probes on each layer of each model, and evaluate them and the baselines on dev and test.
 
-    models: folders, hub names, or loaded `Checkpoint`s.  treebank: a folder of `*-ud-train.conllu`, `*-ud-dev.conllu`
-        and, if there is one, `*-ud-test.conllu`, or a `Treebank` of these splits.
-    layers: "all", a number, several, or a text such as "0,3-5,-1".  ranks: of the probes, each trained.
-    preset: `paper` or `today`, of training and evaluation both; epochs: at most so many instead of the preset's.
-    random_seeds: so many random models of each model's shape.  sentences: at most so many of the training set, drawn.
+    models: folders, hub names, or loaded `Checkpoint`s, one or several.
+    treebank: a folder of `*-ud-train.conllu`, `*-ud-dev.conllu` and, if there is one, `*-ud-test.conllu`, or a
+        `Treebank` of these splits.
+    layers: "all", a number, several, or a text such as "0,3-5,-1"; 0 is the output of the embeddings.
+    ranks: of the probes, one or several; a probe is trained for each.
+    preset: the conventions of training and evaluation, `paper` or `today`.
+    epochs: the most epochs; by default those of the preset.
+    seed: of the weights of the probes, the order of the batches and the draw of sentences.
+    random_seeds: how many randomly initialised models of each model's shape to probe as baselines.
+    sentences: how many training sentences to draw; "all" or None takes every one.
     pooling, cache, cache_dtype, batch_tokens: see `word_vectors`.
-    progress: called as progress(done, total, what).  say: called with lines for people.
+    device, dtype, allow_pickle: see `bertft.score`.
+    progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
     Raises `DataError` for a treebank that cannot be read or lacks a split, `OptionError` for an option out of range,
-    `CheckpointError` for a model that cannot be read, `BertftError` where the cache cannot be written.
+    `CheckpointError` for a model that cannot be loaded, and `BertftError` if the cache cannot be written.
 
     >>> found = probe_structural("bert-base-cased", "UD_English-EWT")  # doctest: +SKIP
     >>> [row for row in found.rows if row["measure"] == "uuas" and row["split"] == "test"]  # doctest: +SKIP
 
     Source: Hewitt and Manning 2019; for preset `today`, Hall Maudslay et al. 2020.
     """
-    clock = Clock()
-    recipe = _recipe(preset, epochs)
-    seed = integer("seed", seed, least=0)
-    random_seeds = integer("random_seeds", random_seeds, least=0)
-    sentences = count("sentences", sentences, least=1)
-    ranks = tuple(dict.fromkeys(integer("rank", rank, least=1) for rank in ranks))
-    sources = [models] if isinstance(models, str | os.PathLike | Checkpoint) else list(models)
-    if not sources or not ranks:
-        raise OptionError(f"{len(sources)} models and {len(ranks)} ranks were given; give at least one of each")
-    with clock.phase("read"):
+    run = Run(Feedback(progress, say))
+    given = ProbingInputs.checked(
+        models,
+        Computation(device, dtype, batch_tokens, allow_pickle),
+        random_seeds=random_seeds,
+        sentences=sentences,
+        cache=cache,
+        cache_dtype=cache_dtype,
+    )
+    options = StructuralOptions(
+        ranks=integers("rank", ranks, least=1),
+        preset=preset,
+        recipe=_recipe(preset, epochs),
+        seed=integer("seed", seed, least=0),
+        pooling=pooling,
+    )
+    with run.clock.phase("read"):
         bank = treebank if isinstance(treebank, Treebank) else read_treebank(Path(treebank))
-        splits = _splits(bank, sentences, seed)
-    with clock.phase("load"):
-        checkpoints = loaded(sources, device=device, dtype=dtype, allow_pickle=allow_pickle)
-    wanted = {checkpoint.name: parse_layers(layers, n_layers(checkpoint.model)) for checkpoint in checkpoints}
+        splits = _splits(bank, given.sentences, options.seed)
+    with run.clock.phase("load"):
+        probed = given.load()
+    layers_of = {model.name: parse_layers(layers, n_layers(model.model)) for model in probed.checkpoints}
+    probing = _Probing(splits, layers_of, options, given, run)
+    for model in probed:
+        probing.probe(model)
+    run.notes += [f"{name} is {same}, of the same shape, and was not trained again" for name, same in probed.skipped]
+    record = run.record(
+        {**options.record(), "layers": layers_of, **given.record(probed)},
+        seed=options.seed,
+        checkpoints=probed.hashes,
+        treebank={"name": bank.name, "content_hash": bank.content_hash},
+        sentences={split: len(trees) for split, trees in splits.items()},
+        words={split: sum(map(len, trees)) for split, trees in splits.items()},
+        training=probing.history,
+    )
+    return StructuralResults(probing.rows, record, probing.trees)
 
-    rows = list(_floors(splits, preset, seed))
-    drawn: list[DrawnTree] = []
-    notes = _notes(splits, preset)
-    hashes: dict[str, str] = {}
-    history: list[dict[str, Any]] = []
-    seen: dict[tuple[str, tuple[int, ...]], str] = {}
-    for name, floor, checkpoint in with_random(checkpoints, random_seeds):
-        key = (checkpoint.content_hash, wanted[name])
-        if floor and key in seen:
-            notes.append(f"{checkpoint.name} is {seen[key]}, of the same shape, and was not trained again")
-            continue
-        seen[key] = checkpoint.name
-        hashes[checkpoint.name] = checkpoint.content_hash
-        examples: dict[str, Examples] = {}
-        for split, trees in splits.items():
-            with clock.phase("vectors"):
-                vectors = word_vectors(
-                    checkpoint,
-                    [tree.forms for tree in trees],
-                    layers=wanted[name],
-                    pooling=pooling,
-                    dtype=cache_dtype,
-                    cache=None if cache is None else Path(cache),
-                    batch_tokens=batch_tokens,
-                    progress=progress,
-                    say=say,
-                )
-            if not floor:
-                notes += [f"{checkpoint.name}, {split}: {note}" for note in vectors.notes]
-            examples[split] = Examples(trees, vectors)
-        with clock.phase("training"):
+
+@dataclass(frozen=True)
+class StructuralOptions:
+    """How probes are trained and evaluated."""
+
+    ranks: tuple[int, ...]
+    preset: str
+    recipe: Recipe
+    seed: int
+    pooling: str
+
+    def record(self) -> dict[str, Any]:
+        """Return the options for the record of the run."""
+        return {
+            "ranks": self.ranks,
+            "preset": self.preset,
+            "recipe": dataclasses.asdict(self.recipe),
+            "batches": "sentences of similar length together, in an order drawn anew for each epoch",
+            "pooling": self.pooling,
+        }
+
+
+@dataclass
+class _Probing:
+    """The probing of one model after another; the results are collected in `rows`, `trees` and `history`."""
+
+    splits: Mapping[str, tuple[Tree, ...]]
+    layers_of: Mapping[str, tuple[int, ...]]
+    options: StructuralOptions
+    given: ProbingInputs
+    run: Run
+    rows: list[Row] = field(default_factory=list)
+    trees: list[DrawnTree] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows += _tree_baselines(self.splits, self.options.preset, self.options.seed)
+        self.run.notes += _notes(self.splits, self.options.preset)
+
+    def probe(self, model: ProbedModel) -> None:
+        """Train and evaluate the probes of a model."""
+        options, device = self.options, model.checkpoint.model.device
+        examples = self._examples(model)
+        with self.run.clock.phase("training"):
             probes = train_probes(
                 examples["train"],
                 examples["dev"],
-                wanted[name],
-                ranks=ranks,
-                recipe=recipe,
-                seed=seed,
-                device=checkpoint.model.device,
-                progress=named(progress, f"probes of {checkpoint.name}"),
+                self.layers_of[model.shape],
+                ranks=options.ranks,
+                recipe=options.recipe,
+                seed=options.seed,
+                device=device,
+                progress=self.run.feedback.phase(f"probes of {model.name}"),
             )
-        history += [_history(checkpoint.name, probe) for probe in probes]
-        with clock.phase("evaluation"):
-            for split in splits:
-                if split != "train":
-                    found = evaluate_probes(probes, examples[split], preset, device=checkpoint.model.device)
-                    for probe, result in zip(probes, found, strict=True):
-                        rows += _rows(checkpoint.name, floor, split, result, layer=probe.layer, rank=probe.rank)
-            if not floor:
+        self.history += [_history(model.name, probe) for probe in probes]
+        with self.run.clock.phase("evaluation"):
+            for split in [split for split in examples if split != "train"]:
+                found = evaluate_probes(probes, examples[split], options.preset, device=device)
+                for probe, result in zip(probes, found, strict=True):
+                    what = _what(model.name, model.is_baseline, split, layer=probe.layer, rank=probe.rank)
+                    self.rows += _rows(what, result)
+            if not model.is_baseline:
                 last = "test" if "test" in examples else "dev"
-                drawn += _drawn(checkpoint, probes, examples[last], rows, preset)
-    run = {
-        "versions": versions(),
-        "seed": seed,
-        "options": {
-            "layers": wanted,
-            "ranks": ranks,
-            "preset": preset,
-            "recipe": dataclasses.asdict(recipe),
-            "batches": "sentences of like length together, in an order drawn anew each epoch",
-            "random_seeds": random_seeds,
-            "sentences": sentences or "all",
-            "pooling": pooling,
-            "cache_dtype": cache_dtype,
-            "dtype": dtype,
-            "device": str(checkpoints[0].model.device),
-        },
-        "checkpoints": hashes,
-        "treebank": {"name": bank.name, "content_hash": bank.content_hash},
-        "sentences": {split: len(trees) for split, trees in splits.items()},
-        "words": {split: sum(map(len, trees)) for split, trees in splits.items()},
-        "notes": notes,
-        "training": history,
-        "timings": clock.timings(),
-    }
-    return Probed(rows, run, drawn)
+                self.trees += _drawn(model.checkpoint, probes, examples[last], self.rows, options.preset)
+
+    def _examples(self, model: ProbedModel) -> dict[str, Examples]:
+        """Return the trees of each split with the vectors of their words."""
+        examples: dict[str, Examples] = {}
+        for split, trees in self.splits.items():
+            with self.run.clock.phase("vectors"):
+                vectors = word_vectors(
+                    model.checkpoint,
+                    [tree.forms for tree in trees],
+                    layers=self.layers_of[model.shape],
+                    pooling=self.options.pooling,
+                    **self.given.vector_options(self.run.feedback),
+                )
+            if not model.is_baseline:
+                self.run.notes += [f"{model.name}, {split}: {note}" for note in vectors.notes]
+            examples[split] = Examples(trees, vectors)
+        return examples
 
 
 def best_layers(rows: Sequence[Row], measure: str) -> dict[tuple[str, int], int]:
-    """For each model and rank the layer whose value on the development set is highest; floors have one too.
+    """Return for each model and rank, baselines included, the layer with the highest value on the development set.
 
     >>> best_layers([{"model": "m", "rank": 2, "layer": 1, "split": "dev", "measure": "uuas", "value": 0.5}], "uuas")
     {('m', 2): 1}
@@ -218,14 +253,12 @@ def best_layers(rows: Sequence[Row], measure: str) -> dict[tuple[str, int], int]
 
 
 def _recipe(preset: str, epochs: int | None) -> Recipe:
-    if preset not in RECIPES:
-        raise OptionError(f"unknown preset {preset!r}; choose one of {', '.join(RECIPES)}")
-    recipe = RECIPES[preset]
+    recipe = RECIPES[one_of("preset", preset, RECIPES)]
     return recipe if epochs is None else dataclasses.replace(recipe, epochs=integer("epochs", epochs, least=1))
 
 
 def _splits(bank: Treebank, sentences: int | None, seed: int) -> dict[str, tuple[Tree, ...]]:
-    """The splits to use, those of no sentence refused; of the training set so many sentences, in file order."""
+    """Return the splits that have sentences; of the training set so many are drawn, and kept in file order."""
     missing = [split for split in ("train", "dev") if not bank.splits.get(split)]
     if missing:
         raise DataError(
@@ -236,13 +269,13 @@ def _splits(bank: Treebank, sentences: int | None, seed: int) -> dict[str, tuple
     train = splits["train"]
     if sentences is not None and sentences < len(train):
         chosen = np.random.default_rng(seed).choice(len(train), sentences, replace=False)
-        splits["train"] = tuple(train[place] for place in np.sort(chosen))
+        splits["train"] = tuple(train[index] for index in np.sort(chosen))
     return splits
 
 
-def _notes(splits: dict[str, tuple[Tree, ...]], preset: str) -> list[str]:
+def _notes(splits: Mapping[str, tuple[Tree, ...]], preset: str) -> list[str]:
     if preset == "paper" and all(tag == "_" for trees in splits.values() for tree in trees for tag in tree.xpos):
-        return ["the treebank has no XPOS tags, by which preset paper knows punctuation, so none was left out"]
+        return ["the treebank has no XPOS tags, by which the preset paper finds punctuation, so none was left out"]
     return []
 
 
@@ -261,42 +294,45 @@ def _history(model: str, probe: Probe) -> dict[str, Any]:
     }
 
 
-def _floors(splits: dict[str, tuple[Tree, ...]], preset: str, seed: int) -> Iterator[Row]:
-    """The rows of trees that no model made, over all sentences of dev and test."""
+def _tree_baselines(splits: Mapping[str, tuple[Tree, ...]], preset: str, seed: int) -> Iterator[Row]:
+    """Yield the rows of the trees that no model predicts, over all sentences of dev and test."""
     rng = np.random.default_rng(seed)
-    makers: dict[str, Callable[[int], tuple[int, ...]]] = {CHAIN: _chain, RANDOM_TREE: lambda n: _random(n, rng)}
-    for name, made in makers.items():
+    baselines: dict[str, Callable[[int], tuple[int, ...]]] = {CHAIN: _chain, RANDOM_TREE: lambda n: _random(n, rng)}
+    for name, heads in baselines.items():
         for split in [split for split in splits if split != "train"]:
             by_length = sorted(splits[split], key=len)
             results: dict[Kind, Evaluation] = {}
-            for first in range(0, len(by_length), FLOOR_BATCH):
-                gold = pad_trees(by_length[first : first + FLOOR_BATCH])
-                guessed = pad_trees([dataclasses.replace(tree, heads=made(len(tree))) for tree in gold.trees])
+            for first in range(0, len(by_length), BASELINE_BATCH):
+                gold = pad_trees(by_length[first : first + BASELINE_BATCH])
+                guessed = pad_trees([dataclasses.replace(tree, heads=heads(len(tree))) for tree in gold.trees])
                 for kind, values in zip(KINDS, (guessed.distances, guessed.depths), strict=True):
                     found = evaluate_batch(kind, values, gold, preset)
                     results[kind] = results[kind].merge(found) if kind in results else found  # type: ignore[arg-type]
             for result in results.values():
-                yield from _rows(name, True, split, result, layer=None, rank=None)
+                yield from _rows(_what(name, True, split, layer=None, rank=None), result)
 
 
 def _chain(n: int) -> tuple[int, ...]:
-    """Heads of a tree where each word hangs from the one before it."""
+    """Return the heads of a tree in which each word depends on the previous one."""
     return tuple(range(n))
 
 
 def _random(n: int, rng: np.random.Generator) -> tuple[int, ...]:
-    """Heads of a tree where each word, in random order, hangs from one of those before it."""
+    """Return the heads of a tree in which each word, in random order, depends on a random earlier one."""
     order = rng.permutation(n)
     heads = np.zeros(n, dtype=np.int64)
     heads[order[1:]] = 1 + order[(rng.random(n - 1) * np.arange(1, n)).astype(np.int64)]
     return tuple(heads.tolist())
 
 
-def _rows(
-    model: str, floor: bool, split: str, result: Evaluation, *, layer: int | None, rank: int | None
-) -> Iterator[Row]:
+def _what(model: str, baseline: bool, split: str, *, layer: int | None, rank: int | None) -> Row:
+    return {"model": model, "baseline": baseline, "layer": layer, "rank": rank, "split": split}
+
+
+def _rows(what: Row, result: Evaluation) -> Iterator[Row]:
+    """Yield the rows of an evaluation; `what` says of which model, layer, rank and split."""
     with warnings.catch_warnings():
-        # nan says it: of a split without sentences of 5 words or more.
+        # The value is nan for a split without sentences of 5 words or more; a warning adds nothing.
         warnings.simplefilter("ignore", UndefinedWarning)
         if isinstance(result, DistanceEvaluation):
             values = {"distance_spearman": result.spearman, "uuas": result.uuas}
@@ -308,22 +344,13 @@ def _rows(
             counted = result.gold_edges
         else:
             counted = getattr(result, "sentences", 0) if measure == "root_accuracy" else rows_ranked
-        yield {
-            "model": model,
-            "baseline": floor,
-            "layer": layer,
-            "rank": rank,
-            "split": split,
-            "measure": measure,
-            "value": value,
-            "count": counted,
-        }
+        yield {**what, "measure": measure, "value": value, "count": counted}
 
 
 def _drawn(
     checkpoint: Checkpoint, probes: Sequence[Probe], examples: Examples, rows: Sequence[Row], preset: str
 ) -> list[DrawnTree]:
-    """The first sentences of a handy length, with the trees predicted from the layer of the best UUAS on dev."""
+    """Return the first sentences of suitable length, with trees predicted from the layer of the best UUAS on dev."""
     best = best_layers(rows, "uuas")
     rank = max(probe.rank for probe in probes)
     layer = best.get((checkpoint.name, rank))

@@ -1,7 +1,7 @@
-"""Fine-tuning a checkpoint on a task, over several seeds: what the paper compares its base with.
+"""Fine-tune a checkpoint on a task with several seeds.
 
-Everything that the result depends on stands in the record of the run. A run writes what it knows after every seed, so
-that one that was killed is taken up where it was, and one with other options is refused.
+The record of a run holds everything that the result depends on. It is written after every seed, so that a run that was
+killed can be resumed; resuming it with other options is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,33 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from bertft.checkpoints.checkpoint import length_limit
+from bertft.checkpoints.checkpoint import Checkpoint, length_limit
 from bertft.checkpoints.edit import POOLERS
 from bertft.checkpoints.edit import freeze as freeze_blocks
 from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
-from bertft.experiments.inputs import Source, loaded
-from bertft.experiments.run import Clock, check_same, versions
+from bertft.experiments.inputs import Computation, Source
+from bertft.experiments.run import Run, check_same
 from bertft.files import require_writable, write_files
-from bertft.options import integer
-from bertft.progress import Progress, Say
+from bertft.options import integers, one_of, optional_integer
+from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
 from bertft.tasks.lora import with_lora
-from bertft.tasks.task import Recipe, Records, Task
+from bertft.tasks.task import Records, Task, TrainingRecipe
 from bertft.tasks.training import Trained, evaluate
 from bertft.tasks.training import train as train_model
 
+DataSource = str | os.PathLike[str] | Records[Any]
+
 COLUMNS = ("model", "baseline", "seed", "epoch", "measure", "value", "best")
 UNTRAINED = "untrained head"
-_RECORD = "tuning.json"
+RECORD = "tuning.json"
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What `tune` found: one row for each seed, epoch and measure, and for each floor; and a record of the run."""
+class TuneResults:
+    """What `tune` returns: a row for each seed, epoch and measure and for each baseline, and the record of the run."""
 
     rows: list[Row]
     run: dict[str, Any]
@@ -50,11 +52,11 @@ class Tuned:
 def tune(
     task: str,
     model: Source,
-    train: str | os.PathLike[str] | Records[Any],
-    dev: str | os.PathLike[str] | Records[Any],
+    train: DataSource,
+    dev: DataSource,
     out: str | os.PathLike[str],
     *,
-    seeds: Sequence[int] = (1,),
+    seeds: int | Sequence[int] = (1,),
     freeze: int = -1,
     truncate: int | None = None,
     pooler: str = "keep",
@@ -72,170 +74,266 @@ def tune(
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Tuned:
-    """Fine-tune a checkpoint once a seed, and write the models and their metrics on dev to a folder.
+) -> TuneResults:
+    """Fine-tune a checkpoint once for each seed, and write the models and their metrics on dev to a folder.
 
-    task: `mnli`, `squad` or `dep`.  model: a folder, a hub name, or a loaded `Checkpoint`.
-    train, dev: a file in the task's published format, a data set of the hub as `NAME:SPLIT`, or `Records`.
-    out: gets `seed-1/best`, `seed-1/last` and so on, `tuning.json` and `tuning.csv`.
-    seeds: of the head's weights, the order of the data and dropout.
-    freeze: the last block to keep as it is, with all before it; -1 for none.  truncate: how many blocks to keep.
-    pooler: of a truncated model, `keep` or `reset`, see `models.truncate`.  lora: the rank of adapters to train alone.
-    preset: `paper` or `today`; epochs, learning_rate, batch_size, max_length: instead of the preset's.
-    limit, dev_limit: at most so many records, drawn once for all seeds.
-    resume: take up the run that `out` holds, if its options are these.
-    callbacks: for the Trainer.  progress: called as progress(done, total, what).  say: called with lines for people.
+    task: `mnli`, `squad` or `dep`.
+    model: a folder, a hub name, or a loaded `Checkpoint`.
+    train, dev: a file in the published format of the task, a data set of the hub as `NAME:SPLIT`, or `Records`.
+    out: the output directory; it gets `seed-1/best`, `seed-1/last` and so on, `tuning.json` and `tuning.csv`.
+    seeds: of the weights of the head, the order of the data and dropout.
+    freeze: the last block to freeze, together with the embeddings and all blocks before it; -1 freezes nothing.
+    truncate: how many blocks to keep; by default all.
+    pooler: of a truncated model, `keep` or `reset`, see `bertft.checkpoints.edit.truncate`.
+    lora: the rank of low-rank adapters; if it is given, only they and the head are trained.
+    preset: the recipe, `paper` or `today`; epochs, learning_rate, batch_size and max_length replace its numbers.
+    limit, dev_limit: the most records of each set, drawn once for all seeds.
+    resume: continue the run that `out` holds; its options must be the same.
+    device: `auto`, `cpu` or `cuda`.
+    allow_pickle: see `bertft.score`.
+    callbacks: for the Trainer.
+    progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
-    Raises `DataError` for data that cannot be read or from which nothing can be learned, `OptionError` for an option
-    out of range, `CheckpointError` for a model that cannot be read or cut, `BertftError` where `out` cannot be written
-    or holds another run.
+    Raises `DataError` for data that cannot be read or trained on, `OptionError` for an option out of range,
+    `CheckpointError` for a model that cannot be loaded or truncated, and `BertftError` if `out` cannot be written or
+    holds another run.
 
     >>> tuned = tune("mnli", "bert-base-uncased", "train.jsonl", "dev.jsonl", "runs/mnli", seeds=[1, 2, 3])
     ... # doctest: +SKIP
 
     Source: Merchant et al. 2020, section 3; Devlin et al. 2019.
     """
-    clock = Clock()
-    out = Path(out)
-    kind = named_task(task)
-    recipe = recipe_of(kind, preset, epochs, learning_rate, batch_size, max_length)
-    seeds = tuple(dict.fromkeys(integer("seed", seed, least=0) for seed in seeds))
-    if not seeds:
-        raise OptionError("no seed was given; give at least one")
-    if pooler not in POOLERS:
-        raise OptionError(f"unknown treatment of the pooler {pooler!r}; choose one of {', '.join(POOLERS)}")
-    if truncate is not None:
-        integer("truncate", truncate, least=1)
-    if lora is not None:
-        integer("lora", lora, least=1)
-        if truncate is not None:
-            raise OptionError("an adapter is saved without the blocks it is for; give either truncate or lora")
+    run, out = Run(Feedback(progress, say)), Path(out)
+    kind, seeds = named_task(task), integers("seed", seeds, least=0)
+    changes = ModelChanges(freeze, truncate, pooler, lora)
+    training = TrainingOptions(preset, epochs, learning_rate, batch_size, max_length)
+    training.recipe(kind)  # a wrong option is reported before anything is read
+    computation = Computation(trainer_device(device), allow_pickle=allow_pickle)
     require_writable(out)
-    held = _held(out, resume=resume)
-    with clock.phase("read"):
-        records = {
-            name: _read(kind, source, most) for name, source, most in (("train", train, limit), ("dev", dev, dev_limit))
-        }
-        kind.check(records["train"])
-    with clock.phase("load"):
-        (checkpoint,) = loaded([model], device=_device(device), dtype="float32", allow_pickle=allow_pickle)
-    recipe = dataclasses.replace(recipe, max_length=min(recipe.max_length, length_limit(checkpoint)))
+    held = held_run(out, resume=resume)
+    with run.clock.phase("read"):
+        data = TaskData.read(kind, train, dev, limit, dev_limit)
+    with run.clock.phase("load"):
+        (checkpoint,) = computation.load([model])
+    return run_tuning(Tuning(kind, checkpoint, data, changes, training), out, run, seeds, held, callbacks)
 
-    def built(seed: int) -> Any:
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """A preset of a task, and the numbers that replace those of its recipe."""
+
+    preset: str
+    epochs: int | None
+    learning_rate: float | None
+    batch_size: int | None
+    max_length: int | None
+
+    def recipe(self, task: Task[Any]) -> TrainingRecipe:
+        """Return the recipe for a task; raises `OptionError` for an option out of range."""
+        recipe = task.recipes[one_of("preset", self.preset, task.recipes)]
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise OptionError(f"learning_rate is {self.learning_rate!r}; give a number between 0 and 1, such as 3e-5")
+        given: dict[str, Any] = {
+            "epochs": optional_integer("epochs", self.epochs, least=1),
+            "learning_rate": self.learning_rate,
+            "batch_size": optional_integer("batch_size", self.batch_size, least=1),
+            "max_length": optional_integer("max_length", self.max_length, least=8),
+        }
+        return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class ModelChanges:
+    """How a model is changed before it is trained; see `tune` for each option."""
+
+    freeze: int = -1
+    truncate: int | None = None
+    pooler: str = "keep"
+    lora: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("treatment of the pooler", self.pooler, POOLERS)
+        optional_integer("truncate", self.truncate, least=1)
+        optional_integer("lora", self.lora, least=1)
+        if self.lora is not None and self.truncate is not None:
+            raise OptionError("an adapter is saved without the blocks that it belongs to; give either truncate or lora")
+
+    def apply(self, model: Any) -> Any:
+        """Change a model in place and return it, wrapped if it gets adapters."""
+        if self.truncate is not None:
+            truncate_blocks(model, self.truncate, pooler=self.pooler)
+        freeze_blocks(model, self.freeze)
+        return model if self.lora is None else with_lora(model, self.lora, first_block=self.freeze + 1)
+
+    def record(self) -> dict[str, Any]:
+        """Return the changes for the record of the run."""
+        return {**dataclasses.asdict(self), "pooler": self.pooler if self.truncate is not None else None}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The records to train on and to evaluate on, and how many of each were drawn at most."""
+
+    train: Records[Any]
+    dev: Records[Any]
+    limit: int | None
+    dev_limit: int | None
+
+    @classmethod
+    def read(
+        cls, task: Task[Any], train: DataSource, dev: DataSource, limit: int | None, dev_limit: int | None
+    ) -> TaskData:
+        """Read both sets; raises `DataError` if one cannot be read, or if nothing can be learned from the first."""
+
+        def read(source: DataSource, name: str, most: int | None) -> Records[Any]:
+            records = source if isinstance(source, Records) else task.read(os.fspath(source))
+            return records.limited(optional_integer(name, most, least=1), seed=0)
+
+        data = cls(read(train, "limit", limit), read(dev, "dev_limit", dev_limit), limit, dev_limit)
+        task.check(data.train)
+        return data
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes of both sets, with the name of the set."""
+        return [f"{name}: {note}" for name, records in self._sets for note in records.notes]
+
+    def record(self) -> dict[str, Any]:
+        """Return the name, hash and size of both sets for the record of the run."""
+        return {
+            name: {"name": records.name, "content_hash": records.content_hash, "records": len(records.items)}
+            for name, records in self._sets
+        }
+
+    @property
+    def _sets(self) -> tuple[tuple[str, Records[Any]], ...]:
+        return ("train", self.train), ("dev", self.dev)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Fine-tuning of a checkpoint on a task: everything that the result depends on, except for the seed."""
+
+    task: Task[Any]
+    checkpoint: Checkpoint
+    data: TaskData
+    changes: ModelChanges
+    training: TrainingOptions
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """The recipe, with inputs no longer than the model takes."""
+        recipe = self.training.recipe(self.task)
+        return dataclasses.replace(recipe, max_length=min(recipe.max_length, length_limit(self.checkpoint)))
+
+    def build(self, seed: int) -> Any:
+        """Return a new model to train; torch's generators are left as they were."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            made = kind.build(checkpoint, records["train"])
-            if truncate is not None:
-                truncate_blocks(made, truncate, pooler=pooler)
-            freeze_blocks(made, freeze)
-            return made if lora is None else with_lora(made, lora, first_block=freeze + 1)
+            return self.changes.apply(self.task.build(self.checkpoint, self.data.train))
 
-    untrained = built(seeds[0])
-    run: dict[str, Any] = {
-        "versions": versions(),
-        "task": task,
-        "checkpoints": {checkpoint.name: checkpoint.content_hash},
-        "data": {name: _described(found) for name, found in records.items()},
-        "options": {
-            "seeds": seeds,
-            "freeze": freeze,
-            "truncate": truncate,
-            "pooler": pooler if truncate is not None else None,
-            "lora": lora,
-            "preset": preset,
-            "limit": limit,
-            "dev_limit": dev_limit,
-            "device": str(checkpoint.model.device.type),
-        },
-        "recipe": dataclasses.asdict(recipe),
-        "metric": kind.metric,
-    }
+    def record(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return what identifies the run: it must be the same when the run is resumed."""
+        return {
+            "options": {
+                "seeds": seeds,
+                **self.changes.record(),
+                "preset": self.training.preset,
+                "limit": self.data.limit,
+                "dev_limit": self.data.dev_limit,
+                "device": str(self.checkpoint.model.device.type),
+            },
+            "task": self.task.name,
+            "checkpoints": {self.checkpoint.name: self.checkpoint.content_hash},
+            "data": self.data.record(),
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+
+    def baselines(self, untrained: Any, progress: Progress | None) -> dict[str, dict[str, float]]:
+        """Return the metrics of the baselines on dev, among them a model whose head is not trained."""
+        found = dict(self.task.baselines(self.data.train, self.data.dev, seed=0))
+        found[UNTRAINED] = evaluate(
+            self.task, untrained, self.checkpoint.tokenizer, self.data.dev, self.recipe, progress=progress
+        )
+        return found
+
+    def train(
+        self, seed: int, folder: Path, callbacks: Sequence[TrainerCallback], progress: Progress | None
+    ) -> Trained:
+        """Train a model with one seed, or continue if its folder holds it unfinished."""
+        return train_model(
+            self.task,
+            self.build(seed),
+            self.checkpoint.tokenizer,
+            self.data.train,
+            self.data.dev,
+            folder,
+            self.recipe,
+            seed=seed,
+            resume=True,
+            progress=progress,
+            callbacks=callbacks,
+        )
+
+
+def run_tuning(
+    tuning: Tuning,
+    out: Path,
+    run: Run,
+    seeds: Sequence[int],
+    held: Mapping[str, Any] | None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TuneResults:
+    """Train with each seed and write the results so far after each; `held` is the record of a run to resume."""
+    untrained = tuning.build(seeds[0])
+    parts = tuning.record(seeds)
     if held is not None:
-        parts = ("task", "checkpoints", "data", "options", "recipe")
-        check_same(out, {part: held.get(part) for part in parts}, {part: run[part] for part in parts})
-        floors = held["baselines"]
+        check_same(out, {part: held.get(part) for part in parts}, parts)
+        baselines = held["baselines"]
     else:
-        with clock.phase("baselines"):
-            floors = kind.floors(records["train"], records["dev"], seed=0)
-            floors[UNTRAINED] = evaluate(
-                kind, untrained, checkpoint.tokenizer, records["dev"], recipe, progress=progress
-            )
-    run |= {"baselines": floors, "finished": False}
-    rows = list(_floor_rows(floors))
-    notes = [f"{name}: {note}" for name, found in records.items() for note in found.notes]
-    _write(out, rows, run | {"notes": notes, "timings": clock.timings()})
+        with run.clock.phase("baselines"):
+            baselines = tuning.baselines(untrained, run.feedback.progress)
+    rows = list(_baseline_rows(baselines))
+    run.notes += tuning.data.notes
+
+    metric = tuning.task.metric
+
+    def written(*, finished: bool) -> TuneResults:
+        record = run.record(**parts, metric=metric, baselines=baselines, finished=finished)
+        write_files(out, {RECORD: json_bytes(rows, record), "tuning.csv": csv_bytes(rows, COLUMNS)})
+        return TuneResults(rows, record)
+
+    results = written(finished=False)
     for seed in seeds:
-        with clock.phase("training"):
-            trained = train_model(
-                kind,
-                built(seed),
-                checkpoint.tokenizer,
-                records["train"],
-                records["dev"],
-                out / f"seed-{seed}",
-                recipe,
-                seed=seed,
-                resume=True,
-                progress=_named(progress, seed),
-                callbacks=callbacks,
-            )
-        rows += _rows(checkpoint.name, seed, trained)
-        notes += [note for note in trained.notes if note not in notes]
-        found = next(row for row in trained.history if row["epoch"] == trained.best_epoch)
-        if say is not None:
-            say(f"seed {seed}: {kind.metric} {found[kind.metric]:.4f} after epoch {trained.best_epoch}")
-        run["finished"] = seed == seeds[-1]
-        run["notes"], run["timings"] = notes, clock.timings()
-        _write(out, rows, run)
-    return Tuned(rows, run)
+        with run.clock.phase("training"):
+            progress = run.feedback.prefixed(f"seed {seed}, ")
+            trained = tuning.train(seed, out / f"seed-{seed}", callbacks, progress)
+        rows += _rows(tuning.checkpoint.name, seed, trained)
+        run.notes += trained.notes
+        best = next(row for row in trained.history if row["epoch"] == trained.best_epoch)
+        run.feedback.tell(f"seed {seed}: {metric} {best[metric]:.4f} after epoch {trained.best_epoch}")
+        results = written(finished=seed == seeds[-1])
+    return results
 
 
-def recipe_of(
-    task: Task[Any],
-    preset: str,
-    epochs: int | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    max_length: int | None,
-) -> Recipe:
-    """The preset's recipe with what was asked for in its place; raises `OptionError` for what is out of range."""
-    if preset not in task.recipes:
-        raise OptionError(f"unknown preset {preset!r}; choose one of {', '.join(task.recipes)}")
-    if learning_rate is not None and not 0 < learning_rate < 1:
-        raise OptionError(f"learning_rate is {learning_rate!r}; give a number between 0 and 1, such as 3e-5")
-    given: dict[str, Any] = {
-        "epochs": None if epochs is None else integer("epochs", epochs, least=1),
-        "learning_rate": learning_rate,
-        "batch_size": None if batch_size is None else integer("batch_size", batch_size, least=1),
-        "max_length": None if max_length is None else integer("max_length", max_length, least=8),
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(task.recipes[preset], **changes)
-
-
-def _read(task: Task[Any], source: str | os.PathLike[str] | Records[Any], limit: int | None) -> Records[Any]:
-    records = source if isinstance(source, Records) else task.read(os.fspath(source))
-    return records.limited(None if limit is None else integer("limit", limit, least=1), seed=0)
-
-
-def _device(device: str) -> str:
+def trainer_device(device: str) -> str:
+    """Return a device that the Trainer can be told to use; raises `OptionError` for one of several GPUs."""
     if device.startswith("cuda:"):
         raise OptionError(
-            f"the Trainer takes the first GPU it sees; give cuda, and set CUDA_VISIBLE_DEVICES={device[5:]}"
+            f"the Trainer uses the first visible GPU; give cuda, and set CUDA_VISIBLE_DEVICES={device[5:]}"
         )
     return device
 
 
-def _described(records: Records[Any]) -> dict[str, Any]:
-    return {"name": records.name, "content_hash": records.content_hash, "records": len(records.items)}
+def held_run(out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """Return the record of the run that a folder holds, or None if the folder is empty or does not exist.
 
-
-def _held(out: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The record of the run that the folder holds, None where it is empty or absent."""
+    Raises `BertftError` if the folder holds something else, or a run and `resume` is false.
+    """
     if not out.exists() or not any(out.iterdir()):
         return None
     try:
-        run: dict[str, Any] = json.loads((out / _RECORD).read_text(encoding="utf-8"))["run"]
+        run: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))["run"]
     except (OSError, ValueError, KeyError) as error:
         raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from error
     if not resume:
@@ -243,11 +341,8 @@ def _held(out: Path, *, resume: bool) -> dict[str, Any] | None:
     return run
 
 
-def _named(progress: Progress | None, seed: int) -> Progress | None:
-    return None if progress is None else lambda done, total, what: progress(done, total, f"seed {seed}, {what}")
-
-
 def _rows(model: str, seed: int, trained: Trained) -> Iterator[Row]:
+    """Yield the rows of one seed, by epoch and measure."""
     for entry in trained.history:
         for measure, value in entry.items():
             if measure not in ("epoch", "step"):
@@ -262,12 +357,8 @@ def _rows(model: str, seed: int, trained: Trained) -> Iterator[Row]:
                 }
 
 
-def _floor_rows(floors: dict[str, dict[str, float]]) -> Iterator[Row]:
-    for name, metrics in floors.items():
+def _baseline_rows(baselines: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+    for name, metrics in baselines.items():
         for measure, value in metrics.items():
             row = {"model": name, "baseline": True, "seed": None, "epoch": None}
             yield {**row, "measure": measure, "value": value, "best": False}
-
-
-def _write(out: Path, rows: list[Row], run: dict[str, Any]) -> None:
-    write_files(out, {_RECORD: json_bytes(rows, run), "tuning.csv": csv_bytes(rows, COLUMNS)})

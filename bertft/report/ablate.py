@@ -51,12 +51,12 @@ NEAR = 0.01
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepCurve:
     """The main metric of one task by k, as means over seeds with their standard deviations (nan for one seed).
 
     `whole` is the k of the unmodified model, and `baseline` the name and the metric of the highest baseline.
 
-    >>> Sweep("mnli", "accuracy", (-1, 0), (0.8, 0.7), (0.01, 0.02), seeds=2, whole=-1).change(0)
+    >>> SweepCurve("mnli", "accuracy", (-1, 0), (0.8, 0.7), (0.01, 0.02), seeds=2, whole=-1).change(0)
     -0.1
     """
 
@@ -95,7 +95,7 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
     return write_files(folder, files)
 
 
-def sweeps(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[Sweep]:
+def sweeps(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[SweepCurve]:
     """Return the sweeps of one kind, one for each task."""
     found = []
     for task, of_task in run["tasks"].items():
@@ -104,7 +104,7 @@ def sweeps(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[Sweep]:
         by_k = {int(row["k"]): row for row in sorted(mine, key=lambda row: int(row["k"]))}
         if by_k:
             found.append(
-                Sweep(
+                SweepCurve(
                     task=task,
                     metric=metric,
                     ks=tuple(by_k),
@@ -187,7 +187,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         say(console, finding(sweep, kind))
 
 
-def table(sweep: Sweep, rows: Sequence[Row], kind: str, ascii_only: bool) -> Table:
+def table(sweep: SweepCurve, rows: Sequence[Row], kind: str, ascii_only: bool) -> Table:
     """Return the table of one sweep of one task."""
     built = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     built.add_column("frozen to" if kind == "freeze" else "blocks", justify="right", no_wrap=True)
@@ -209,10 +209,10 @@ def table(sweep: Sweep, rows: Sequence[Row], kind: str, ascii_only: bool) -> Tab
     return built
 
 
-def finding(sweep: Sweep, kind: str) -> str:
+def finding(sweep: SweepCurve, kind: str) -> str:
     """Return how far a sweep goes before the metric falls by more than `NEAR`, and the lowest value.
 
-    >>> finding(Sweep("mnli", "accuracy", (-1, 0, 1), (0.8, 0.795, 0.7), (), seeds=1, whole=-1), "freeze")
+    >>> finding(SweepCurve("mnli", "accuracy", (-1, 0, 1), (0.8, 0.795, 0.7), (), seeds=1, whole=-1), "freeze")
     'MNLI (accuracy), freezing: 0.800 unmodified; kept within 0.01 up to block 0; lowest 0.700 (block 1).'
     """
     # The k that keep the metric, in order, beginning at the unmodified model.

@@ -1,4 +1,4 @@
-"""What an encoder can be fine-tuned on: `TASKS` names the tasks, one module each; `training` trains any of them."""
+"""The tasks that an encoder can be fine-tuned on, one module each; the module `training` trains any of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["TASKS", "named_task"]
 
 TASKS = {"mnli": "mnli", "squad": "squad", "dep": "dependency"}
-"""Name of a task, the module of this package whose `TASK` it is."""
+"""The name of each task, and the module of this package that defines it as `TASK`."""
 
 
 def named_task(name: str) -> Task[Any]:
-    """The task of a name, imported when asked for; raises `OptionError` for one that is not in `TASKS`.
+    """Import and return the task of a name; raises `OptionError` for a name that is not in `TASKS`.
 
     >>> named_task("mnli").metric
     'accuracy'

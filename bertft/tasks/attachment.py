@@ -1,11 +1,11 @@
-"""How many words of a treebank a parser attaches as the treebank does, by the measures of the CoNLL 2017 shared task.
+"""Attachment scores of a dependency parser, as defined by the CoNLL 2017 shared task.
 
-*UAS*, the unlabelled attachment score: the share of words that have the right head.  *LAS*, the labelled one: of words
-that have the right head and the right relation, subtypes left out (`nsubj:pass` is `nsubj`).  Every word counts alike,
-punctuation too, and one that was given no head is wrong.  The words are those of the treebank; on these the shared
-task's F1, which forgives a parser nothing it did not segment as the treebank does, is the same number.
+UAS, the unlabelled attachment score, is the share of words with the correct head. LAS, the labelled attachment score,
+is the share of words with the correct head and relation, where subtypes are ignored (`nsubj:pass` counts as `nsubj`).
+All words count equally, punctuation included, and a word without a predicted head counts as wrong. The words are those
+of the treebank, for which the F1 scores of the shared task equal these shares.
 
-The other convention, that of the Penn Treebank, leaves out punctuation: here words of Unicode's P categories alone.
+The convention of the Penn Treebank leaves out punctuation: here, words of Unicode's P categories.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bertft.errors import DataError, UndefinedWarning
 
 @dataclass(frozen=True)
 class AttachmentEvaluation:
-    """How many words count, and how many of them are right by head, and by head and relation."""
+    """How many words were counted, how many have the correct head, and how many also the correct relation."""
 
     words: int
     correct_heads: int
@@ -29,12 +29,12 @@ class AttachmentEvaluation:
 
     @property
     def uas(self) -> float:
-        """Unlabelled attachment score; nan, with a warning, where no word counts."""
+        """The unlabelled attachment score; nan, with a warning, if no word was counted."""
         return _share(self.correct_heads, self.words)
 
     @property
     def las(self) -> float:
-        """Labelled attachment score; nan, with a warning, where no word counts."""
+        """The labelled attachment score; nan, with a warning, if no word was counted."""
         return _share(self.correct_arcs, self.words)
 
 
@@ -48,9 +48,11 @@ def evaluate_attachment(
 ) -> AttachmentEvaluation:
     """Compare predicted heads and relations with those of the trees, sentence by sentence.
 
-    Heads count words from 1, and 0 is the root; whatever is no word's number, -1 say, is wrong.  `punctuation` says
-    whether it counts, `subtypes` whether a relation is right only if its subtype is.  Raises `DataError` where the
-    predictions are not of as many sentences or words as the trees.
+    heads: the head of each word, counted from 1; 0 is the root, and any other number, such as -1, is wrong.
+    relations: the relation of each word to its head.
+    punctuation: whether punctuation is counted.  subtypes: whether the subtypes of relations must agree too.
+
+    Raises `DataError` if the predictions have other numbers of sentences or words than the trees.
 
     >>> tree = Tree("rain", "made", ("It", "rains", "."), ("",) * 3, ("",) * 3, (2, 0, 2), ("nsubj", "root", "punct"))
     >>> found = evaluate_attachment([tree], [(2, 0, 1)], [("nsubj:expl", "root", "punct")])
@@ -62,14 +64,14 @@ def evaluate_attachment(
     if not len(trees) == len(heads) == len(relations):
         raise DataError(
             f"{len(trees)} trees, heads of {len(heads)} sentences and relations of {len(relations)}; give one of each "
-            "a sentence"
+            "for every sentence"
         )
     words = correct_heads = correct_arcs = 0
     for tree, found_heads, found_relations in zip(trees, heads, relations, strict=True):
         if not len(tree) == len(found_heads) == len(found_relations):
             raise DataError(
                 f"{tree.where}: {len(tree)} words, {len(found_heads)} predicted heads and {len(found_relations)} "
-                "relations; give one of each a word"
+                "relations; give one of each for every word"
             )
         for form, head, relation, found_head, found_relation in zip(
             tree.forms, tree.heads, tree.relations, found_heads, found_relations, strict=True
@@ -84,7 +86,7 @@ def evaluate_attachment(
 
 
 def is_punctuation(form: str) -> bool:
-    """Whether all characters of a word are punctuation to Unicode; signs such as $, + and emoji are not.
+    """Return whether all characters of a word are punctuation in Unicode; symbols such as $, + and emoji are not.
 
     >>> is_punctuation("..."), is_punctuation("$"), is_punctuation("'s")
     (True, False, False)
@@ -98,6 +100,6 @@ def _universal(relation: str, other: str) -> bool:
 
 def _share(correct: int, words: int) -> float:
     if words == 0:
-        warnings.warn("no word counts, so the attachment score is nan", UndefinedWarning, stacklevel=3)
+        warnings.warn("no word was counted, so the attachment score is nan", UndefinedWarning, stacklevel=3)
         return float("nan")
     return correct / words

@@ -1,20 +1,20 @@
-"""A dependency parser over any encoder: two biaffine scorers, of the arcs and of their relations.
+"""A dependency parser on top of any encoder, with biaffine scores of arcs and of their relations.
 
-The vector of a word is the mean over its pieces of the encoder's last hidden layer.  The root of the tree is a node of
-its own, a learned vector, so that encoders without a [CLS] serve too.  Each word, as a dependent and as a head, passes
-through an MLP of one layer, for arcs and for relations; the score of an arc is
+The vector of a word is the mean over its subwords in the last hidden layer of the encoder. The root of the tree is a
+node with a learned vector, so that encoders without a [CLS] token can be used. Four MLPs of one layer map each word to
+its vectors as a dependent and as a head, for arcs and for relations. The scores of an arc and of its relations are
 
-    [dependent; 1] . U . head        and of each relation it may bear        [dependent; 1] . V . [head; 1]
+    [dependent; 1] . U . head        and        [dependent; 1] . V . [head; 1]
 
-The loss is the cross-entropy of the right head among all nodes, plus that of the right relation on the right arc.  In
-evaluation mode the parser gives the best tree of one root, see `kernels.reference.arborescences`: each word's best head
-where these make a tree, which they mostly do; and the best relation of each arc of the tree.
+The loss is the cross-entropy of the gold head among all nodes, plus that of the gold relation on the gold arc. In
+evaluation mode the parser returns the best tree with one root, see `kernels.reference.arborescences`, and the best
+relation of each of its arcs. The best heads of all words are this tree if they form a tree, which they usually do.
 
-The config is the encoder's, with the parser's sizes in its field `biaffine` and the relations in `id2label`.  So a
-saved parser is to transformers an encoder with a head, as a saved classifier is: `AutoModel` reads the encoder from it,
-and whatever freezes, truncates or adapts an encoder finds it as `base_model`.
+The config is that of the encoder, with the sizes of the parser in its field `biaffine` and the relations in `id2label`.
+To transformers, a saved parser is therefore an encoder with a head, like a saved classifier: `AutoModel` loads the
+encoder from it, and functions that freeze, truncate or adapt an encoder find it as `base_model`.
 
-Source: Dozat and Manning 2017, with the sizes and the dropout of its authors' parser and of SuPar.
+Source: Dozat and Manning 2017, with the sizes and the dropout of their published parser and of SuPar.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from bertft import kernels
 from bertft.errors import CheckpointError
 
 SIZES = {"arc_size": 500, "relation_size": 100, "dropout": 0.33}
-"""Widths of the two pairs of MLPs, and the share of their outputs that training drops."""
+"""The widths of the MLPs for arcs and for relations, and the dropout of their outputs."""
 
 IGNORED = -100
-"""In place of a head or relation: there is none to learn, as beyond a sentence's end."""
+"""The label of a head or relation that is not to be learned, such as after the end of a sentence."""
 
 
 @dataclass
 class ParserOutput(ModelOutput):
-    """The loss where heads and relations were given; in evaluation mode the trees, -1 beyond a sentence's end."""
+    """The loss if heads and relations were given; in evaluation mode the trees, with -1 after the end of a sentence."""
 
     loss: Tensor | None = None
     heads: Tensor | None = None
@@ -50,7 +50,7 @@ class ParserOutput(ModelOutput):
 
 
 class BiaffineScorer(nn.Module):
-    """The scores of all arcs between the words of a batch, and of the relations on some of them."""
+    """Scores all arcs between the words of a batch, and all relations on given arcs."""
 
     def __init__(self, hidden_size: int, relations: int, *, arc_size: int, relation_size: int, dropout: float) -> None:
         super().__init__()
@@ -64,16 +64,19 @@ class BiaffineScorer(nn.Module):
         self.dropout = dropout
 
     def draw(self, std: float) -> None:
-        """Draw what is not a `Linear`, whose weights the model draws."""
+        """Draw the initial weights that do not belong to a `Linear`; the model draws the others."""
         for parameter in (self.root, self.arc, self.relation):
             nn.init.normal_(parameter, std=std)
 
     def nodes(self, words: Tensor) -> Tensor:
-        """The root and the words, (batch, words + 1, d), of the words' vectors."""
+        """Return the vectors of the root and the words, (batch, words + 1, d)."""
         return torch.cat([self.root.to(words.dtype).expand(len(words), 1, -1), words], dim=1)
 
     def arc_scores(self, nodes: Tensor, lengths: Tensor) -> Tensor:
-        """Of each word under each node, (batch, words, words + 1); -inf under itself and beyond its sentence."""
+        """Return the score of each word with each node as its head, (batch, words, words + 1).
+
+        A word cannot be its own head or depend on a node after the end of its sentence: these scores are -inf.
+        """
         dependents = _with_one(self._view(self.arc_dependent, nodes[:, 1:]))
         scores = dependents @ self.arc @ self._view(self.arc_head, nodes).transpose(1, 2)
         heads = torch.arange(nodes.shape[1], device=nodes.device)
@@ -82,7 +85,7 @@ class BiaffineScorer(nn.Module):
         return scores.float().masked_fill(beyond[:, None] | itself, -torch.inf)
 
     def relation_scores(self, nodes: Tensor, heads: Tensor) -> Tensor:
-        """Of each relation between each word and the one head named for it, (batch, words, relations)."""
+        """Return the score of each relation between each word and its given head, (batch, words, relations)."""
         dependents = _with_one(self._view(self.relation_dependent, nodes[:, 1:]))
         head_views = _with_one(self._view(self.relation_head, nodes))
         chosen = head_views.gather(1, heads[..., None].expand(-1, -1, head_views.shape[-1]))
@@ -90,27 +93,27 @@ class BiaffineScorer(nn.Module):
 
     def _view(self, layer: nn.Linear, nodes: Tensor) -> Tensor:
         view = functional.leaky_relu(layer(nodes), negative_slope=0.1)
-        # One mask a sentence: what a word hides, its heads hide too.
+        # One mask for each sentence: the same dimensions are dropped for all its nodes.
         kept = functional.dropout(view.new_ones(len(view), 1, view.shape[-1]), self.dropout, self.training)
         return view * kept
 
 
 class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """An encoder with a `BiaffineScorer`, saved and loaded as any model of transformers.
+    """An encoder with a `BiaffineScorer`, saved and loaded like any model of transformers.
 
     `from_config` and `from_pretrained` take the config of an encoder whose fields `biaffine` (see `SIZES`) and
-    `id2label` are set. Raises `CheckpointError` for a config without them, and where no tree can be made of the scores.
+    `id2label` are set. Raises `CheckpointError` for a config without them, and for scores that are not finite.
 
     >>> from transformers import BertConfig
     >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 5}
     >>> config = BertConfig(**sizes, id2label={0: "nsubj", 1: "root"}, biaffine=SIZES)
     >>> parser = BiaffineParser.from_config(config).eval()
     >>> tokens = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    >>> parser(**tokens, words=torch.tensor([[1, 2, 2]])).heads.shape  # the second word has two pieces
+    >>> parser(**tokens, words=torch.tensor([[1, 2, 2]])).heads.shape  # the second word has two subwords
     torch.Size([1, 2])
     """
 
-    # What the encoder was built with holds for the whole, so this class must not choose for it.
+    # The encoder decides how attention is computed, so this class declares support for every implementation.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -121,7 +124,7 @@ class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
         sizes = getattr(config, "biaffine", None)
         if not sizes:
             raise CheckpointError(
-                f"this {config.model_type} is no parser: its config has no field `biaffine`; give a folder that "
+                f"this {config.model_type} is not a parser: its config has no field `biaffine`; give a folder that "
                 "`bertft tune dep` wrote"
             )
         encoder = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
@@ -134,7 +137,7 @@ class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_config(cls, config: Any, **settings: Any) -> BiaffineParser:
-        """A parser of a config, all its weights drawn from torch's generator."""
+        """Return a parser with random weights from torch's generator."""
         parser: BiaffineParser = cls._from_config(config, **settings)  # type: ignore[no-untyped-call]
         return parser
 
@@ -142,8 +145,8 @@ class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
     def from_pretrained(  # type: ignore[override]
         cls, source: str | os.PathLike[str], *, config: Any = None, **settings: Any
     ) -> BiaffineParser:
-        """The parser of a folder that `save_pretrained` wrote."""
-        # The class of the config is the encoder's, which only the file can tell.
+        """Load a parser from a folder that `save_pretrained` wrote."""
+        # The class of the config is that of the encoder, which only the file names.
         config = AutoConfig.from_pretrained(source) if config is None else config
         parser: BiaffineParser = super().from_pretrained(source, config=config, **settings)
         return parser
@@ -158,9 +161,10 @@ class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
     ) -> ParserOutput:
         """Score, and in evaluation mode parse, a padded batch.
 
-        `words` (batch, tokens) is the number of the word that a token is a piece of, from 1, and 0 for special tokens
-        and padding; every word has a piece.  `head_labels` and `relation_labels` (batch, words) are to be learned: the
-        number of the head, 0 for the root, and of the relation as in the config; `IGNORED` where there is none.
+        words: (batch, tokens), the number of the word that each token belongs to, from 1; 0 for special tokens and
+            padding. Every word has at least one token.
+        head_labels, relation_labels: (batch, words), what is to be learned: the number of the head, 0 for the root, and
+            the index of the relation in the config; `IGNORED` if there is none.
         """
         encoder = self.base_model
         hidden = encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
@@ -185,7 +189,7 @@ class BiaffineParser(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 
 def biaffine_settings(relations: Sequence[str], **sizes: float) -> dict[str, Any]:
-    """The fields that make an encoder's config a parser's, of the relations it is to know.
+    """Return the fields to add to the config of an encoder for a parser that knows some relations.
 
     >>> biaffine_settings(["nsubj", "root"], dropout=0.1)["biaffine"]
     {'arc_size': 500, 'relation_size': 100, 'dropout': 0.1}
@@ -198,11 +202,11 @@ def biaffine_settings(relations: Sequence[str], **sizes: float) -> dict[str, Any
 
 
 def _means(hidden: Tensor, words: Tensor, longest: int) -> Tensor:
-    """The mean of each word's pieces, (batch, words, d)."""
+    """Return the mean of the subwords of each word, (batch, words, d)."""
     numbers = torch.arange(1, longest + 1, device=words.device)
-    # As a product, since a GPU adds scattered rows in no fixed order.
-    pieces = (words[:, None] == numbers[:, None]).to(hidden.dtype)
-    return pieces @ hidden / pieces.sum(dim=-1, keepdim=True).clamp(min=1)
+    # A product, since a GPU adds scattered rows in no fixed order.
+    members = (words[:, None] == numbers[:, None]).to(hidden.dtype)
+    return members @ hidden / members.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def _with_one(vectors: Tensor) -> Tensor:
@@ -210,19 +214,19 @@ def _with_one(vectors: Tensor) -> Tensor:
 
 
 def _cross_entropy(scores: Tensor, gold: Tensor) -> Tensor:
-    """The mean over the words that have a gold answer, 0 where none has."""
+    """Return the mean over the words that have a gold label, or 0 if none has."""
     losses = functional.cross_entropy(scores.flatten(0, 1), gold.flatten(), ignore_index=IGNORED, reduction="sum")
     return losses / (gold != IGNORED).sum().clamp(min=1)
 
 
 def _trees(arc_scores: Tensor, lengths: Tensor) -> Tensor:
-    """The heads of the best tree of one root of each sentence, (batch, words), on the scores' device."""
+    """Return the heads of the best tree with one root of each sentence, (batch, words), on the device of the scores."""
     scores = arc_scores.detach().cpu().contiguous().numpy()
     try:
         heads = kernels.select("cpu").arborescences(scores, lengths.cpu().numpy())
     except ValueError as error:
         raise CheckpointError(
-            f"the parser's scores make no tree ({error}); its weights are damaged, or training ran away: "
-            "lower the learning rate"
+            f"no tree can be built from the scores of the parser ({error}); its weights are damaged, or training "
+            "diverged: lower the learning rate"
         ) from error
     return torch.as_tensor(heads, dtype=torch.long, device=arc_scores.device)

@@ -1,17 +1,17 @@
-"""Dependency parsing: the head of each word and the relation to it, learned from a treebank by a biaffine parser.
+"""Dependency parsing: a biaffine parser learns the head of each word, and its relation to it, from a treebank.
 
-A parser learns relations whole, `nsubj:pass` as another than `nsubj`, as the parsers of the shared task did; its score
-is LAS with the subtypes left out, over all words, see `attachment`.  A relation that does not occur in training is none
-the parser knows: on dev it is wrong, whatever is guessed, and in dev's loss the word counts by its head alone.
+A parser learns relations with their subtypes, so that `nsubj:pass` differs from `nsubj`, as the parsers of the shared
+task did. Its score is LAS over all words without subtypes, see `attachment`. The parser does not know relations that do
+not occur in training: on dev they are always wrong, and the loss of such a word is that of its head alone.
 
-A parser needs all words of a sentence.  One that has more tokens than the recipe's `max_length`, or a word of which the
-tokenizer makes nothing, is left out of training, and of dev all its words count as wrong; both are told in a note.
+A parser needs all words of a sentence. A sentence that has more tokens than `max_length`, or a word without any token,
+is left out of training; on dev, all its words count as wrong. A note reports both.
 
-Of the recipe Merchant et al. 2020 give the learning rate, 3e-5, Adam, warm-up over 10 % of the steps and 20 epochs.
-What is not in their paper: the batch, here the 32 of their other tasks; the MLPs and their dropout, here those of the
-parser of Dozat, whom they thank; the head's learning rate, here the encoder's; the linear decay; and how a word's
-vector is made of its pieces, here as their mean.  `today` gives the head 20 times the encoder's learning rate, and half
-as many epochs, as SuPar does.
+Merchant et al. 2020 give the learning rate, 3e-5, Adam, warm-up over 10 % of the steps, and 20 epochs. They do not give
+the batch size, here 32 as for their other tasks; the MLPs and their dropout, here those of Dozat's parser; the learning
+rate of the head, here that of the encoder; the decay, here linear; and how the vector of a word is computed from its
+subwords, here as their mean. The preset `today` uses 20 times the learning rate for the head, and half as many epochs,
+as SuPar does.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from bertft.data.treebank import Tree, read_split
 from bertft.errors import DataError
 from bertft.tasks.attachment import evaluate_attachment
 from bertft.tasks.biaffine import IGNORED, SIZES, BiaffineParser, biaffine_settings
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 RECIPES = {
-    "paper": Recipe(
+    "paper": TrainingRecipe(
         epochs=20,
         learning_rate=3e-5,
         batch_size=32,
@@ -44,7 +44,7 @@ RECIPES = {
         epsilon=1e-8,
         extras=SIZES,
     ),
-    "today": Recipe(
+    "today": TrainingRecipe(
         epochs=10,
         learning_rate=5e-5,
         batch_size=32,
@@ -55,13 +55,13 @@ RECIPES = {
     ),
 }
 
-# What fills up the shorter rows of a batch, beside the padding token.
+# The values that pad the shorter rows of a batch; `input_ids` are padded with the padding token.
 _PADDING = {"attention_mask": 0, "words": 0, "head_labels": IGNORED, "relation_labels": IGNORED}
 
 
 @dataclass(frozen=True)
 class Sentences(Features):
-    """Sentences that fit, `tree` the place of each among the records; `labels` are the numbers of the relations."""
+    """Sentences that fit; `tree` is the index of each among the records, `labels` has the index of each relation."""
 
     labels: Mapping[str, int] = field(default_factory=dict)
 
@@ -74,19 +74,19 @@ class Dependency:
     recipes = RECIPES
 
     def read(self, source: str) -> Records[Tree]:
-        """See `read_split`."""
+        """Read a treebank; see `read_split`."""
         treebank = read_split(source)
         (trees,) = treebank.splits.values()
         return Records(treebank.name, trees, treebank.content_hash)
 
     def check(self, train: Records[Tree]) -> None:
-        """At least one sentence must have a word that hangs from another."""
+        """Require a sentence with a word that depends on another."""
         if all(len(tree) < 2 for tree in train.items):
-            got = f"all {len(train.items):,} sentences are of one word" if train.items else "there is no sentence"
-            raise DataError(f"{train.name}: {got}; training needs sentences of two words or more")
+            got = f"all {len(train.items):,} sentences have one word" if train.items else "there is no sentence"
+            raise DataError(f"{train.name}: {got}; training needs sentences of at least two words")
 
     def build(self, checkpoint: Checkpoint, train: Records[Tree]) -> PreTrainedModel:
-        """The body with the scorers of a parser, of the relations that occur in training."""
+        """Return the encoder with the scorer of a parser for the relations that occur in training."""
         relations = sorted({relation for tree in train.items for relation in tree.relations})
         return with_head(checkpoint, BiaffineParser, **biaffine_settings(relations))
 
@@ -94,26 +94,26 @@ class Dependency:
         self,
         records: Records[Tree],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
     ) -> Sentences:
-        """One row a sentence that fits."""
+        """Return one row for each sentence that fits."""
         found = tokenise_words([tree.forms for tree in records.items], tokenizer, recipe.max_length)
         rows: list[dict[str, Any]] = []
         unknown = 0
-        for place, tree in enumerate(records.items):
-            first_word, next_word = found.starts[place : place + 2]
+        for index, tree in enumerate(records.items):
+            first_word, next_word = found.starts[index : index + 2]
             if first_word == next_word:
                 continue
-            tokens = slice(*found.texts.starts[place : place + 2])
+            tokens = slice(*found.texts.starts[index : index + 2])
             words = found.word_of_token[tokens]
             relations = [labels.get(relation, IGNORED) for relation in tree.relations]
             unknown += relations.count(IGNORED)
             rows.append(
                 {
-                    "tree": place,
+                    "tree": index,
                     "input_ids": found.texts.ids[tokens].tolist(),
                     "words": np.where(words >= 0, words - first_word + 1, 0).tolist(),
                     "head_labels": list(tree.heads),
@@ -127,8 +127,10 @@ class Dependency:
             )
         return Sentences(rows, _notes(records, rows, unknown, recipe, training=training), labels)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
-        """Pads to the longest of a batch."""
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
+        """Return a function that pads the rows of a batch to the longest."""
         padding = {**_PADDING, "input_ids": tokenizer.pad_token_id or 0}
 
         def collate(rows: list[Any]) -> dict[str, Any]:
@@ -141,19 +143,19 @@ class Dependency:
     def evaluate(
         self, predictions: Sequence[Prediction], features: Features, records: Records[Tree]
     ) -> dict[str, float]:
-        """LAS and UAS as the shared task counts, and the same without punctuation."""
+        """Return LAS and UAS as defined by the shared task, and the same without punctuation."""
         assert isinstance(features, Sentences)
         names = {number: label for label, number in features.labels.items()}
         heads: list[Sequence[int]] = [[-1] * len(tree) for tree in records.items]
         relations: list[Sequence[str]] = [[""] * len(tree) for tree in records.items]
         for (found_heads, found_relations), row in zip(predictions, features.rows, strict=True):
-            place, n = row["tree"], len(row["head_labels"])
-            heads[place] = found_heads[:n].tolist()
-            relations[place] = [names[number] for number in found_relations[:n].tolist()]
+            index, n = row["tree"], len(row["head_labels"])
+            heads[index] = found_heads[:n].tolist()
+            relations[index] = [names[number] for number in found_relations[:n].tolist()]
         return _metrics(records.items, heads, relations)
 
-    def floors(self, train: Records[Tree], dev: Records[Tree], *, seed: int) -> dict[str, dict[str, float]]:
-        """Every word hung from its left neighbour, the first from the root, by the most frequent relation."""
+    def baselines(self, train: Records[Tree], dev: Records[Tree], *, seed: int) -> dict[str, dict[str, float]]:
+        """Return the metrics if every word depends on its left neighbour by the most frequent relation."""
         ((relation, _),) = Counter(relation for tree in train.items for relation in tree.relations).most_common(1)
         heads = [list(range(len(tree))) for tree in dev.items]
         relations = [[relation] * len(tree) for tree in dev.items]
@@ -182,9 +184,9 @@ def _metrics(
 
 
 def _notes(
-    records: Records[Tree], rows: Sequence[Mapping[str, Any]], unknown: int, recipe: Recipe, *, training: bool
+    records: Records[Tree], rows: Sequence[Mapping[str, Any]], unknown: int, recipe: TrainingRecipe, *, training: bool
 ) -> tuple[str, ...]:
-    """What became of the words that cannot be learned or judged as the others are, as sentences."""
+    """Return notes on words that were left out or count as wrong, and on relations that are not known."""
     notes = []
     words = sum(map(len, records.items))
     lost = words - sum(len(row["head_labels"]) for row in rows)
@@ -192,7 +194,7 @@ def _notes(
         fate = "were left out" if training else "count as wrong"
         notes.append(
             f"{lost:,} of {words:,} words {fate}: their {len(records.items) - len(rows):,} sentences have more than "
-            f"{recipe.max_length} tokens, or a word of which the tokenizer makes nothing"
+            f"{recipe.max_length} tokens, or a word without any token"
         )
     if unknown:
         notes.append(f"{unknown:,} of {words:,} words have a relation that does not occur in training")

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) in place of tuning all weights, through the `peft` library."""
+"""Low-rank adapters (LoRA, Hu et al. 2021), which are trained instead of all weights, from the library `peft`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bertft.errors import OptionError
 
 
 def with_lora(model: PreTrainedModel, rank: int, *, first_block: int = 0) -> Any:
-    """The model with an adapter of a rank on every linear map of the blocks from `first_block` on; all else is fixed.
+    """Return the model with adapters on all linear layers of the blocks from `first_block` on; it is frozen otherwise.
 
-    The head, and a pooler, are trained whole and saved with the adapter. Saved, it names the base it belongs to. The
-    scale is that of rank-stabilised LoRA's usual alpha, twice the rank. Raises `OptionError` without `peft`, and where
-    no block is left to adapt.
+    The head and the pooler, if there is one, are trained in full and saved with the adapters. A saved adapter names the
+    base that it belongs to. Alpha is twice the rank. Raises `OptionError` if `peft` is not installed, or if there is no
+    block to adapt.
 
     >>> adapted = with_lora(task.build(checkpoint, records), rank=8)  # doctest: +SKIP
     """
@@ -39,6 +39,6 @@ def with_lora(model: PreTrainedModel, rank: int, *, first_block: int = 0) -> Any
     model.name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=heads)
     with warnings.catch_warnings():
-        # peft asks transformers by a name that it is about to drop.
+        # peft uses a deprecated name of transformers.
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, settings)

@@ -1,6 +1,7 @@
-"""Natural language inference on MNLI: does the premise entail, contradict, or leave open the hypothesis?
+"""Natural language inference on MNLI: does the premise entail the hypothesis, contradict it, or neither?
 
-A softmax over the pooled [CLS], as Devlin et al. 2019 have it; pairs are cut longest first.
+The classifier is a softmax over the pooled [CLS], as in Devlin et al. 2019. In a pair that is too long, the longer text
+is cut first.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.mnli import LABELS, Pair, read_pairs
 from bertft.errors import DataError
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 RECIPES = {
-    "paper": Recipe(
+    "paper": TrainingRecipe(
         epochs=3,
         learning_rate=5e-5,
         batch_size=32,
@@ -32,32 +33,32 @@ RECIPES = {
         bias_correction=False,
         decay_from="start",
     ),
-    "today": Recipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
+    "today": TrainingRecipe(epochs=3, learning_rate=2e-5, batch_size=32, max_length=128),
 }
 
 
 class Mnli:
-    """The task `mnli`. Its labels stand in the order of `LABELS`, in every config it writes."""
+    """The task `mnli`. In every config that it writes, the labels are in the order of `LABELS`."""
 
     name = "mnli"
     metric = "accuracy"
     recipes = RECIPES
 
     def read(self, source: str) -> Records[Pair]:
-        """See `read_pairs`."""
+        """Read pairs; see `read_pairs`."""
         found = read_pairs(source)
         notes = (f"{found.unlabelled:,} pairs without a gold label were left out",) if found.unlabelled else ()
         return Records(found.name, found.pairs, found.content_hash, notes)
 
     def check(self, train: Records[Pair]) -> None:
-        """At least two labels must occur."""
+        """Require at least two different labels."""
         found = {pair.label for pair in train.items}
         if len(found) < 2:
             got = f"all {len(train.items):,} pairs are labelled {found.pop()!r}" if found else "there is no pair"
             raise DataError(f"{train.name}: {got}; training needs pairs of at least two of {', '.join(LABELS)}")
 
     def build(self, checkpoint: Checkpoint, train: Records[Pair]) -> PreTrainedModel:
-        """The body with a classifier of three labels."""
+        """Return the encoder with a classifier of three labels."""
         return with_head(
             checkpoint,
             AutoModelForSequenceClassification,
@@ -69,12 +70,12 @@ class Mnli:
         self,
         records: Records[Pair],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
     ) -> Features:
-        """One row a pair; the longer part loses tokens first."""
+        """Return one row for each pair."""
         pairs = records.items
         encoded = tokenizer(
             [pair.premise for pair in pairs],
@@ -87,30 +88,32 @@ class Mnli:
         )
         columns = [name for name in encoded if name in tokenizer.model_input_names]
         rows = [
-            {**{name: encoded[name][place] for name in columns}, "labels": labels[pair.label]}
-            for place, pair in enumerate(pairs)
+            {**{name: encoded[name][index] for name in columns}, "labels": labels[pair.label]}
+            for index, pair in enumerate(pairs)
         ]
-        # A pair that just fits is not told from one that was cut, so those that fill the length are encoded again.
+        # The tokenizer does not say which pairs it cut, so those of the greatest length are encoded again in full.
         full = [pair for pair, row in zip(pairs, rows, strict=True) if len(row["input_ids"]) == recipe.max_length]
         whole = tokenizer([p.premise for p in full], [p.hypothesis for p in full], verbose=False) if full else {}
-        cut = sum(len(pieces) > recipe.max_length for pieces in whole.get("input_ids", ()))
+        cut = sum(len(ids) > recipe.max_length for ids in whole.get("input_ids", ()))
         notes = (f"{cut:,} of {len(pairs):,} pairs were cut to {recipe.max_length} tokens",) if cut else ()
         return Features(rows, notes)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
-        """Pads to the longest of a batch."""
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
+        """Return a function that pads the rows of a batch to the longest."""
         return DataCollatorWithPadding(tokenizer)
 
     def evaluate(
         self, predictions: Sequence[Prediction], features: Features, records: Records[Pair]
     ) -> dict[str, float]:
-        """The share of right answers."""
+        """Return the accuracy."""
         guessed = np.array([logits.argmax() for (logits, *_) in predictions])
         gold = np.array([row["labels"] for row in features.rows])
         return {"accuracy": float((guessed == gold).mean())}
 
-    def floors(self, train: Records[Pair], dev: Records[Pair], *, seed: int) -> dict[str, dict[str, float]]:
-        """The label that is most frequent in training, given to all."""
+    def baselines(self, train: Records[Pair], dev: Records[Pair], *, seed: int) -> dict[str, dict[str, float]]:
+        """Return the accuracy of always predicting the most frequent label of the training set."""
         ((majority, _),) = Counter(pair.label for pair in train.items).most_common(1)
         return {"majority class": {"accuracy": float(np.mean([pair.label == majority for pair in dev.items]))}}
 

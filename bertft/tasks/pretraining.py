@@ -1,6 +1,6 @@
-"""BERT's pre-training: words under a mask, and whether one segment follows another, learnt from tokenised text alone.
+"""The pre-training of BERT: masked words and next sentences, learned from tokenised text.
 
-`bertft.tasks.training` trains it as it trains a task; instead of a checkpoint it begins with random weights.
+`bertft.tasks.training` trains it like a task, but from random weights instead of a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerBase
 
 from bertft.tasks.sentence_pairs import IGNORED, Collate, SentencePairs, Tokens
-from bertft.tasks.task import Features, Prediction, Recipe, Records
+from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
-PAPER = Recipe(
+PAPER = TrainingRecipe(
     epochs=0,
     steps=1_000_000,
     learning_rate=1e-4,
@@ -26,17 +26,17 @@ PAPER = Recipe(
     decay_from="start",
     extras={"duplicates": 10},
 )
-"""As in Devlin et al. 2019, appendix A.2, but for the last tenth of the steps, which they took at length 512.
+"""As in Devlin et al. 2019, appendix A.2, except that their last tenth of the steps has length 512.
 
-duplicates: so many packings of the text with masks of their own are drawn before a masked sentence is met again.
+duplicates: how many packings of the text, each with masks of its own, are drawn before examples repeat.
 """
 
 HELD_OUT_SEED = 0
-"""Of the held-out pairs and masks, which are the same for every seed."""
+"""The seed of the held-out pairs and masks, which are the same for every seed of a model."""
 
 
 def new_model(config: BertConfig, seed: int) -> BertForPreTraining:
-    """A model with random weights, the same for the same config and seed; torch's generators are left as they were."""
+    """Return a model with random weights that depend on the config and the seed alone."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         return BertForPreTraining(config)
@@ -44,7 +44,7 @@ def new_model(config: BertConfig, seed: int) -> BertForPreTraining:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Both objectives at once, on the pairs and masks of one seed; the best checkpoint is surest of masked words."""
+    """Both objectives at once, on the pairs and masks of one seed; the best checkpoint has the lowest `mlm_loss`."""
 
     seed: int
 
@@ -55,34 +55,37 @@ class Pretraining:
         self,
         records: Records[Tokens],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
     ) -> Features:
-        """The pairs of a corpus: to train on, in so many packings as the recipe says; to judge by, in one."""
+        """Return the pairs of a corpus: in as many packings as the recipe says for training, in one for evaluation."""
         (tokens,) = records.items
         passes, seed = (recipe.extras["duplicates"], self.seed) if training else (1, HELD_OUT_SEED)
         pairs = SentencePairs(tokens, tokenizer, recipe.max_length, passes=passes, seed=seed)
-        return Features(pairs)  # type: ignore[arg-type]  # a torch data set has what the Trainer asks of a sequence
+        return Features(pairs)  # type: ignore[arg-type]  # the Trainer also accepts a torch data set
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Collate:
-        """Pads the pairs of a batch to its longest."""
+    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe) -> Collate:
+        """Return a function that pads the pairs of a batch to the longest."""
         return Collate(tokenizer)
 
     def condense(
         self, outputs: tuple[torch.Tensor, torch.Tensor], labels: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Of each pair the nats of its masked tokens, how many were guessed, how many there are, and 1 for B guessed.
+        """Return what `evaluate` needs of each pair, (pairs, 4).
 
-        outputs: logits of tokens (pairs, length, vocabulary) and of B (pairs, 2).  Returns (pairs, 4).
+        The columns are the loss of the masked tokens in nats, the number of them that are predicted correctly, their
+        number, and 1 if the answer about the next sentence is correct.
+
+        outputs: logits of tokens (pairs, length, vocabulary) and of the next sentence (pairs, 2).
         """
         scores, follows = outputs
         tokens, false = labels
-        pair, place = torch.nonzero(tokens != IGNORED, as_tuple=True)
-        wanted, guessed = tokens[pair, place], scores[pair, place].float()
-        nats = torch.nn.functional.cross_entropy(guessed, wanted, reduction="none")
-        right = (guessed.argmax(dim=1) == wanted).float()
+        pair, position = torch.nonzero(tokens != IGNORED, as_tuple=True)
+        wanted, logits = tokens[pair, position], scores[pair, position].float()
+        nats = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        right = (logits.argmax(dim=1) == wanted).float()
         of_pair = torch.zeros(len(tokens), 4, device=scores.device)
         of_pair[:, :3].index_add_(0, pair, torch.stack([nats, right, torch.ones_like(nats)], dim=1))
         of_pair[:, 3] = (follows.argmax(dim=1) == false.flatten()).float()
@@ -91,7 +94,7 @@ class Pretraining:
     def evaluate(
         self, predictions: Sequence[Prediction], features: Features, records: Records[Tokens]
     ) -> dict[str, float]:
-        """Mean nats of a masked token, and the shares of masked tokens and of second segments that are guessed."""
+        """Return the mean loss of a masked token in nats, and the accuracies for masked tokens and next sentences."""
         nats, right, masked, follows = np.stack([row for (row,) in predictions]).sum(axis=0, dtype=np.float64).tolist()
         return {
             "mlm_loss": nats / masked,
@@ -100,11 +103,11 @@ class Pretraining:
         }
 
 
-def floors(train: Tokens, held_out: SentencePairs, vocabulary: int) -> dict[str, float]:
-    """What the metrics must beat: the same of guesses that look at no context.
+def baselines(train: Tokens, held_out: SentencePairs, vocabulary: int) -> dict[str, float]:
+    """Return the metrics of predictions that use no context.
 
-    Every masked token is guessed by how often each of `vocabulary` tokens stands in the training text, one added to
-    each count; of second segments the more frequent answer is given.
+    Masked tokens are predicted from the frequencies of the `vocabulary` tokens in the training text, with one added to
+    each count, and next sentences by the more frequent answer.
     """
     counts = np.bincount(train.numbers, minlength=vocabulary) + 1
     labels = np.concatenate([item["labels"] for item in held_out])

@@ -1,19 +1,19 @@
-"""What BERT is pre-trained on: pairs of text segments, the second of which follows the first or does not, with masks.
+"""The examples that BERT is pre-trained on: pairs of text segments that may follow one another, with masks.
 
-A corpus is one row of token numbers with the places where sentences and documents begin, and a segment is a stretch of
-it, so that an example is five numbers however long it is. Pairs are packed as in Devlin et al.'s published code:
+A corpus is an array of token ids with the positions at which sentences and documents begin. A segment is a slice of it,
+so an example takes five numbers, whatever its length. Pairs are packed as in the published code of Devlin et al.:
 
-- a chunk of whole sentences is filled up to the room there is, or, for one pair in ten, to a random lower number;
-- it is parted between sentences at random into A and B, and for half of the pairs B is dropped for a stretch from
-  another document, what was dropped opening the next chunk; a chunk of one sentence always takes B from elsewhere;
-- what is too long loses tokens of its longer segment, at random from the front or the back.
+- A chunk of whole sentences is filled up to the greatest length, or, for one pair in ten, to a random lower length.
+- It is split at a random sentence into A and B. For half of the pairs, B is replaced by a segment of another document,
+  and the sentences of B begin the next chunk. For a chunk of one sentence, B always comes from elsewhere.
+- A pair that is too long loses tokens of its longer segment, at random from the front or the back.
 
-Of each pair 15 % of the tokens, one at least, are to be predicted: 80 % of them are masked, 10 % become a random token
-and 10 % stay as they are.
+In each pair 15 % of the tokens, at least one, are to be predicted: 80 % of these are masked, 10 % are replaced by a
+random token and 10 % are kept.
 
-Where this differs: random tokens are never special ones, and in a corpus of a single document a false B is a
-stretch far away in it. The published code writes its examples to disk; here each is a function of the seed and its
-number alone, so that a run that is continued meets the same masks as one that never broke off.
+There are three differences. Random tokens are never special tokens. In a corpus of a single document, a false B is a
+distant segment of it. The published code writes its examples to disk; here each example depends only on the seed and
+its index, so that a resumed run sees the same masks as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from transformers import PreTrainedTokenizerBase
 from bertft.errors import DataError, OptionError
 
 SHORT = 0.1
-"""The share of pairs that are filled to a random length rather than to the longest."""
+"""The share of pairs that are filled to a random length instead of the greatest."""
 MASKED, AS_MASK, AS_RANDOM = 0.15, 0.8, 0.1
-"""The share of tokens to predict, and of these the shares that are masked and that become a random token."""
+"""The share of tokens to predict, and of these the shares that are masked and that are replaced by a random token."""
 FAR = 100
-"""In a corpus of one document, a false B begins this many sentences away, or a quarter of all where that is less."""
+"""In a corpus of one document, a false B begins at least so many sentences away, or a quarter of all if less."""
 FEWEST_SENTENCES = 8
 SPECIAL_TOKENS = 3
 IGNORED = -100
-"""The label of a token that is not to be predicted, by torch's convention."""
+"""The label of a token that is not to be predicted, as torch defines it."""
 _BATCH = 1000  # sentences tokenised at a time
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised corpus: token numbers (T,), where its S sentences begin (S + 1,), and which of these open a document.
+    """A tokenised corpus: token ids (T,), the starts of its S sentences (S + 1,) and of its D documents (D + 1,).
 
     `sentences[i]:sentences[i + 1]` are the tokens of sentence i, `documents[d]:documents[d + 1]` the sentences of
     document d.
@@ -56,8 +56,8 @@ class Tokens:
 
 
 def tokenise(documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The tokens of documents of sentences, special tokens left out; sentences without a token are dropped."""
-    pieces: list[NDArray[np.int32]] = []
+    """Tokenise documents, given as lists of sentences, without special tokens; sentences with no token are dropped."""
+    ids: list[NDArray[np.int32]] = []
     lengths: list[int] = []
     counts: list[int] = []
     for document in documents:
@@ -66,21 +66,21 @@ def tokenise(documents: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerB
             batch = list(document[first : first + _BATCH])
             encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
             kept = [numbers for numbers in encoded["input_ids"] if numbers]
-            pieces += [np.array(numbers, dtype=np.int32) for numbers in kept]
+            ids += [np.array(numbers, dtype=np.int32) for numbers in kept]
             lengths += map(len, kept)
         counts.append(len(lengths) - before)
     return Tokens(
-        np.concatenate([np.zeros(0, np.int32), *pieces]),
+        np.concatenate([np.zeros(0, np.int32), *ids]),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.concatenate([[0], np.cumsum([count for count in counts if count])]).astype(np.int64),
     )
 
 
 def pack(tokens: Tokens, max_length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Pairs (n, 5) drawn in one pass over a corpus: begin and end of A, begin and end of B, and 1 where B is false.
+    """Draw pairs in one pass over a corpus: start and end of A, start and end of B, and 1 if B is false, (n, 5).
 
-    No pair has more than `max_length` tokens with the three special ones. Raises `OptionError` for a length that does
-    not hold two tokens beside them, and `DataError` for a corpus with nowhere to take a false B from.
+    A pair has at most `max_length` tokens, with the three special ones. Raises `OptionError` for a length that leaves
+    no room for two more, and `DataError` for a corpus that is too short for a false B.
 
     Source: Devlin et al. 2019, section 3.1 and appendix A.2; `create_pretraining_data.py` of their release.
     """
@@ -91,34 +91,34 @@ def pack(tokens: Tokens, max_length: int, rng: np.random.Generator) -> NDArray[n
     if len(documents) <= 2 and len(begins) - 1 < FEWEST_SENTENCES:
         raise DataError(
             f"a corpus of one document of {len(begins) - 1} sentences; give at least {FEWEST_SENTENCES} sentences, "
-            "or several documents parted by blank lines"
+            "or several documents separated by blank lines"
         )
     pairs = []
     for document in range(len(documents) - 1):
-        place, last = int(documents[document]), int(documents[document + 1])
-        while place < last:
+        current, last = int(documents[document]), int(documents[document + 1])
+        while current < last:
             target = int(rng.integers(2, room, endpoint=True)) if rng.random() < SHORT else room
-            end = _filled(begins, place, target, last)
-            cut = place + int(rng.integers(1, max(2, end - place)))
-            false = end - place == 1 or rng.random() < 0.5
+            end = _filled(begins, current, target, last)
+            cut = current + int(rng.integers(1, max(2, end - current)))
+            false = end - current == 1 or rng.random() < 0.5
             if false:
-                first, stop = _elsewhere(tokens, document, place, rng)
-                wanted = target - int(begins[cut] - begins[place])
+                first, stop = _elsewhere(tokens, document, current, rng)
+                wanted = target - int(begins[cut] - begins[current])
                 second = first, _filled(begins, first, wanted, stop)
             else:
                 second = cut, end
-            pairs.append((*_cut_to(room, begins[[place, cut, *second]], rng), false))
-            place = cut if false else end
+            pairs.append((*_cut_to(room, begins[[current, cut, *second]], rng), false))
+            current = cut if false else end
     return np.array(pairs, dtype=np.int64).reshape(-1, 5)
 
 
 def _filled(begins: NDArray[np.int64], first: int, target: int, last: int) -> int:
-    """The end of the shortest run of whole sentences from `first` that holds `target` tokens, `last` at most."""
+    """Return the end, at most `last`, of the shortest run of sentences from `first` that has `target` tokens."""
     return min(last, max(first + 1, int(np.searchsorted(begins, begins[first] + target))))
 
 
-def _elsewhere(tokens: Tokens, document: int, place: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A random sentence of another document, or far from `place`, and the sentence before which a run from it ends."""
+def _elsewhere(tokens: Tokens, document: int, current: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return a random sentence of another document, or far from `current`, and where the text after it ends."""
     documents = tokens.documents
     if len(documents) > 2:
         other = int(rng.integers(len(documents) - 2))
@@ -126,15 +126,15 @@ def _elsewhere(tokens: Tokens, document: int, place: int, rng: np.random.Generat
         return int(rng.integers(documents[other], documents[other + 1])), int(documents[other + 1])
     sentences = len(tokens.sentences) - 1
     away = min(FAR, sentences // 4)
-    before, after = max(0, place - away), max(0, sentences - place - away)
+    before, after = max(0, current - away), max(0, sentences - current - away)
     drawn = int(rng.integers(before + after))
-    return (drawn, place) if drawn < before else (drawn - before + place + away, sentences)
+    return (drawn, current) if drawn < before else (drawn - before + current + away, sentences)
 
 
 def _cut_to(room: int, ends: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, ...]:
-    """Begin and end of A and of B, the longer cut until both fit, each token lost from the front or the back."""
+    """Return start and end of A and of B; the longer is cut, at random from the front or the back, until both fit."""
     long = int(ends[1] - ends[0]), int(ends[3] - ends[2])
-    # Taking one token after another from the longer leaves halves, the odd token A's, or the shorter whole.
+    # Cutting one token after another from the longer segment leaves two halves, or the shorter one in full.
     kept = (
         min(long[0], max(room - room // 2, room - long[1])),
         min(long[1], max(room // 2, room - long[0])),
@@ -147,10 +147,10 @@ def _cut_to(room: int, ends: NDArray[np.int64], rng: np.random.Generator) -> tup
 
 
 class SentencePairs(torch.utils.data.Dataset[dict[str, list[int]]]):
-    """Examples for `BertForPreTraining`: `passes` packings of a corpus, one after another, with masks drawn by number.
+    """Examples for `BertForPreTraining`: `passes` packings of a corpus, one after another, with masks.
 
-    Item i has `input_ids`, `token_type_ids`, `labels` (-100 where nothing is to be predicted) and
-    `next_sentence_label` (0 where B follows A, 1 where it is false); it depends on the seed and i alone.
+    Item i has `input_ids`, `token_type_ids`, `labels` (-100 for tokens that are not to be predicted) and
+    `next_sentence_label` (0 if B follows A, 1 if it is false). It depends only on the seed and i.
     """
 
     def __init__(
@@ -177,10 +177,10 @@ class SentencePairs(torch.utils.data.Dataset[dict[str, list[int]]]):
         numbers = self.tokens.numbers
         first, second = numbers[a:a_end], numbers[b:b_end]
         ids = np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]).astype(np.int64)
-        places = np.delete(np.arange(1, len(ids) - 1), len(first))
-        # The third number parts these draws from those of the packing.
+        positions = np.delete(np.arange(1, len(ids) - 1), len(first))
+        # The third number separates these draws from those of the packing.
         rng = np.random.default_rng([self.seed, index, 1])
-        chosen = rng.choice(places, max(1, round(MASKED * len(ids))), replace=False)
+        chosen = rng.choice(positions, max(1, round(MASKED * len(ids))), replace=False)
         labels = np.full(len(ids), IGNORED)
         labels[chosen] = ids[chosen]
         fate = rng.random(len(chosen))
@@ -196,7 +196,7 @@ class SentencePairs(torch.utils.data.Dataset[dict[str, list[int]]]):
 
 
 def number(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """The number of a special token; raises `OptionError` for a tokeniser without it."""
+    """Return the id of a special token; raises `OptionError` for a tokenizer without it."""
     found = getattr(tokenizer, name)
     if found is None:
         raise OptionError(
@@ -208,7 +208,7 @@ def number(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
 
 @dataclass(frozen=True)
 class Collate:
-    """Pads examples to the longest of a batch. The Trainer saves the tokenizer it finds here beside the weights."""
+    """Pads the examples of a batch to the longest. The Trainer saves its `tokenizer` with the weights."""
 
     tokenizer: PreTrainedTokenizerBase
 

@@ -1,4 +1,4 @@
-"""What a task must give so that `bertft.tasks.training` can train it: records, a head, features, a metric."""
+"""The interface of a task that `bertft.tasks.training` can train: records, a head, features and metrics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from bertft.checkpoints.checkpoint import Checkpoint
 R = TypeVar("R")
 
 Prediction = tuple[NDArray[Any], ...]
-"""What the model says of one row: its outputs but the loss, as arrays without the batch axis."""
+"""The outputs of the model for one row, without the loss, as arrays without the batch axis."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is trained: every number that the result depends on, besides the data and the seed.
+class TrainingRecipe:
+    """How a model is trained: all numbers that the result depends on, except for the data and the seed.
 
-    warmup: the share of the steps over which the learning rate rises.  clip: the largest norm of all gradients.
-    bias_correction: whether Adam's moments are divided by the weight they have gathered.  decay_from: `start`, the
-    linear decay runs over all steps, so that the rate peaks below `learning_rate`; `warmup`, it runs over the rest.
-    head_rate: times the learning rate is that of the head, all outside the body.
-    max_length: the most tokens of an input.  steps, every: so many steps instead of epochs, and a judgement and a
-    checkpoint after every so many of them.  extras: what one task alone knows.
+    max_length: the most tokens of an input.
+    warmup: the share of the steps during which the learning rate rises.
+    clip: the largest norm of the gradient.
+    bias_correction: whether Adam corrects the bias of its moments.
+    decay_from: with `start`, the linear decay spans all steps, so that the rate peaks below `learning_rate`; with
+        `warmup`, it spans the steps after the warm-up.
+    head_rate: the factor of the learning rate for the head, which is everything outside the encoder.
+    steps: train for so many steps instead of `epochs`.  every: then evaluate and save after so many steps.
+    extras: further numbers of one task.
     """
 
     epochs: int
@@ -49,7 +52,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Records(Generic[R]):
-    """The labelled records of one source, in its order; `notes` say in sentences what was left out and why."""
+    """The labelled records of one source, in its order; `notes` say what was left out and why."""
 
     name: str
     items: tuple[R, ...]
@@ -57,7 +60,7 @@ class Records(Generic[R]):
     notes: tuple[str, ...] = ()
 
     def limited(self, limit: int | None, seed: int) -> Records[R]:
-        """At most `limit` of the records, drawn, in their order.
+        """Return at most `limit` random records, in their order.
 
         >>> Records("four", ("a", "b", "c", "d"), "0f").limited(2, seed=0).items
         ('c', 'd')
@@ -65,14 +68,14 @@ class Records(Generic[R]):
         if limit is None or limit >= len(self.items):
             return self
         chosen = np.sort(np.random.default_rng(seed).choice(len(self.items), limit, replace=False))
-        return replace(self, items=tuple(self.items[place] for place in chosen))
+        return replace(self, items=tuple(self.items[index] for index in chosen))
 
 
 @dataclass(frozen=True)
 class Features:
-    """The rows a model reads, one or more a record; `notes` say in sentences what was cut.
+    """The rows that a model reads, one or more for each record; `notes` say what was cut.
 
-    Of a row's entries the model gets those that its `forward` names; the others are for `Task.evaluate`.
+    The model receives those entries of a row that its `forward` names; the others are for `Task.evaluate`.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -80,51 +83,54 @@ class Features:
 
 
 class Trainable(Protocol[R]):
-    """What `bertft.tasks.training` must know of a task: how records become rows, and how predictions are judged."""
+    """What can be trained: how records become rows, and how predictions are evaluated."""
 
     name: str
     metric: str
-    """Of those that `evaluate` gives, the one by which the best checkpoint is chosen: the highest, or the lowest where
-    the name ends in "loss"."""
+    """The metric of `evaluate` that chooses the best checkpoint: its highest value, or its lowest if the name ends in
+    "loss"."""
 
     def encode(
         self,
         records: Records[R],
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         *,
         labels: Mapping[str, int],
         training: bool,
     ) -> Features:
-        """The rows of the records, at most `recipe.max_length` tokens each; without `training`, those to predict.
+        """Return the rows of the records, of at most `recipe.max_length` tokens each.
 
-        labels: the number of each label, as the config of the model has it that `build` gave.
+        labels: the index of each label in the config of the model.
+        training: whether the rows are to train on; otherwise they are to evaluate on.
         """
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Callable[[list[Any]], dict[str, Any]]:
-        """What makes a batch of tensors of some rows."""
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> Callable[[list[Any]], dict[str, Any]]:
+        """Return a function that makes a batch of tensors from some rows."""
 
     def evaluate(self, predictions: Sequence[Prediction], features: Features, records: Records[R]) -> dict[str, float]:
-        """The metrics of predictions, one a row, as shares of 1."""
+        """Return the metrics of the predictions for all rows, as shares of 1."""
 
 
 class Task(Trainable[R], Protocol[R]):
-    """One task of fine-tuning: `mnli`, `squad` and `dependency` hold one each, as `TASK`."""
+    """A task of fine-tuning; `mnli`, `squad` and `dependency` each define one as `TASK`."""
 
-    recipes: Mapping[str, Recipe]
-    """By preset: `paper` and `today`."""
+    recipes: Mapping[str, TrainingRecipe]
+    """The recipes of the presets `paper` and `today`."""
 
     def read(self, source: str) -> Records[R]:
-        """The records of a local file in the published format, or of a data set through `datasets`.
+        """Read records from a local file in the published format, or from a data set of the hub.
 
-        Raises `DataError` naming file and line of a record that is malformed.
+        Raises `DataError` naming the file and line of a malformed record.
         """
 
     def check(self, train: Records[R]) -> None:
-        """Raise `DataError` where nothing can be learned from the training records."""
+        """Raise `DataError` if nothing can be learned from the training records."""
 
     def build(self, checkpoint: Checkpoint, train: Records[R]) -> PreTrainedModel:
-        """A new model with the checkpoint's body, and a head drawn from torch's generator; see `models.with_head`."""
+        """Return a new model with the encoder of a checkpoint and a head drawn from torch's generator."""
 
-    def floors(self, train: Records[R], dev: Records[R], *, seed: int) -> dict[str, dict[str, float]]:
-        """What a metric must beat: by name of the floor, the metrics on `dev` of guesses that no model made."""
+    def baselines(self, train: Records[R], dev: Records[R], *, seed: int) -> dict[str, dict[str, float]]:
+        """Return the metrics on `dev` of predictions that use no model, by the name of the baseline."""

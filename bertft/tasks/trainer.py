@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer as bertft uses it: which loss and optimiser it takes, when it evaluates, saves and stops."""
+"""The Hugging Face Trainer with the optimiser, schedule and metrics of a task, and a callback that saves models."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from transformers.trainer_utils import EvalLoopOutput
 from bertft.checkpoints.load import quiet_transformers
 from bertft.progress import Progress
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
-from bertft.tasks.task import Features, Prediction, Recipe, Records, Trainable
+from bertft.tasks.task import Features, Prediction, Records, Trainable, TrainingRecipe
 
 R = TypeVar("R")
 Condense = Callable[[Any, Any], Any]
 SAVE_SECONDS = 600.0
-"""How much work, in seconds, a kill may cost within an epoch."""
+"""Seconds between two checkpoints within an epoch: the most work that is lost when a run is killed."""
 
 
-class _Trainer(Trainer):
-    """The Trainer with a recipe's optimiser and schedule, and a task's metrics."""
+class RecipeTrainer(Trainer):
+    """A Trainer with the optimiser and schedule of a recipe and the metrics of a task."""
 
     def __init__(
         self,
         task: Trainable[R],
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         train: Features,
         dev: tuple[Features, Records[R]],
         folder: Path,
@@ -73,13 +73,13 @@ class _Trainer(Trainer):
             logging_strategy=when,
             logging_steps=recipe.every or 0,
             logging_nan_inf_filter=False,
-            save_total_limit=2,  # of which one is the best so far
-            metric_for_best_model=task.metric,  # lower is better where it ends in "loss": the Trainer's own rule
+            save_total_limit=2,  # one of the two is the best so far
+            metric_for_best_model=task.metric,  # the Trainer minimises names that end in "loss"
             eval_do_concat_batches=False,
             disable_tqdm=True,
             report_to="none",
         )
-        # With several GPUs in sight the Trainer would use them all, and multiply the batch size by their number.
+        # If several GPUs are visible, the Trainer uses all of them and multiplies the batch size by their number.
         arguments._n_gpu = min(1, arguments.n_gpu)
         self.task, self.recipe, self.dev = task, recipe, dev
         super().__init__(
@@ -96,15 +96,15 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Give the head its own learning rate."""
+        """Create the optimiser of the recipe; the head has a learning rate of its own."""
         first = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if first:
-            raise_head_rate(optimizer, _unadapted(self.model), self.recipe.head_rate)
+            raise_head_rate(optimizer, without_adapters(self.model), self.recipe.head_rate)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Follow the recipe."""
+        """Create the schedule of the recipe."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             assert optimizer is not None
@@ -119,7 +119,7 @@ class _Trainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Predict, and let the task judge."""
+        """Predict, and add the metrics of the task to those of the Trainer."""
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         assert output.metrics is not None
         features, records = self.dev
@@ -128,10 +128,10 @@ class _Trainer(Trainer):
         return output
 
 
-class _Watch(TrainerCallback):
-    """Report steps as they pass, and have the state saved from time to time between judgements."""
+class SaveAndReport(TrainerCallback):
+    """Report every step, and save a checkpoint from time to time between two evaluations."""
 
-    def __init__(self, recipe: Recipe, progress: Progress | None) -> None:
+    def __init__(self, recipe: TrainingRecipe, progress: Progress | None) -> None:
         self.recipe, self.progress = recipe, progress
         self.saved = time.monotonic()
         self.predicted = 0
@@ -139,28 +139,28 @@ class _Watch(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Report; save where the last time is long past."""
+        """Report the step, and save if the last checkpoint is older than `SAVE_SECONDS`."""
         epoch = math.ceil(state.epoch or 0)
         if self.progress is not None:
             what = "training" if self.recipe.steps else f"epoch {epoch} of {self.recipe.epochs}"
             self.progress(state.global_step, state.max_steps, what)
         every = self.recipe.every or state.max_steps // self.recipe.epochs
-        # There the Trainer saves anyway, in a folder of the same name.
+        # At the end of an epoch the Trainer saves anyway, to a folder of the same name.
         if time.monotonic() - self.saved > SAVE_SECONDS and state.global_step % every:
-            # Logged too, so that the loss of what lies before is on record.
+            # Log as well, so that the loss of the steps up to here is recorded.
             control.should_save = control.should_log = True
         if self.recipe.steps and state.global_step == state.max_steps:
             control.should_log = True
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Begin to wait anew."""
+        """Restart the timer."""
         self.saved = time.monotonic()
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **settings: Any
     ) -> None:
-        """Report."""
+        """Report the batch of dev."""
         self.predicted += 1
         if self.progress is not None:
             epoch = f"epoch {round(state.epoch or 0)} of {self.recipe.epochs}"
@@ -169,33 +169,33 @@ class _Watch(TrainerCallback):
             self.progress(self.predicted, len(settings["eval_dataloader"]), what)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count anew."""
+        """Reset the count of batches."""
         self.predicted = 0
 
 
-def _unadapted(model: Any) -> Any:
-    """The model itself where it is wrapped in adapters."""
+def without_adapters(model: Any) -> Any:
+    """Return the model itself if it is wrapped in adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _rows(batches: Any) -> Iterator[Prediction]:
-    """One prediction a row, of the outputs of batches: arrays, or tuples of them."""
+    """Yield one prediction for each row of some batches of outputs, which are arrays or tuples of arrays."""
     for batch in batches or ():
         parts = batch if isinstance(batch, tuple) else (batch,)
-        for place in range(len(parts[0])):
-            yield tuple(part[place] for part in parts)
+        for row in range(len(parts[0])):
+            yield tuple(part[row] for part in parts)
 
 
-def _metrics(logged: dict[str, float]) -> dict[str, float]:
-    """The task's own metrics and the loss, of what the Trainer logs after an evaluation."""
+def task_metrics(logged: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of the task and the loss from what the Trainer logs after an evaluation."""
     own = {name.removeprefix("eval_"): value for name, value in logged.items() if name.startswith("eval_")}
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     return {"dev_loss" if name == "loss" else name: value for name, value in own.items() if name not in timings}
 
 
 @contextmanager
-def _outside_as_before() -> Iterator[None]:
-    """Put the global generators back, which the Trainer seeds, and keep transformers' bars off the terminal."""
+def global_state_kept() -> Iterator[None]:
+    """Restore the global random generators, which the Trainer seeds, and hide the progress bars of transformers."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(), quiet_transformers():

@@ -1,8 +1,8 @@
-"""A WordPiece vocabulary learnt from a corpus, the same for the same text on every machine.
+"""A WordPiece vocabulary that is learned from a corpus and is the same for the same text on every machine.
 
-The merges are learnt by the library `tokenizers`. Left alone, it numbers letters that continue a word in the order of
-a hash table, which differs from process to process, and breaks ties by those numbers; so the alphabet is counted,
-sorted and numbered here first.
+The library `tokenizers` learns the merges. By itself it numbers the letters that continue a word in the order of a hash
+table, which differs between processes, and breaks ties by these numbers. The alphabet is therefore counted, sorted and
+numbered here first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from bertft.errors import OptionError
 PAD, UNKNOWN, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
 ALPHABET = 1000
-"""At most so many characters are known, the most frequent; a word with another is unknown as a whole."""
+"""The most characters of the alphabet, the most frequent ones; a word with any other character is unknown."""
 MIN_COUNT = 2
-"""Pieces seen less often are not learnt."""
+"""Subwords that occur less often are not learned."""
 
 
 def train_wordpiece(texts: Sequence[str], size: int, *, cased: bool = False) -> PreTrainedTokenizerFast:
-    """A BERT tokeniser of at most `size` pieces, fewer where the texts do not hold so many that occur twice.
+    """Learn a BERT tokenizer of at most `size` subwords, or fewer if the texts do not have as many that occur twice.
 
-    It cleans, lower-cases and strips accents as BERT's does (`cased` keeps case and accents), and splits at white space
-    and punctuation. Raises `OptionError` where `size` does not hold the texts' alphabet.
+    Like that of BERT, it cleans texts, lower-cases them and strips accents (`cased` keeps both), and splits them at
+    white space and punctuation. Raises `OptionError` if `size` is smaller than the alphabet of the texts.
 
     >>> tokenizer = train_wordpiece(["the cat sat on the mat", "the rat sat"], 60)
     >>> tokenizer.tokenize("The cat sat")
@@ -41,7 +41,7 @@ def train_wordpiece(texts: Sequence[str], size: int, *, cased: bool = False) -> 
         counts.update(tokenizer.normalizer.normalize_str(text))
     letters = sorted((char for char in counts if not char.isspace()), key=lambda char: (-counts[char], char))
     alphabet = sorted(letters[:ALPHABET])
-    # Given as special tokens, pieces are numbered in the order of the list.
+    # As special tokens, they are numbered in the order of the list.
     numbered = [*SPECIAL, *alphabet, *(CONTINUES + letter for letter in alphabet)]
     if size < len(numbered):
         raise OptionError(
@@ -58,7 +58,7 @@ def train_wordpiece(texts: Sequence[str], size: int, *, cased: bool = False) -> 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer, length=len(texts))
-    # Built anew: in the trained one every letter counts as special.
+    # Build it again, since in the trained one every letter is a special token.
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_untrained(tokenizer.get_vocab(), cased),
         pad_token=PAD,

@@ -1,50 +1,67 @@
-"""`bertft probe edge`: what of a sentence's annotation can be read off frozen vectors."""
+"""`bertft probe edge`: probe frozen vectors for the labels of spans."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from bertft.commands.options import COMPUTING, EDGE_DATA, add_computing, add_edge_data, add_output, chosen, positive
+from bertft.commands.options import (
+    COMPUTING,
+    EDGE_DATA,
+    RANDOM_SEEDS,
+    add_computing,
+    add_edge_data,
+    add_output,
+    chosen,
+    positive,
+)
 from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Train edge probes on frozen checkpoints and compare them with the first.
+    """Train edge probes on frozen checkpoints and compare the checkpoints with the first one.
 
-    Each MODEL is a local folder or a hub name; the first is the one before fine-tuning.
-    DIR/TASK holds train.jsonl, dev.jsonl and test.jsonl in the edge-probing format; pos and
-    dep are made of the treebank where DIR has none. Example:
+    MODEL is a local folder or a hub name; give the one before fine-tuning first. The
+    folder of a task, in the folder of --data, holds train.jsonl, dev.jsonl and test.jsonl
+    in the edge-probing format. Without one, pos and dep are taken from the treebank.
+    Example:
 
       bertft probe edge bert-base-cased runs/mnli --data edge --treebank UD_English-EWT \\
         --baselines --sentences 2000 --preset today --out edge-probes
     """
     command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
     add_edge_data(command)
-    add = command.add_argument_group("what to train").add_argument
+    add = command.add_argument_group("probes").add_argument
     add(
         "--input",
         metavar="INPUT",
         nargs="+",
         default=(),
-        help="mix, top, lexical, cat, layer:K, or layers for each (default: the preset's: mix; mix layers)",
+        help="mix, top, lexical, cat, layer:K, or layers for each layer (default: mix; today: mix layers)",
     )
-    add("--baselines", action="store_true", help="also probe embeddings alone, and random weights")
-    add("--random-seeds", metavar="N", type=int, default=1, help="models of random weights (default: 1)")
-    add("--preset", default="paper", help="conventions: paper or today (default: paper)")
+    add("--baselines", action="store_true", help="also probe embeddings alone and randomly initialised models")
+    add("--random-seeds", metavar="N", type=int, default=1, help=RANDOM_SEEDS)
+    add("--preset", default="paper", help="conventions of training: paper or today (default: paper)")
     add(
         "--controls",
         action=argparse.BooleanOptionalAction,
-        help="train control tasks as well, of random labels (default: with the preset today)",
+        help="also train control tasks, with random labels (default: only with --preset today)",
     )
-    add("--epochs", metavar="N", type=positive, help="most epochs (default: the preset's)")
-    add("--seeds", metavar="N", type=int, nargs="+", default=(0,), help="seeds, a probe each (default: 0)")
+    add("--epochs", metavar="N", type=positive, help="most epochs (default: that of the preset)")
+    add(
+        "--seeds",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=(0,),
+        help="seeds; a probe is trained with each (default: 0)",
+    )
     add_computing(command)
-    add_output(command, "edge.json, edge.csv, edge-labels.csv and pictures")
+    add_output(command, "edge.json, edge.csv, edge-labels.csv and figures")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, evaluate, print, and write where asked."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.edge import probe_edges
     from bertft.experiments.edge_tasks import TASKS, read_tasks

@@ -1,4 +1,4 @@
-"""`bertft probe mdl`: in how few bits a probe on frozen vectors tells the labels of a task."""
+"""`bertft probe mdl`: measure how many bits a probe on frozen vectors needs to transmit labels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from bertft.commands.options import (
     COMPUTING,
     EDGE_DATA,
+    RANDOM_SEEDS,
     add_computing,
     add_edge_data,
     add_output,
@@ -19,52 +20,60 @@ from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
-    """Measure the description length of tasks on frozen checkpoints (Voita and Titov 2020).
+    """Measure the description length of labels given frozen checkpoints (Voita and Titov 2020).
 
-    Each MODEL is a local folder or a hub name. DIR/TASK holds train.jsonl and dev.jsonl in the
-    edge-probing format; pos and dep are made of the treebank where DIR has none. Example:
+    MODEL is a local folder or a hub name. The folder of a task, in the folder of --data,
+    holds train.jsonl and dev.jsonl in the edge-probing format. Without one, pos and dep
+    are taken from the treebank. Example:
 
       bertft probe mdl bert-base-cased runs/mnli --task pos dep spr --data edge \\
         --treebank UD_English-EWT --sentences 2000 --out mdl
     """
     command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
     add_edge_data(command)
-    add = command.add_argument_group("how to code").add_argument
+    add = command.add_argument_group("code").add_argument
     add("--code", default="online", help="online or variational (default: online)")
-    add("--probe", default="edge", help="of the online code: edge or perceptron (default: edge)")
+    add("--probe", default="edge", help="probe of the online code: edge or perceptron (default: edge)")
     add(
         "--input",
         metavar="INPUT",
         nargs="+",
         default=("layers",),
-        help="layer:K, layers for each, top, lexical; of edge probes mix, cat too (default: layers)",
+        help="layer:K, layers for each layer, top, lexical; edge probes also mix, cat (default: layers)",
     )
     add(
         "--held-out",
         default="dev",
-        help="what probes stop by: dev, dev-counted (sent first), inside (a tenth of what was sent) (default: dev)",
+        help="data to stop training by: dev; dev-counted, dev as part of the code; inside, a tenth of the data "
+        "transmitted so far (default: dev)",
     )
-    add("--dev-sentences", metavar="N", type=count, default=500, help="of dev at most, or `all` (default: 500)")
-    add("--control", action="store_true", help="code the control task of each task too")
-    add("--random-seeds", metavar="N", type=int, default=0, help="models of random weights (default: 0)")
-    add("--hidden", metavar="N", type=positive, default=1000, help="width of perceptrons (default: 1000)")
-    add("--epochs", metavar="N", type=positive, help="epochs of perceptrons (default: 40; variational: 200)")
-    add("--learning-rate", metavar="X", type=float, default=1e-3, help="of perceptrons (default: 0.001)")
+    add("--dev-sentences", metavar="N", type=count, default=500, help="most sentences of dev, or `all` (default: 500)")
+    add("--control", action="store_true", help="also code control tasks, with random labels")
+    add("--random-seeds", metavar="N", type=int, default=0, help=RANDOM_SEEDS)
+    add(
+        "--hidden",
+        metavar="N",
+        type=positive,
+        default=1000,
+        help="width of the hidden layers of perceptrons (default: 1000)",
+    )
+    add("--epochs", metavar="N", type=positive, help="epochs of perceptrons (default: 40, variational 200)")
+    add("--learning-rate", metavar="X", type=float, default=1e-3, help="learning rate of perceptrons (default: 0.001)")
     add(
         "--thresholds",
         metavar="X",
         type=float,
         nargs="+",
-        help="of log alpha, one a layer: prune the variational probe",
+        help="values of log alpha, one for each layer, at which inputs of the variational probe are pruned",
     )
-    add("--seed", type=int, default=1234, help="seed of the order of sentences and of probes (default: 1234)")
-    add("--compat", choices=("released",), help="add what the released code prints, which mixes bits and nats")
+    add("--seed", type=int, default=1234, help="seed of the order of sentences and of the probes (default: 1234)")
+    add("--compat", choices=("released",), help="also report the numbers of the released code, which mix bits and nats")
     add_computing(command)
     add_output(command, "mdl.json, mdl.csv, mdl-layers.png and mdl-curves.png")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Code, print, and write where asked."""
+    """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.edge_tasks import TASKS, read_tasks
     from bertft.experiments.mdl import describe
