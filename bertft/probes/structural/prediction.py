@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft import kernels
-from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
-from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
+from bertft.probes.structural.evaluation import evaluate_depths, evaluate_distances
 from bertft.probes.structural.examples import Examples, GoldBatch, GoldTensors, read_batches
 from bertft.probes.structural.losses import squared_distances
 from bertft.probes.structural.punctuation import check_preset, keep_masks

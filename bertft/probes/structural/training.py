@@ -27,8 +27,6 @@ from bertft.errors import ArrayError, OptionError
 from bertft.probes.side_by_side import Optimiser, Schedule
 from bertft.probes.structural.evaluation import DepthEvaluation as DepthEvaluation
 from bertft.probes.structural.evaluation import DistanceEvaluation as DistanceEvaluation
-from bertft.probes.structural.evaluation import evaluate_depths as evaluate_depths
-from bertft.probes.structural.evaluation import evaluate_distances as evaluate_distances
 from bertft.probes.structural.examples import Examples, GoldTensors, LayerVectors, read_batches
 from bertft.probes.structural.losses import depth_loss, distance_loss, tree_loss
 from bertft.probes.threads import one_thread
