@@ -1,4 +1,4 @@
-"""What may import what: data flows one way, only kernels name their libraries, and `import bertft` loads nothing heavy."""
+"""What may import what: data flows one way, only kernels name their libraries, `import bertft` loads nothing heavy."""
 
 from __future__ import annotations
 
