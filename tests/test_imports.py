@@ -1,4 +1,4 @@
-"""What may import what: one way for data to flow, one place for backends, and nothing heavy in `import bertft`."""
+"""What may import what: data flows one way, only kernels name their libraries, `import bertft` loads nothing heavy."""
 
 from __future__ import annotations
 
