@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from tiny import bert, save
 
 from bertft import cli
 from bertft.checkpoints.anatomy import n_layers
@@ -38,13 +38,8 @@ SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "m
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of 2 blocks, `train.jsonl` and `dev.jsonl`."""
     folder = tmp_path_factory.mktemp("ablating")
-    pieces = train_wordpiece([text for pair in CASES.values() for text in pair], 60)
-    shape: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = BertConfig(vocab_size=len(pieces), intermediate_size=24, max_position_embeddings=32, **shape)
-        BertModel(config).save_pretrained(folder / "model")
-    pieces.save_pretrained(folder / "model")
+    tokenizer = train_wordpiece([text for pair in CASES.values() for text in pair], 60)
+    save(folder / "model", bert(len(tokenizer)), tokenizer)
     for split, times in (("train", 4), ("dev", 2)):
         records = [
             {"gold_label": label, "sentence1": first, "sentence2": second}

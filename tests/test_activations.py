@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from transformers import (
     BertConfig,
@@ -24,7 +25,6 @@ from transformers import (
     ModernBertModel,
     MPNetConfig,
     MPNetModel,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
 )
@@ -106,18 +106,8 @@ ARCHITECTURES = (bert, roberta, electra, distilbert, modernbert, mpnet, deberta,
 
 
 def tokenizer(*, types: bool = True) -> Any:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import BertProcessing
-
-    inner = Tokenizer(WordLevel(VOCAB, unk_token="[UNK]"))
-    inner.pre_tokenizer = Whitespace()
-    inner.post_processor = BertProcessing(("[SEP]", VOCAB["[SEP]"]), ("[CLS]", VOCAB["[CLS]"]))
     names = ["input_ids", "attention_mask", *["token_type_ids"] * types]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", model_input_names=names
-    )
+    return tiny.tokenizer(WORDS, model_input_names=names)
 
 
 def made(architecture: Any, seed: int = 0) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny import shape
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bertft.checkpoints import load as bertft_models
@@ -31,50 +32,29 @@ peft = pytest.importorskip("peft", reason='adapters take peft: pip install "bert
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "it", "rain", "snow", "pours", "falls", "."]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 10,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-    "initializer_range": 0.3,
-}
-# Of each family the modules that a LoRA usually changes, and the head that a classifier's adapter saves with it.
-FAMILIES: dict[str, tuple[Callable[[], transformers.PreTrainedConfig], list[str]]] = {
-    "bert": (lambda: transformers.BertConfig(**SHAPE), ["query", "value"]),
-    "roberta": (lambda: transformers.RobertaConfig(**SHAPE, max_position_embeddings=64), ["query", "value"]),
-    "electra": (lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16), ["query", "value"]),
-    "distilbert": (
-        lambda: transformers.DistilBertConfig(
-            vocab_size=10, dim=32, n_layers=3, n_heads=2, hidden_dim=37, initializer_range=0.3
-        ),
-        ["q_lin", "v_lin"],
-    ),
-    "modernbert": (lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0), ["Wqkv"]),
+SIZE = len(WORDS)
+SHAPE = shape(SIZE, initializer_range=0.3)
+# For each architecture, the modules that LoRA usually changes.
+FAMILIES = {
+    "bert": ["query", "value"],
+    "roberta": ["query", "value"],
+    "electra": ["query", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "modernbert": ["Wqkv"],
 }
 TEXTS = ["it rain .", "it snow falls .", "rain pours .", "it pours it pours ."] * 5
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    pieces = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    return PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+    return tiny.tokenizer(WORDS[4:])
 
 
 def build(family: str, head: str = "Model", seed: int = 0) -> PreTrainedModel:
-    config = FAMILIES[family][0]()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = getattr(transformers, type(config).__name__.replace("Config", head))(config)
-    return model.eval()
+    return tiny.build(tiny.FAMILIES[family](SIZE, initializer_range=0.3), head, seed)
 
 
 def save_base(folder: Path, family: str = "bert") -> Path:
-    build(family).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return tiny.save(folder, build(family), tokenizer())
 
 
 @torch.no_grad()
@@ -92,7 +72,7 @@ def adapted(base: Path, family: str = "bert", head: str = "Model", only: str = "
     outer = build(family, head, seed=1)
     outer.base_model.load_state_dict(build(family).state_dict(), strict=False)
     outer.name_or_path = str(base)
-    config = peft.LoraConfig(**{"r": 4, "target_modules": FAMILIES[family][1], **options})
+    config = peft.LoraConfig(**{"r": 4, "target_modules": FAMILIES[family], **options})
     return trained(peft.get_peft_model(outer, config), only)
 
 

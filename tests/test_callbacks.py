@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -29,24 +29,14 @@ from bertft.errors import CheckpointError, OptionError, UndefinedWarning
 from bertft.experiments.callback import START
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "rain"]
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-    "initializer_range": 0.3,
-}
-FAMILIES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
-    "bert": lambda: transformers.BertConfig(**SHAPE),
-    "minilm": lambda: transformers.BertConfig(**SHAPE | {"num_attention_heads": 16, "num_hidden_layers": 6}),
-    "roberta": lambda: transformers.RobertaConfig(**SHAPE, max_position_embeddings=64),
-    "distilbert": lambda: transformers.DistilBertConfig(
-        vocab_size=len(WORDS), dim=32, n_layers=3, n_heads=2, hidden_dim=37, initializer_range=0.3
+FAMILIES = {
+    **{
+        name: partial(tiny.FAMILIES[name], len(WORDS), initializer_range=0.3)
+        for name in ("bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+    },
+    "minilm": lambda: tiny.FAMILIES["bert"](
+        len(WORDS), initializer_range=0.3, num_attention_heads=16, num_hidden_layers=6
     ),
-    "electra": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16),
-    "deberta-v2": lambda: transformers.DebertaV2Config(**SHAPE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
-    "modernbert": lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0),
 }
 
 
@@ -60,15 +50,7 @@ TEXTS = some_texts(40, seed=0)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    pieces = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=pieces,
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")},
-        model_input_names=["input_ids", "attention_mask"],
-        model_max_length=32,
-    )
+    return tiny.tokenizer(WORDS[4:], model_input_names=["input_ids", "attention_mask"], model_max_length=32)
 
 
 def classifier(family: str = "bert") -> PreTrainedModel:

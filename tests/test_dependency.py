@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from bertft.activations.words import tokenise_words
 from bertft.checkpoints.checkpoint import Checkpoint
@@ -34,43 +33,23 @@ from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import evaluate, train
 
 WORDS = ["the", "a", "cat", "dog", "saw", "left", "fish", "##es", "."]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 16,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-}
 FAMILIES = {
-    "bert": lambda: BertConfig(**SHAPE, max_position_embeddings=24),
-    "roberta": lambda: transformers.RobertaConfig(**SHAPE, max_position_embeddings=64),
-    "electra": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16),
-    "distilbert": lambda: transformers.DistilBertConfig(vocab_size=16, dim=32, n_layers=3, n_heads=2, hidden_dim=37),
-    "deberta-v2": lambda: transformers.DebertaV2Config(**SHAPE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
-    "modernbert": lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0),
-    "gpt2": lambda: transformers.GPT2Config(vocab_size=16, n_embd=32, n_layer=3, n_head=2),
-}
+    name: partial(tiny.FAMILIES[name], 16)
+    for name in ("roberta", "electra", "distilbert", "deberta-v2", "modernbert", "gpt2")
+} | {"bert": partial(tiny.FAMILIES["bert"], 16, max_position_embeddings=24)}
 SMALL: dict[str, float] = {"arc_size": 7, "relation_size": 5, "dropout": 0.33}
 RECIPE = TrainingRecipe(epochs=8, learning_rate=1e-3, batch_size=8, max_length=24, head_rate=3.0)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    return tiny.tokenizer(WORDS, subwords=True)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A small random BERT that was saved and read."""
     folder = tmp_path_factory.mktemp("model") / "base"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(FAMILIES["bert"]()).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tiny.save(folder, tiny.build(FAMILIES["bert"]()), tokenizer())
     return load_checkpoint(folder)
 
 

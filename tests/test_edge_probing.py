@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tiny import bert, save, tokenizer
 
 from bertft import cli
 from bertft.checkpoints.load import load_checkpoint
@@ -32,20 +31,8 @@ BLOCKS = 2
 
 
 def saved_model(folder: Path, seed: int = 0) -> Path:
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, "##s"])}
-    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    pieces = PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    shape: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": BLOCKS, "num_attention_heads": 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = BertConfig(vocab_size=len(vocabulary), intermediate_size=24, max_position_embeddings=12, **shape)
-        BertModel(config).save_pretrained(folder)
-    pieces.save_pretrained(folder)
-    return folder
+    words = tokenizer([*WORDS, "##s"], subwords=True)
+    return save(folder, bert(len(words), blocks=BLOCKS, length=12, seed=seed), words)
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, ...]]:

@@ -7,14 +7,16 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bertft.checkpoints.anatomy import block_stack, hidden_size, n_layers, parse_layers
@@ -25,42 +27,17 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError, OptionError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 12,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 37,
-}
-
-CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
-    "bert": lambda: transformers.BertConfig(**SHAPE),
-    "roberta": lambda: transformers.RobertaConfig(**SHAPE, max_position_embeddings=64),
-    "electra": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16),
-    "distilbert": lambda: transformers.DistilBertConfig(vocab_size=12, dim=32, n_layers=3, n_heads=2, hidden_dim=37),
-    "deberta-v2": lambda: transformers.DebertaV2Config(**SHAPE, relative_attention=True, pos_att_type=["p2c", "c2p"]),
-    "modernbert": lambda: transformers.ModernBertConfig(**SHAPE, pad_token_id=0),
-    "gpt2": lambda: transformers.GPT2Config(vocab_size=12, n_embd=32, n_layer=3, n_head=2),
-    "llama": lambda: transformers.LlamaConfig(**SHAPE),
-}
+SIZE = 12
+CONFIGS = {name: partial(family, SIZE) for name, family in tiny.FAMILIES.items()}
 FINAL_NORM = {"modernbert": "final_norm", "gpt2": "ln_f", "llama": "norm"}
 
 
 def tokenizer(words: list[str] = WORDS, *, lowercase: bool = False) -> PreTrainedTokenizerFast:
-    pieces = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+    return tiny.tokenizer(words[5:], subwords=True, lowercase=lowercase, special=tuple(WORDS[:5]))
 
 
 def build(config: transformers.PreTrainedConfig, seed: int = 0, head: str = "Model") -> PreTrainedModel:
-    """A random model of a config, from a seed of its own."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = getattr(transformers, type(config).__name__.replace("Config", head))(config)
-    return model.eval()
+    return tiny.build(config, head, seed)
 
 
 def body(family: str = "bert", seed: int = 0, **changes: object) -> PreTrainedModel:
@@ -71,9 +48,7 @@ def body(family: str = "bert", seed: int = 0, **changes: object) -> PreTrainedMo
 
 
 def save(folder: Path, model: PreTrainedModel | None = None) -> Path:
-    (model or body()).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return tiny.save(folder, model or body(), tokenizer())
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -475,7 +450,7 @@ def test_other_dtypes_and_classes_share_nothing() -> None:
 
 
 def test_blocks_that_share_weights() -> None:
-    config = transformers.AlbertConfig(**SHAPE, embedding_size=16)
+    config = transformers.AlbertConfig(**tiny.shape(SIZE), embedding_size=16)
     model = build(config)
     with pytest.raises(CheckpointError, match="AlbertModel: expected one list of its 3 transformer blocks, found none"):
         block_stack(model)
@@ -689,7 +664,7 @@ def test_a_model_that_cannot_be_cut_so(family: str, blocks: int, pooler: str, sa
 
 @pytest.mark.parametrize("change", [lambda model: freeze(model, 0), lambda model: truncate(model, 1)])
 def test_blocks_that_share_their_weights_are_told(change: Callable[[PreTrainedModel], None]) -> None:
-    config = transformers.AlbertConfig(**SHAPE, embedding_size=16)
+    config = transformers.AlbertConfig(**tiny.shape(SIZE), embedding_size=16)
     with pytest.raises(CheckpointError, match="AlbertModel: expected one list of its 3 transformer blocks"):
         change(transformers.AlbertModel(config))
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertft.activations.encode import tokenise
@@ -34,14 +34,7 @@ COLUMNS = ["base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_
 
 
 def made_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
-    pieces = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=pieces, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", model_input_names=names
-    )
+    return tiny.tokenizer(words, model_input_names=["input_ids", "attention_mask", "token_type_ids"])
 
 
 def made_model(seed: int = 0, **changes: Any) -> BertModel:
@@ -71,9 +64,7 @@ def changed(model: BertModel, blocks: Sequence[int], amount: float = 0.4) -> Ber
 
 
 def saved(model: BertModel, folder: Path, words: Sequence[str] = WORDS) -> Path:
-    model.save_pretrained(folder)
-    made_tokenizer(words).save_pretrained(folder)
-    return folder
+    return tiny.save(folder, model, made_tokenizer(words))
 
 
 def some_texts(count: int = 120, seed: int = 0) -> list[str]:

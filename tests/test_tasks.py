@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+import tiny
 from transformers import PreTrainedTokenizerFast
 
 from bertft.data.mnli import LABELS, Pair, read_pairs
@@ -26,14 +26,8 @@ mnli, squad = named_task("mnli"), named_task("squad")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Each letter is a piece; words are split into their letters."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
-    inner = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    """A tokenizer that splits words into letters."""
+    return tiny.tokenizer([*LETTERS, *(f"##{letter}" for letter in LETTERS)], subwords=True, lowercase=True)
 
 
 def jsonl(path: Path, *records: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, TrainerCallback
+from tiny import bert, save, tokenizer
+from transformers import TrainerCallback
 
 from bertft import score
 from bertft.checkpoints.compare import shared_depth
@@ -44,18 +44,8 @@ RECIPE = dataclasses.replace(TASK.recipes["paper"], epochs=EPOCHS, batch_size=BA
 
 
 def saved_model(folder: Path) -> Path:
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    shape: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": BLOCKS, "num_attention_heads": 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = BertConfig(vocab_size=len(vocabulary), intermediate_size=24, max_position_embeddings=32, **shape)
-        BertModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(folder)
-    return folder
+    words = tokenizer(WORDS)
+    return save(folder, bert(len(words), blocks=BLOCKS), words)
 
 
 def pairs(count: int, seed: int) -> Records[Pair]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AlbertConfig, BertConfig
 
 from bertft import RSACallback, cli
 from bertft.checkpoints.anatomy import n_layers
@@ -33,16 +33,8 @@ PAIRS = [
 PASSAGE = "the sun shines not always it rains"
 
 
-def save(folder: Path, kind: type, config: Any) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        kind(config).save_pretrained(folder)
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
-    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(folder)
+def save(folder: Path, config: Any) -> None:
+    tiny.save(folder, tiny.build(config), tiny.tokenizer(WORDS))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
     shape: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 14}
     shape |= {"num_hidden_layers": BLOCKS, "max_position_embeddings": 24}
-    save(folder / "model", BertModel, BertConfig(**shape))
-    save(folder / "albert", AlbertModel, AlbertConfig(**shape, embedding_size=8))
+    save(folder / "model", BertConfig(**shape))
+    save(folder / "albert", AlbertConfig(**shape, embedding_size=8))
     (folder / "mnli.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in PAIRS))
     (folder / "one.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in PAIRS[:1] * 5))
     (folder / "long.jsonl").write_text(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -65,13 +66,9 @@ def fast(inner: Tokenizer, limit: int = LIMIT, **names: str) -> PreTrainedTokeni
 
 def wordpiece() -> PreTrainedTokenizerFast:
     letters = "abcdefghilmnoprstuvxy"
-    subwords = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "rain", "mat", "sat", "on", *",.()'10"]
-    vocabulary = dict.fromkeys([*subwords, *letters, *(f"##{letter}" for letter in letters), "##0"])
-    inner = Tokenizer(models.WordPiece({subword: index for index, subword in enumerate(vocabulary)}, unk_token="[UNK]"))
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return fast(inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    words = ["the", "cat", "##s", "rain", "mat", "sat", "on", *",.()'10"]
+    words += [*letters, *(f"##{letter}" for letter in letters), "##0"]
+    return tiny.tokenizer(words, subwords=True, lowercase=True, model_max_length=LIMIT)
 
 
 def byte_level(special: list[str], size: int = 300) -> Tokenizer:
