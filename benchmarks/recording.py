@@ -43,33 +43,26 @@ def recorded(runs: Sequence[Json], suite: Iterable[str], *, partial: bool = Fals
     outcomes: dict[str, str] = {}
     benchmarks = []
     for run in runs:
-        if twice := sorted(set(outcomes) & set(run["outcomes"])):
-            raise Refused(f"in two of the runs: {', '.join(map(short, twice))}")
-        outcomes |= run["outcomes"]
+        of_run = {short(name): outcome for name, outcome in run["outcomes"].items()}
+        if twice := sorted(set(outcomes) & set(of_run)):
+            raise Refused(f"in two of the runs: {', '.join(twice)}")
+        outcomes |= of_run
         benchmarks += [kept(benchmark) for benchmark in run["benchmarks"]]
     files = [*ORDER, *(benchmark["name"].partition("::")[0] for benchmark in benchmarks)]
     benchmarks.sort(key=lambda benchmark: files.index(benchmark["name"].partition("::")[0]))
-    missing = absent(suite, outcomes)
-    skipped = {short(name): outcome for name, outcome in outcomes.items() if outcome.endswith(NO_GPU)}
-    wrong = [
-        f"{short(name)} {outcome}"
-        for name, outcome in outcomes.items()
-        if outcome != "passed" and short(name) not in skipped
-    ]
+    missing = absent(map(short, suite), outcomes)
+    skipped = {name: outcome for name, outcome in outcomes.items() if outcome.endswith(NO_GPU)}
     measured = {benchmark["name"] for benchmark in benchmarks}
-    wrong += [
-        f"{short(name)} measured nothing"
-        for name, outcome in outcomes.items()
-        if outcome == "passed" and short(name) not in measured
-    ]
-    wrong += faults(benchmarks)
+    wrong = [f"{name} {of}" for name, of in outcomes.items() if of != "passed" and name not in skipped]
+    wrong += [f"{name} measured nothing" for name, of in outcomes.items() if of == "passed" and name not in measured]
+    wrong += faults(benchmark for benchmark in benchmarks if outcomes.get(benchmark["name"], "passed") == "passed")
     if missing and not partial:
         wrong.append(f"missing: {', '.join(missing)}")
     if wrong:
         raise Refused("; ".join(wrong))
     return environments[0] | {
         "date": max(run["datetime"] for run in runs)[:10],
-        "load": max(run["machine_info"]["load"] for run in runs),
+        "busy": max(run["machine_info"]["busy"] for run in runs),
         "benchmarks": benchmarks,
         "skipped": skipped,
         "missing": missing,
@@ -80,7 +73,7 @@ def absent(suite: Iterable[str], outcomes: Iterable[str]) -> list[str]:
     """The benchmarks that did not run, with how many of their variants."""
     of_function: dict[str, list[bool]] = {}
     for name in sorted(suite):
-        of_function.setdefault(short(name).partition("[")[0], []).append(name in outcomes)
+        of_function.setdefault(name.partition("[")[0], []).append(name in outcomes)
     return [
         name + (f" ({ran.count(False)} of {len(ran)})" if len(ran) > 1 else "")
         for name, ran in of_function.items()
