@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import threadpoolctl
 from memory import OwnProcess
@@ -19,9 +20,6 @@ PAUSE = 0.3
 
 PACKAGES = ("bertft", "numpy", "scipy", "torch", "numba", "scikit-learn", "rsatoolbox", "transformers")
 """Whose versions a run records, None where one is not installed."""
-
-LOAD = os.getloadavg()[0]
-"""How many processes ran in the minute before: on a machine that is busy with others' work times mean little."""
 
 Work = Callable[[], Any]
 
@@ -160,8 +158,18 @@ class Outcomes:
         output_json["outcomes"] = self.of
 
 
+BUSY_BEFORE = [0.0]
+
+
+def busy() -> float:
+    """The share of the processors that others use while nothing runs here, in percent."""
+    return psutil.cpu_percent(interval=2.0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Outcomes())
+    if config.getoption("benchmark_json"):
+        BUSY_BEFORE[0] = busy()
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -169,7 +177,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
     machine_info["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine_info["load"] = LOAD
+    machine_info["busy"] = max(BUSY_BEFORE[0], busy())
     found = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
     machine_info["versions"] = {name: found.get(name) for name in PACKAGES}
     parts = ("internal_api", "version", "architecture", "num_threads")

@@ -62,7 +62,7 @@ def recorded(runs: Sequence[Json], suite: Iterable[str], *, partial: bool = Fals
         raise Refused("; ".join(wrong))
     return environments[0] | {
         "date": max(run["datetime"] for run in runs)[:10],
-        "load": max(run["machine_info"]["load"] for run in runs),
+        "busy": max(run["machine_info"]["busy"] for run in runs),
         "benchmarks": benchmarks,
         "skipped": skipped,
         "missing": missing,

@@ -30,8 +30,8 @@ BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 DENSE = ("numpy", "torch", "rsatoolbox", "scipy", "sklearn-chunked")
 """Competitors that compute every pair; the fastest of them is the one to beat."""
 
-BUSY = 0.5
-"""A load average from which on other work is taken to have run."""
+BUSY = 10.0
+"""Percent of the processors that others may use before and after a run without a word about it."""
 
 VARIANTS = ("bertft, states cached", "the CUDA twin")
 """Other ways through bertft itself: no competitors."""
@@ -48,6 +48,11 @@ def number(value: float, digits: int = 3) -> str:
 
 def duration(value: float) -> str:
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
+
+
+def small(value: float, digits: int = 0) -> str:
+    """An error: 2e-8."""
+    return re.sub(r"e-0", "e-", f"{value:.{digits}e}") if value else "0"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -142,8 +147,8 @@ def accuracy_goals(benchmarks: Sequence[Json]) -> Iterator[Json]:
     yield {
         "what": f"largest error at {where}, {types}",
         "against": against,
-        "goal": f"at most {limit:.0e}",
-        "measured": f"{worst:.1e}",
+        "goal": f"at most {small(limit)}",
+        "measured": small(worst, 1),
         "missed": worst > limit,
         "rounds": "1",
     }
@@ -154,7 +159,7 @@ def accuracy_goals(benchmarks: Sequence[Json]) -> Iterator[Json]:
                 "what": f"errors of {', '.join(others)} at a mean cosine of 0.9996, {of['dtype']}, n = {of['n']:,}",
                 "against": against,
                 "goal": "",
-                "measured": f"{min(others.values()):.1e} to {max(others.values()):.1e}",
+                "measured": f"{small(min(others.values()), 1)} to {small(max(others.values()), 1)}",
                 "missed": False,
                 "rounds": "1",
             }
@@ -188,8 +193,8 @@ def verdict(record: Json) -> list[str]:
     lines.append(f"Lost: {'; '.join(lost)}." if lost else "No competitor is faster.")
     if record["missing"]:
         lines.append(f"Not in this run: {', '.join(record['missing'])}.")
-    if record["load"] > BUSY:
-        lines.append(f"Other work was running (load average {record['load']:.1f} before the run): times mean little.")
+    if record["busy"] > BUSY:
+        lines.append(f"Other work took {record['busy']:.0f} % of the processors, so that times mean little.")
     return lines
 
 
@@ -208,7 +213,7 @@ def time_rows(benchmark: Json) -> list[str]:
             ratio = f"**{ratio}**"
         cost = benchmark["costs"].get(name, {})
         speeds = [number(cost[part] / medians[name] / 1e9) if part in cost else "" for part in ("flops", "bytes")]
-        off, allowed = (f"{of[name]:.0e}" if of.get(name) else "0" * (name in of) for of in limits)
+        off, allowed = (small(of[name]) if name in of else "" for of in limits)
         off = "the reference" if name == benchmark["reference"] else off
         what = title(benchmark) if name == OURS else ""
         bound = ", a lower bound" if name in LOWER_BOUNDS else ""
@@ -228,7 +233,7 @@ def accuracy_rows(benchmarks: Sequence[Json]) -> list[str]:
     rows = ["| | rows stored as | " + " | ".join(f"mean cosine {column}" for column in columns) + " |"]
     rows.append("|---|---|" + "--:|" * len(columns))
     for (name, dtype), cells in worst.items():
-        rows.append(f"| {name} | {dtype} | " + " | ".join(f"{cells[column]:.1e}" for column in columns) + " |")
+        rows.append(f"| {name} | {dtype} | " + " | ".join(small(cells[column], 1) for column in columns) + " |")
     return rows
 
 
@@ -250,7 +255,7 @@ def page(record: Json) -> str:
         "",
         *wrapped(
             [
-                f"{record['date']}, {record['system']}, load average before the run {record['load']:.2f}, commit",
+                f"{record['date']}, {record['system']}, other work on {record['busy']:.0f} % of the processors, commit",
                 f"{record['commit']}. {versions}. Products by {products_of(record)}.",
                 "d = 768, float32 unless said. Contestants in turn (A, B, C, A, ...); answers checked in the same run.",
             ]

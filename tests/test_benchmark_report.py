@@ -43,7 +43,7 @@ def run():
         "gpu": None,
         "system": "Linux",
         "python_version": "3.11.7",
-        "load": 0.1,
+        "busy": 0.5,
         "versions": {"bertft": "1", "numpy": "2", "scipy": "3", "torch": "4", "scikit-learn": "5"},
         "blas": [{"of": "numpy", "internal_api": "openblas", "version": "0.3", "architecture": "Zen"}],
     }
@@ -82,8 +82,8 @@ def test_a_run_is_recorded_whole(run):
     }
     page, block = report.page(record), report.readme_block(record)
     # 25 %, median and 75 % of 1, 1, 2; 4 GFLOP and 2 GB in a second.
-    assert "| a group | bertft | 3 | 1 s | 1 s | 1.5 s | 1 | 4 | 2 | 1e-09 | 1e-07 |" in page
-    assert "|  | numpy | 3 | 4.5 s | 5 s | 6.5 s | 5 |  |  | 2e-05 | 1e-04 |" in page
+    assert "| a group | bertft | 3 | 1 s | 1 s | 1.5 s | 1 | 4 | 2 | 1e-9 | 1e-7 |" in page
+    assert "|  | numpy | 3 | 4.5 s | 5 s | 6.5 s | 5 |  |  | 2e-5 | 1e-4 |" in page
     assert "|  | bare products, a lower bound | 3 | 700 ms | 900 ms | 950 ms | 0.9 |  |  |  |  |" in page
     for text in (page, block):
         assert "| a group (some, variant) | numpy | at least 4 times | 5 times | 3 |" in text
@@ -92,16 +92,16 @@ def test_a_run_is_recorded_whole(run):
     said = unwrapped(block)
     assert "Missed, in bold above: a group, bare products, a lower bound (1.11, at most 1.1); a group (some" in said
     assert "No competitor is faster." in said
-    assert "Other work was running" not in said
+    assert "Other work took" not in said
 
 
 def test_losses_and_a_busy_machine_are_shown(run):
     run["benchmarks"][0]["extra_info"]["seconds"]["numpy"] = [0.5]
-    run["machine_info"]["load"] = 3.0
+    run["machine_info"]["busy"] = 60.0
     record = recording.recorded([run], [FAST, SLOW])
     said = unwrapped(report.readme_block(record))
     assert "Lost: a group, to numpy." in said
-    assert "Other work was running (load average 3.0 before the run)" in said
+    assert "Other work took 60 % of the processors" in said
     assert "|  | numpy | 1 | 500 ms | 500 ms | 500 ms | **0.5** |" in report.page(record)
     assert "| a group | numpy | at least 4 times | **0.5 times** | 3, theirs 1 |" in report.page(record)
 
