@@ -26,7 +26,7 @@ from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, Tuned, stream
 from bertft.data import Corpus, Example
 from bertft.errors import ArrayError, CheckpointError, OptionError, RowError
-from bertft.measures import MEASURES, Measure, evaluate, resolve
+from bertft.measures import LEAST_GROUPS, MEASURES, Measure, evaluate, resolve
 from bertft.models import (
     Checkpoint,
     check_same_tokenizer,
@@ -37,7 +37,7 @@ from bertft.models import (
     parse_layers,
     shared_depth,
 )
-from bertft.pair_moments import PairMoments
+from bertft.pair_moments import PairMoments, sample_rows
 from bertft.records import Row, Scores
 from bertft.runs import Clock, Source, Text, corpora_of, count, integer, loaded, several, versions
 
@@ -151,10 +151,7 @@ def score(
             moments = _accumulate(stimuli, models, options, wanted, clock, progress, part)
             with clock.phase("measures"):
                 found += _rows(stimuli, models, options, moments)
-        if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in found):
-            notes.append(
-                f"{corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
-            )
+        notes += _error_notes(found)
         for what, group in groups.items():
             names = [(checkpoints[one].name, checkpoints[other].name) for one, other in group]
             own = [[row for row in found if (row["base"], row["tuned"]) == pair] for pair in names]
@@ -273,6 +270,7 @@ def _averaged(pairs: Sequence[Sequence[Row]], what: str, bases: str) -> list[Row
                 "tuned": f"mean of {len(pairs)} {what}",
                 "value": float(values.mean()),
                 "stderr": math.nan,
+                "n_stderr_sentences": 0,
                 "spread": float(values.std(ddof=1)),
                 "n_pairs": len(pairs),
             }
@@ -319,10 +317,11 @@ def _accumulate(
     `part` is which comparison this is, and of how many, for the progress to be told.
     """
     of_one_space = [measure for measure in measures if measure.equal_spaces is None]
+    kept = {"seed": options.seed, "reservoir": sample_rows(stimuli.draw.n_tokens, stimuli.draw.n_sentences)}
     moments: list[dict[int, PairMoments]] = []
     for shared in models.shared:
         needed = {layer: measures if layer > shared else of_one_space for layer in options.layers}
-        moments.append({layer: PairMoments.serving(some, seed=options.seed) for layer, some in needed.items() if some})
+        moments.append({layer: PairMoments.serving(some, **kept) for layer, some in needed.items() if some})
     steps = (2 if options.standardize else 1) * len(stimuli.plan)
     done = part[0] * steps
 
@@ -409,15 +408,16 @@ def _rows(
     stimuli: Stimuli, models: _Models, options: _Options, moments: Sequence[dict[int, PairMoments]]
 ) -> list[dict[str, Any]]:
     """The rows of one corpus, by tuned model, layer and measure."""
-    rows = []
+    rows, drawn = [], stimuli.draw.n_sentences
     for other, shared, states in zip(models.tuned, models.shared, moments, strict=True):
         for layer in options.layers:
             for measure in options.measures:
                 equal = MEASURES[measure].equal_spaces
                 if layer <= shared and equal is not None:
-                    value, stderr = equal, 0.0
+                    value, stderr, rests_on = equal, 0.0, drawn
                 else:
                     value, stderr = evaluate(measure, states[layer])
+                    rests_on = 0 if math.isnan(stderr) else states[layer].sampled_groups
                 rows.append(
                     {
                         "base": models.base.name,
@@ -428,7 +428,23 @@ def _rows(
                         "value": value,
                         "stderr": stderr,
                         "n_tokens": stimuli.draw.n_tokens,
-                        "n_sentences": stimuli.draw.n_sentences,
+                        "n_sentences": drawn,
+                        "n_stderr_sentences": rests_on,
                     }
                 )
     return rows
+
+
+def _error_notes(rows: Sequence[Row]) -> list[str]:
+    """What there is to say of the standard errors of one corpus: which are missing, and what the others rest on."""
+    corpus, drawn = rows[0]["corpus"], rows[0]["n_sentences"]
+    missing = [row for row in rows if math.isnan(row["stderr"]) and not math.isnan(row["value"])]
+    fewest = min((row["n_stderr_sentences"] for row in rows if row["n_stderr_sentences"]), default=drawn)
+    if missing and drawn < LEAST_GROUPS:
+        why = f"its tokens are of fewer than {LEAST_GROUPS} sentences, too few to show how they differ"
+        return [f"{corpus}: no standard errors, as {why}"]
+    where = ", ".join(dict.fromkeys(f"{row['measure']} at layer {row['layer']}" for row in missing))
+    notes = [f"{corpus}: no standard error of {where}: undefined when a sentence is left out"] if missing else []
+    if fewest < drawn:
+        notes.append(f"{corpus}: the standard errors rest on {fewest:,} of the {drawn:,} sentences, drawn at random")
+    return notes
