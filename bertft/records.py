@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-COLUMNS = ("base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_tokens", "n_sentences")
+COLUMNS = (
+    *("base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_tokens", "n_sentences"),
+    "n_stderr_sentences",  # how many of the sentences the standard error rests on; 0 where there is none
+)
 
 
 def plain(value: Any) -> Any:

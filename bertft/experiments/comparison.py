@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.activations.batches import Batch
+from bertft.activations.sampling import Draw
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
 from bertft.activations.stream import Chunk, LayerRows, TunedModel, stream
@@ -25,7 +26,7 @@ from bertft.errors import ArrayError, RowError
 from bertft.experiments.inputs import Computation, Sampling
 from bertft.experiments.run import Clock
 from bertft.measures import Measure, resolve
-from bertft.similarity.pair_moments import PairMoments, update_together
+from bertft.similarity.pair_moments import PairMoments, sample_rows, update_together
 
 PairStates = dict[int, PairMoments]
 """The moments of one pair of models, by layer."""
@@ -119,11 +120,11 @@ class Pair:
                 "they score 1"
             )
 
-    def empty_states(self, options: ScoreOptions) -> PairStates:
+    def empty_states(self, options: ScoreOptions, draw: Draw) -> PairStates:
         """Return empty moments for every layer from which a measure is to be read."""
         needed = {layer: options.measures if layer > self.shared else options.of_one_space for layer in options.layers}
-        seed = options.sampling.seed
-        return {layer: PairMoments.serving(some, seed=seed) for layer, some in needed.items() if some}
+        kept = {"seed": options.sampling.seed, "reservoir": sample_rows(draw.n_tokens, draw.n_sentences)}
+        return {layer: PairMoments.serving(some, **kept) for layer, some in needed.items() if some}
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Comparison:
                     for name, of_model in rows.items():
                         for layer, of_layer in of_model.items():
                             scales[name, layer].update(of_layer)
-        states = [pair.empty_states(options) for pair in self.pairs]
+        states = [pair.empty_states(options, stimuli.draw) for pair in self.pairs]
         for rows, sentences in self._chunks(stimuli, options, clock, step):
             with clock.phase("statistics"):
                 for layer in options.layers:

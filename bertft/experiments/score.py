@@ -24,7 +24,7 @@ from bertft.errors import CheckpointError, OptionError
 from bertft.experiments.comparison import Comparison, Pair, PairStates, ScoreOptions
 from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpora_of, sources_of
 from bertft.experiments.run import Run
-from bertft.measures import evaluate, resolve
+from bertft.measures import LEAST_GROUPS, evaluate, resolve
 from bertft.options import several
 from bertft.progress import Feedback, PhaseProgress, Progress
 from bertft.records import Row, Scores
@@ -191,10 +191,7 @@ def _score_corpus(
             for pair, of_pair in zip(comparison.pairs, states, strict=True):
                 found[pair.base.name, pair.tuned.name] = _rows(stimuli, pair, options, of_pair)
     rows = [row for of_pair in found.values() for row in of_pair]
-    if any(math.isnan(row["stderr"]) and not math.isnan(row["value"]) for row in rows):
-        run.notes.append(
-            f"{stimuli.corpus.name}: no standard errors, as its tokens are of too few sentences to show their spread"
-        )
+    run.notes += _error_notes(rows)
     for what, pairs in groups.items():
         own = [found[pair.base.name, pair.tuned.name] for pair in pairs]
         yield from itertools.chain.from_iterable(own)
@@ -221,6 +218,7 @@ def _averaged(pairs: Sequence[Sequence[Row]], what: str, bases: str) -> list[Row
                 "tuned": f"mean of {len(pairs)} {what}",
                 "value": float(values.mean()),
                 "stderr": math.nan,
+                "n_stderr_sentences": 0,
                 "spread": float(values.std(ddof=1)),
                 "n_pairs": len(pairs),
             }
@@ -255,13 +253,14 @@ def _check_comparable(checkpoints: Sequence[Checkpoint], corpora: Iterable[Corpu
 
 def _rows(stimuli: Stimuli, pair: Pair, options: ScoreOptions, states: PairStates) -> list[Row]:
     """Return the rows of one pair on one corpus, by layer and measure."""
-    rows = []
+    rows, drawn = [], stimuli.draw.n_sentences
     for layer in options.layers:
         for measure in options.measures:
             if layer <= pair.shared and measure.equal_spaces is not None:
-                value, stderr = measure.equal_spaces, 0.0
+                value, stderr, sampled = measure.equal_spaces, 0.0, drawn
             else:
                 value, stderr = evaluate(measure.name, states[layer])
+                sampled = 0 if math.isnan(stderr) else states[layer].sampled_groups
             rows.append(
                 {
                     "base": pair.base.name,
@@ -272,7 +271,25 @@ def _rows(stimuli: Stimuli, pair: Pair, options: ScoreOptions, states: PairState
                     "value": value,
                     "stderr": stderr,
                     "n_tokens": stimuli.draw.n_tokens,
-                    "n_sentences": stimuli.draw.n_sentences,
+                    "n_sentences": drawn,
+                    "n_stderr_sentences": sampled,
                 }
             )
     return rows
+
+
+def _error_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield notes on the standard errors of one corpus: which are missing and why, and how many sentences they use."""
+    corpus, drawn = rows[0]["corpus"], rows[0]["n_sentences"]
+    missing = [row for row in rows if math.isnan(row["stderr"]) and not math.isnan(row["value"])]
+    if missing and drawn < LEAST_GROUPS:
+        yield (
+            f"{corpus}: no standard errors, because the tokens come from {drawn} sentences; at least {LEAST_GROUPS} "
+            "are needed"
+        )
+    elif missing:
+        where = ", ".join(dict.fromkeys(f"{row['measure']} at layer {row['layer']}" for row in missing))
+        yield f"{corpus}: no standard error of {where}, because the value is undefined when a sentence is left out"
+    fewest = min((row["n_stderr_sentences"] for row in rows if row["n_stderr_sentences"]), default=drawn)
+    if fewest < drawn:
+        yield f"{corpus}: the standard errors use {fewest:,} of the {drawn:,} sentences, chosen at random"

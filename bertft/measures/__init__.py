@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from bertft.errors import OptionError
-from bertft.kernels.types import Array, RowMap
+from bertft.kernels.types import RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
 from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import pearson, sums_of_moments
 from bertft.statistics.reservoir import Sample
-from bertft.statistics.standard_error import by_blocks, by_influence
+from bertft.statistics.standard_error import LEAST_GROUPS as LEAST_GROUPS
+from bertft.statistics.standard_error import Effects, GroupRows, by_blocks, by_groups
 
 
 class Accumulated(Protocol):
@@ -49,7 +51,7 @@ class Measure:
     title: str
     row_map: RowMap
     of: Callable[[Moments], float]
-    influence: Callable[[Moments, Array, Array], Array] | None
+    effects: Callable[[Moments, GroupRows], Effects] | None
     range: tuple[float, float]
     invariances: frozenset[Invariance]
     source: str
@@ -73,23 +75,23 @@ def _rsa(name: str, title: str, kernel: str, *invariances: Invariance) -> Measur
     def value(moments: Moments) -> float:
         return pearson(sums_of_moments(moments, form))
 
-    def influence(moments: Moments, u: Array, v: Array) -> Array:
-        return rsa.rsa_influence(moments, form, u, v)
+    def effects(moments: Moments, rows: GroupRows) -> Effects:
+        return rsa.rsa_effects(moments, form, rows)
 
     unchanged_by = frozenset(invariances)
-    return Measure(name, title, row_map, value, influence, (-1.0, 1.0), unchanged_by, "Merchant et al. 2020")
+    return Measure(name, title, row_map, value, effects, (-1.0, 1.0), unchanged_by, "Merchant et al. 2020")
 
 
 def _mean_cosine(name: str, title: str, side: int) -> Measure:
     def value(moments: Moments) -> float:
         return anisotropy.mean_cosine(moments, side)
 
-    def influence(moments: Moments, u: Array, v: Array) -> Array:
-        return anisotropy.mean_cosine_influence(moments, side, u, v)
+    def effects(moments: Moments, rows: GroupRows) -> Effects:
+        return anisotropy.mean_cosine_effects(moments, side, rows)
 
     unchanged_by: frozenset[Invariance] = frozenset(("rotation", "scale", "row_scale"))
     limits = (-1.0, 1.0)
-    return Measure(name, title, "unit", value, influence, limits, unchanged_by, "Ethayarajh 2019", equal_spaces=None)
+    return Measure(name, title, "unit", value, effects, limits, unchanged_by, "Ethayarajh 2019", equal_spaces=None)
 
 
 _RIGID: frozenset[Invariance] = frozenset(("rotation", "scale", "shift", "exchange"))
@@ -100,15 +102,15 @@ _TABLE = (
     _rsa("rsa-correlation", "RSA, correlation kernel", "correlation", "scale", "row_scale", "exchange"),
     _rsa("rsa-dot", "RSA, dot-product kernel", "dot", "rotation", "scale", "exchange"),
     _rsa("rsa-sqeuclidean", "RSA, squared Euclidean kernel", "sqeuclidean", "rotation", "scale", "shift", "exchange"),
-    Measure("cka", "Linear CKA, debiased", "raw", cka.cka_debiased, cka.cka_influence, (-1.0, 1.0), _RIGID,
-            "Kornblith et al. 2019; Song et al. 2012"),
-    Measure("cka-biased", "Linear CKA", "raw", cka.cka_biased, cka.cka_influence, (0.0, 1.0), _RIGID,
-            "Kornblith et al. 2019"),
-    Measure("cca", "Mean CCA", "raw", cca.cca, cca.cca_influence, (0.0, 1.0), _AFFINE, "Hotelling 1936", "float64"),
+    Measure("cka", "Linear CKA, debiased", "raw", cka.cka_debiased, partial(cka.cka_effects, debiased=True),
+            (-1.0, 1.0), _RIGID, "Kornblith et al. 2019; Song et al. 2012"),
+    Measure("cka-biased", "Linear CKA", "raw", cka.cka_biased, partial(cka.cka_effects, debiased=False),
+            (0.0, 1.0), _RIGID, "Kornblith et al. 2019"),
+    Measure("cca", "Mean CCA", "raw", cca.cca, None, (0.0, 1.0), _AFFINE, "Hotelling 1936", "float64"),
     Measure("svcca", "SVCCA", "raw", cca.svcca, None, (0.0, 1.0), _RIGID, "Raghu et al. 2017", "float64"),
     Measure("pwcca", "PWCCA", "raw", cca.pwcca, None, (0.0, 1.0), frozenset(("scale", "shift")),
             "Morcos et al. 2018", "float64"),
-    Measure("procrustes", "Procrustes similarity", "raw", procrustes.procrustes, procrustes.procrustes_influence,
+    Measure("procrustes", "Procrustes similarity", "raw", procrustes.procrustes, procrustes.procrustes_effects,
             (0.0, 1.0), _RIGID, "Schönemann 1966; Ding et al. 2021"),
     _mean_cosine("mean-cosine-base", "Mean cosine, base", 0),
     _mean_cosine("mean-cosine-tuned", "Mean cosine, tuned", 1),
@@ -140,6 +142,6 @@ def evaluate(name: str, moments: Accumulated) -> Estimate:
     sample = None if math.isnan(value) else moments.sample
     if sample is None:
         return Estimate(value, math.nan)
-    if measure.influence is not None:
-        return Estimate(value, by_influence(measure.influence, state, sample))
-    return Estimate(value, by_blocks(measure.of, state, sample))
+    if measure.effects is not None:
+        return Estimate(value, by_groups(measure.effects, value, state, sample))
+    return Estimate(value, by_blocks(measure.of, value, state, sample))

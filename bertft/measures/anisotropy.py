@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from bertft.kernels.types import Array
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import sums_of_moments
+from bertft.statistics.standard_error import Effects, GroupRows
 
 
 def mean_cosine(moments: Moments, side: int) -> float:
@@ -15,9 +13,16 @@ def mean_cosine(moments: Moments, side: int) -> float:
     return float((sums.f, sums.g)[side] / sums.pairs + (sums.x_shift, sums.y_shift)[side])
 
 
-def mean_cosine_influence(moments: Moments, side: int, u: Array, v: Array) -> Array:
-    """Twice the mean cosine of each row with the others, less the mean over pairs."""
-    rows, center = (u, moments.x_center) if side == 0 else (v, moments.y_center)
-    total = (moments.sums.x_vectors, moments.sums.y_vectors)[side][0] + moments.n * center  # the sum of the unit rows
-    with_others = ((rows + center) @ total - 1.0) / (moments.n - 1)
-    return np.asarray(2.0 * (with_others - mean_cosine(moments, side)))
+def mean_cosine_effects(moments: Moments, side: int, rows: GroupRows) -> Effects:
+    """What sampled rows, and leaving out their groups, do to the mean cosine: a row's cosines with all others go."""
+    n, value = moments.n, mean_cosine(moments, side)
+    vectors, center = (rows.u, moments.x_center) if side == 0 else (rows.v, moments.y_center)
+    total = (moments.sums.x_vectors, moments.sums.y_vectors)[side][0] + n * center  # the sum of the unit rows
+    offsets = vectors @ center
+    # A cosine is |center|^2 + f, and of a row with itself it is 1.
+    of_row = vectors @ total + center @ total - 1.0
+    square = float(center @ center)
+    within = rows.within(offsets, offsets)[:, side] + square * rows.sizes * (rows.sizes - 1) / 2
+    others = n - rows.sizes
+    left = value * n * (n - 1) / 2 - rows.totals(of_row) + within
+    return Effects(2.0 * (of_row / (n - 1) - value), left / (others * (others - 1) / 2))

@@ -22,11 +22,10 @@ SVCCA_SHARE = 0.99
 
 
 class Canonical(NamedTuple):
-    """Correlations (k,), largest first, with the maps from centred rows to the canonical variates of each side."""
+    """Correlations (k,), largest first, with the map from centred rows of x to its canonical variates, (d1, k)."""
 
     correlations: Array
     x_map: Array
-    y_map: Array
 
 
 def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
@@ -45,8 +44,8 @@ def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
             "give at least several times as many rows as dimensions, or use cka"
         )
         warnings.warn(message, PrecisionWarning, stacklevel=4)
-    left, correlations, right = np.linalg.svd(x_white.T @ c @ y_white, full_matrices=False)
-    return Canonical(np.clip(correlations, 0.0, 1.0), x_white @ left, y_white @ right.T)
+    left, correlations, _ = np.linalg.svd(x_white.T @ c @ y_white, full_matrices=False)
+    return Canonical(np.clip(correlations, 0.0, 1.0), x_white @ left)
 
 
 def cca(moments: Moments) -> float:
@@ -68,16 +67,3 @@ def pwcca(moments: Moments) -> float:
         return math.nan
     weights = np.abs(found.x_map.T @ covariances(moments)[0]).sum(axis=1)
     return float(weights @ found.correlations / weights.sum())
-
-
-def cca_influence(moments: Moments, u: Array, v: Array) -> Array:
-    """What each row adds to the mean canonical correlation per unit of weight, times n.
-
-    For one correlation r with variates p and q it is p q - r (p^2 + q^2) / 2 (Romanazzi 1992).
-    """
-    found = canonical(moments)
-    if found is None:
-        return np.full(len(u), math.nan)
-    p = (u - moments.sums.x_vectors[0] / moments.n) @ found.x_map
-    q = (v - moments.sums.y_vectors[0] / moments.n) @ found.y_map
-    return np.asarray((p * q - 0.5 * found.correlations * (p * p + q * q)).mean(axis=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bertft.errors import UndefinedWarning
 from bertft.kernels.types import Array
 from bertft.measures.covariance import covariances
 from bertft.statistics.moments import Moments
-from bertft.statistics.standard_error import quadratic
+from bertft.statistics.standard_error import Effects, GroupRows, quadratic
 
 
 def cka_biased(moments: Moments) -> float:
@@ -45,23 +45,72 @@ def cka_debiased(moments: Moments) -> float:
     return _ratio(xy, xx, yy)
 
 
-def cka_influence(moments: Moments, u: Array, v: Array) -> Array:
-    """What each row adds to CKA per unit of weight, times n; the same to first order for both estimates.
+def cka_effects(moments: Moments, rows: GroupRows, *, debiased: bool) -> Effects:
+    """What sampled rows, and leaving out their groups, do to CKA.
 
-    For |C|^2 it is 2 (u C v - |C|^2) with rows centred; the ratio follows by the chain rule.
+    A row adds to |C|^2, per unit of weight and times n, 2 (u C v - |C|^2) with rows centred; the ratio follows by the
+    chain rule, the same to first order for both estimates.
     """
-    a, b, c = covariances(moments)
-    u = u - moments.sums.x_vectors[0] / moments.n
-    v = v - moments.sums.y_vectors[0] / moments.n
-    cc, aa, bb = np.vdot(c, c), np.vdot(a, a), np.vdot(b, b)
-    value = _ratio(cc, aa, bb)
-    cross = quadratic(u, c, v) / cc
-    own = quadratic(u, a, u) / aa + quadratic(v, b, v) / bb
-    return np.asarray(value * (2.0 * cross - own))
+    x, y = (_side(moments, rows, number) for number in (0, 1))
+    # Inside a group, f g summed over all pairs, those of a row with itself among them.
+    _, _, xx, yy, xy = 2.0 * rows.within().T
+    (aa, a_rows, aa_left), (bb, b_rows, bb_left), (cc, c_rows, cc_left) = (
+        _square(moments, rows, one, other, inside + rows.totals(one.norms * other.norms), debiased=debiased)
+        for one, other, inside in ((x, x, xx), (y, y, yy), (x, y, xy))
+    )
+    varies = (aa_left > 0) & (bb_left > 0)
+    scale = np.sqrt(np.where(varies, aa_left, math.nan)) * np.sqrt(np.where(varies, bb_left, math.nan))
+    influence = cc / math.sqrt(aa * bb) * (2.0 * c_rows / cc - a_rows / aa - b_rows / bb)
+    return Effects(influence, cc_left / scale)
 
 
-def _hsic(n: int, trace: Any, x_total: Any, y_total: Any, both: Any) -> float:
-    return float(trace + x_total * y_total / ((n - 1) * (n - 2)) - 2.0 * both / (n - 2)) / (n * (n - 3))
+class _Side(NamedTuple):
+    """One of the two spaces: `number` is 0 for x, 1 for y, `vectors` its sums of w u^T, see `MomentSums`."""
+
+    number: int
+    rows: Array  # (r, d)
+    norms: Array  # |u|^2 of each row, (r,)
+    vectors: Array
+    left: Array  # the sum of all rows without those of a group, (g, d)
+    dots: Array  # each row's dot product with that of its group, (r,)
+
+
+def _side(moments: Moments, rows: GroupRows, number: int) -> _Side:
+    side, vectors = (rows.u, rows.v)[number], (moments.sums.x_vectors, moments.sums.y_vectors)[number]
+    left = vectors[0] - rows.totals(side)
+    norms, dots = (np.einsum("id,id->i", side, other, dtype=np.float64) for other in (side, rows.spread(left)))
+    return _Side(number, side, norms, vectors, left, dots)
+
+
+def _square(
+    moments: Moments, rows: GroupRows, x: _Side, y: _Side, inside: Array, *, debiased: bool
+) -> tuple[float, Array, Array]:
+    """Of |C|^2, with C the covariance of two sides: its value, u C v of every row, (r,), with rows centred, and the
+    estimate of it without each group, (g,)."""
+    n, others = moments.n, moments.n - rows.sizes
+    product = (moments.sums.xx, moments.sums.xy, moments.sums.yy)[x.number + y.number]
+    s, t = x.vectors[0], y.vectors[0]
+    square, total = float(np.vdot(product, product)), float(s @ product @ t)
+    forms = quadratic(x.rows, product, y.rows)
+    centred = (forms - (x.rows @ (product @ t) + y.rows @ (s @ product)) / n + total / n**2) / n
+    centred -= (x.rows @ s - s @ s / n) * (y.rows @ t - t @ t / n) / n**2
+    value = (square - 2.0 * total / n + (s @ s) * (t @ t) / n**2) / n**2
+
+    square_left = square - 2.0 * rows.totals(forms) + inside
+    total_left = quadratic(x.left, product, y.left) - rows.totals(x.dots * y.dots)
+    ss_left, tt_left = (np.einsum("gd,gd->g", side.left, side.left) for side in (x, y))
+    if not debiased:
+        return value, centred, (square_left - 2.0 * total_left / others + ss_left * tt_left / others**2) / others**2
+    ww, (e, f) = moments.sums.scalars, (3 + x.number, 3 + y.number)
+    diagonal = ww[e, f] - rows.totals(x.norms * y.norms)
+    total_left -= x.left @ x.vectors[f] - rows.totals(y.norms * x.dots)
+    total_left -= y.left @ y.vectors[e] - rows.totals(x.norms * y.dots)
+    x_total, y_total = ss_left - ww[0, e] + rows.totals(x.norms), tt_left - ww[0, f] + rows.totals(y.norms)
+    return value, centred, _hsic(others, square_left - diagonal, x_total, y_total, total_left + diagonal)
+
+
+def _hsic(n: Any, trace: Any, x_total: Any, y_total: Any, both: Any) -> Any:
+    return (trace + x_total * y_total / ((n - 1) * (n - 2)) - 2.0 * both / (n - 2)) / (n * (n - 3))
 
 
 def _ratio(xy: Any, xx: Any, yy: Any) -> float:

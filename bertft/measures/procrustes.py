@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 
 from bertft.errors import UndefinedWarning
-from bertft.kernels.types import Array
 from bertft.measures.covariance import covariances
 from bertft.statistics.moments import Moments
+from bertft.statistics.standard_error import Effects, GroupRows
 
 
 def procrustes(moments: Moments) -> float:
@@ -32,16 +32,16 @@ def procrustes(moments: Moments) -> float:
     return min(1.0, float(np.linalg.svd(c, compute_uv=False).sum() / spread))
 
 
-def procrustes_influence(moments: Moments, u: Array, v: Array) -> Array:
+def procrustes_effects(moments: Moments, rows: GroupRows) -> Effects:
     """What each row adds to the similarity per unit of weight, times n.
 
     The nuclear norm of C = L S R^T has gradient L R^T.
     """
     a, b, c = covariances(moments)
-    u = u - moments.sums.x_vectors[0] / moments.n
-    v = v - moments.sums.y_vectors[0] / moments.n
+    u = rows.u - moments.sums.x_vectors[0] / moments.n
+    v = rows.v - moments.sums.y_vectors[0] / moments.n
     left, values, right = np.linalg.svd(c, full_matrices=False)
     value = values.sum() / math.sqrt(np.trace(a) * np.trace(b))
     cross = np.einsum("id,id->i", u @ left, v @ right.T) / values.sum()
     own = np.einsum("id,id->i", u, u) / np.trace(a) + np.einsum("id,id->i", v, v) / np.trace(b)
-    return np.asarray(value * (cross - 0.5 * own))
+    return Effects(value * (cross - 0.5 * own))

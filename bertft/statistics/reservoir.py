@@ -1,14 +1,18 @@
 """A bounded, order-independent sample of whole groups of rows, kept beside the moments for standard errors.
 
-Every group (a sentence) gets a priority by hashing its number with a seed.  The sample is the groups of lowest priority
-whose rows fit the limit: a group is dropped when those below it fill the limit, and stays dropped.  Of a long group
-`ROWS_PER_GROUP` rows are kept, again those of lowest priority, beside its size: a hundred sentences say more about the
-spread among sentences than ten whole ones.  Which groups are kept depends on which rows were seen, not on their order
-or on how they were split and merged.
+While all rows fit the limit, all are kept.  Beyond it the longest groups are thinned first: no group keeps more rows
+than lets all of them fit together, and the sample says how many rows each row that was kept stands for.  No group is
+thinned below `LEAST_ROWS` rows; where even that does not fit, whole groups are dropped.
+
+Which rows are kept depends only on which rows were seen, not on their order or on how they were split and merged.  A
+group (a sentence) has a priority, the hash of its number with a seed: groups of high priority are dropped.  A row has
+one too, the hash of its values: of a thinned group the rows of lowest priority are kept.  Further rows can only lower
+the number of rows a group may keep and the bound on priorities, so that what was dropped early would be dropped late.
 """
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +21,32 @@ from bertft.kernels.types import Array
 
 _END = np.uint64(0xFFFFFFFFFFFFFFFF)
 
+LEAST_ROWS = 8
+"""Rows to which groups may be thinned before groups are dropped. With fewer the rows left out are too many for the
+spread among groups to be seen; with more too few groups are left where it rests on a few of them."""
+
 
 def priorities(groups: Array, seed: int) -> Array:
-    """One pseudo-random uint64 a group number, the same everywhere (the splitmix64 finaliser, Steele et al. 2014)."""
-    z = groups.astype(np.int64).view(np.uint64) + np.uint64((seed * 2 + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+    """One pseudo-random uint64 a group number, the same everywhere."""
+    return _scattered(
+        groups.astype(np.int64).view(np.uint64) + np.uint64((seed * 2 + 1) * 0x9E3779B97F4A7C15 & int(_END))
+    )
+
+
+def row_priorities(x: Array, y: Array, seed: int) -> Array:
+    """One pseudo-random uint64 a row, (rows,), from its values alone, taken as float32 whatever their type."""
+    x_sums, y_sums = (
+        np.array([zlib.crc32(row) for row in np.ascontiguousarray(rows, dtype=np.float32)], dtype=np.uint64)
+        for rows in (x, y)
+    )
+    return _scattered(_scattered(x_sums << np.uint64(32) | y_sums) + np.uint64(seed))
+
+
+def _scattered(z: Array) -> Array:
+    """Each uint64 mapped to another, one to one, near ones far apart (the splitmix64 finaliser, Steele et al. 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
-
-
-ROWS_PER_GROUP = 8
-"""Rows kept of one group: enough to estimate its sum of influences without letting long groups crowd out others."""
 
 
 class Sample(NamedTuple):
@@ -43,26 +62,22 @@ class Sample(NamedTuple):
 
 
 class Reservoir:
-    """At most `limit` rows; `bound` is the lowest priority ever dropped."""
+    """At most `limit` rows; `bound` is the lowest priority of a group ever dropped."""
 
     def __init__(self, limit: int, seed: int, bound: np.uint64 = _END, parts: tuple[Sample, ...] = ()) -> None:
         self.limit, self.seed, self.bound = limit, seed, bound
-        # Parts are kept as they came and joined when they hold twice the limit: joining at every batch would copy the
-        # whole sample each time.
+        # Parts are kept as they came and joined when they are half as many again as the limit: joining at every batch
+        # would copy the whole sample each time.
         self._parts = list(parts)
 
-    def offer(self, groups: Array) -> tuple[Array, Array]:
-        """Which rows of a batch enter, as positions, and how many rows of their group each stands for."""
-        positions = np.flatnonzero(priorities(groups, self.seed) < self.bound) if self.limit else np.empty(0, np.int64)
-        if not len(positions):
-            return positions, np.empty(0)
-        kept, weights = self._thin(groups[positions], np.ones(len(positions)))
-        return positions[kept], weights
+    def offer(self, groups: Array) -> Array:
+        """Which rows of a batch enter, as positions."""
+        return np.flatnonzero(priorities(groups, self.seed) < self.bound) if self.limit else np.empty(0, np.int64)
 
-    def add(self, groups: Array, x: Array, y: Array, weights: Array) -> None:
+    def add(self, groups: Array, x: Array, y: Array) -> None:
         """Takes rows in (copies)."""
-        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), weights))
-        if sum(len(part.groups) for part in self._parts) > 2 * self.limit:
+        self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), np.ones(len(groups))))
+        if 2 * sum(len(part.groups) for part in self._parts) > 3 * self.limit:
             self._settle()
 
     def sample(self) -> Sample | None:
@@ -75,37 +90,53 @@ class Reservoir:
         return Reservoir(self.limit, self.seed, min(self.bound, other.bound), (*self._parts, *other._parts))
 
     def _settle(self) -> None:
-        """Joins the parts, thins long groups, and drops the groups that do not fit."""
+        """Joins the parts, thins long groups as far as the limit forces, and drops the groups that do not fit."""
         if not self._parts:
             return
-        groups = np.concatenate([part.groups for part in self._parts])
-        kept, weights = self._thin(groups, np.concatenate([part.weights for part in self._parts]))
-        if len(self._parts) > 1 or not kept.all():
-            x, y = (np.concatenate([part[side] for part in self._parts])[kept] for side in (1, 2))
-            self._parts = [Sample(groups[kept], x, y, weights)] if kept.any() else []
-
-    def _thin(self, groups: Array, weights: Array) -> tuple[Array, Array]:
-        """Which rows stay when long groups are thinned and groups that do not fit dropped, and the weights of those."""
-        number = np.unique(groups, return_inverse=True)[1]
-        kept = _places(groups, number, self.seed) < ROWS_PER_GROUP
-        rank = priorities(groups, self.seed)
-        if np.count_nonzero(kept) > self.limit:
-            # The group that holds row `limit`, counted by priority, does not fit, nor does any above it.
-            self.bound = min(self.bound, np.partition(rank[kept], self.limit)[self.limit])
-        kept &= rank < self.bound
-        # What a group lost is told by its weights: they add up to its size before and after.
-        sizes = np.bincount(number, weights=weights)
+        parts = self._parts
+        names, number = np.unique(np.concatenate([part.groups for part in parts]), return_inverse=True)
+        # The weights of a group's rows add up to its size, before it was thinned and after.
+        sizes = np.rint(np.bincount(number, weights=np.concatenate([part.weights for part in parts])))
+        rank = priorities(names, self.seed)
+        most = self._most_rows(sizes)
+        by_rank = np.argsort(rank)
+        over = np.flatnonzero(np.cumsum(np.minimum(sizes, most)[by_rank]) > self.limit)
+        if len(over):
+            self.bound = min(self.bound, rank[by_rank[over[0]]])
+        kept = (rank < self.bound)[number]
+        cuts = np.cumsum([len(part.groups) for part in parts])[:-1]
+        thinned = kept & (np.bincount(number) > most)[number]
+        if thinned.any():
+            order = [
+                row_priorities(part.x[rows], part.y[rows], self.seed)
+                for part, rows in zip(parts, np.split(thinned, cuts), strict=True)
+            ]
+            kept[thinned] = _places(number[thinned], np.concatenate(order)) < most
+        if len(parts) == 1 and kept.all():
+            return
+        chosen = np.split(kept, cuts)
+        groups, x, y = (
+            np.concatenate([part[side][rows] for part, rows in zip(parts, chosen, strict=True)]) for side in range(3)
+        )
         share = sizes / np.maximum(np.bincount(number, weights=kept), 1)
-        return kept, share[number[kept]]
+        self._parts = [Sample(groups, x, y, share[number[kept]])] if kept.any() else []
+
+    def _most_rows(self, sizes: Array) -> int:
+        """The most rows a group may keep: the largest number with which groups of these sizes fit, if large enough."""
+        least = most = LEAST_ROWS
+        if self.bound == _END:  # once a group was dropped, those left stay as thin as they then were
+            most = max(self.limit, LEAST_ROWS)
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if np.minimum(sizes, middle).sum() <= self.limit else (least, middle - 1)
+        return least
 
 
-def _places(groups: Array, number: Array, seed: int) -> Array:
-    """The place of each row among those of its group, (r,): an order that is random and the same at every run."""
-    nth = np.empty(len(groups), dtype=np.int64)
-    by_group = np.argsort(number, kind="stable")
-    starts = np.cumsum(np.bincount(number)) - np.bincount(number)
-    nth[by_group] = np.arange(len(groups)) - starts[number[by_group]]
-    order = np.lexsort((priorities(groups * 1_000_003 + nth, seed + 1), number))
-    place = np.empty(len(groups), dtype=np.int64)
-    place[order] = np.arange(len(groups)) - starts[number[order]]
+def _places(number: Array, order: Array) -> Array:
+    """The place of each row among those of its group by `order`, (rows,)."""
+    sorted_rows = np.lexsort((order, number))
+    counts = np.bincount(number)
+    starts = np.cumsum(counts) - counts
+    place = np.empty(len(number), dtype=np.int64)
+    place[sorted_rows] = np.arange(len(number)) - starts[number[sorted_rows]]
     return place
