@@ -80,7 +80,7 @@ def bench_evaluation_on_gpu(race, batch, words):
     race(
         lambda: evaluate_distances(*there, lengths, keep),
         {
-            twin: lambda: evaluate_distances(*there, lengths, keep, backend="cupy"),
+            twin: lambda: evaluate_distances(*there, lengths, keep, backend="gpu"),
             copied: lambda: evaluate_distances(*(side.cpu() for side in there), lengths, keep),
         },
         check,
@@ -103,7 +103,7 @@ def bench_trees_on_gpu(race, batch, words):
     lengths = rng.integers(2, words + 1, batch)
     keep = rng.random((batch, words)) > 0.12
     there = on_gpu(distances)[0]
-    here, twin = kernels.select("cpu"), kernels.select(str(there.device), "cupy")
+    here, twin = kernels.select("cpu"), kernels.select(str(there.device), "gpu")
 
     race(
         finished(lambda: twin.spanning_trees(there, lengths, keep)),
@@ -125,7 +125,7 @@ def bench_row_spearman_on_gpu(race, rows, words):
     predicted, gold = rng.random((rows, words), np.float32), rng.integers(0, 9, (rows, words)).astype(np.float32)
     lengths = rng.integers(2, words + 1, rows)
     x, y = on_gpu(predicted, gold)
-    here, twin = kernels.select("cpu"), kernels.select(str(x.device), "cupy")
+    here, twin = kernels.select("cpu"), kernels.select(str(x.device), "gpu")
 
     def check(name, answer, truth):
         found = answer.cpu().numpy()
