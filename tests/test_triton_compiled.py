@@ -1,6 +1,6 @@
 """The Triton kernels as machine code for sm_80 and sm_90, compiled without a GPU: tensor cores used, nothing spilled.
 
-`python tests/test_triton_compiled.py` prints the table.  The tests run it in a process of its own, because
+`python tests/test_triton_compiled.py` prints the table. The tests run it in a process of its own, because
 TRITON_INTERPRET, which the other tests need, changes what the decorator of a kernel makes.
 """
 

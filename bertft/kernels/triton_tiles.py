@@ -43,7 +43,7 @@ SLAB = 1 << 20
 
 @triton.jit
 def kept_pairs(n, first_i, first_j, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Which pairs of a strip are i < j < n.  In 32 bits: 64-bit indices would take the registers of a strip."""
+    """Which pairs of a strip are i < j < n. In 32 bits: 64-bit indices would take the registers of a strip."""
     i = tl.arange(0, BLOCK)[:, None]
     j = tl.arange(0, COLUMNS)[None, :]
     ahead = tl.minimum(first_j - first_i, BLOCK).to(tl.int32)
@@ -53,7 +53,7 @@ def kept_pairs(n, first_i, first_j, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def column_halves(strip):
-    """The left and the right half of a strip, in the registers it lies in."""
+    """The left and the right half of a strip, in the registers that hold it."""
     rows: tl.constexpr = strip.shape[0]
     columns: tl.constexpr = strip.shape[1]
     return tl.split(tl.permute(tl.reshape(strip, (rows, 2, columns // 2)), (0, 2, 1)))

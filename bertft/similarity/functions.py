@@ -185,7 +185,8 @@ def compare(
     measures: names in `bertft.measures.MEASURES`.
     groups: (n,) whole numbers, the sentence of each row. Rows of one sentence are not independent, which the standard
         errors take into account. Without groups every row is independent.
-    seed: decides which rows the standard errors come from: at most 8,192 rows, and 8 of a long group.
+    seed: decides which rows the standard errors come from where there are more than 8,192: long groups are thinned
+        first, then groups are left out.
     backend: see `rsa`.
 
     The standard errors measure the spread among samples, not the bias that Procrustes and the CCA family have where
@@ -200,7 +201,7 @@ def compare(
     >>> {name: (round(value, 2), round(stderr, 2)) for name, (value, stderr) in found.items()}
     {'rsa': (0.5, 0.01), 'cka': (0.51, 0.01)}
 
-    Source: row influences of U-statistics, see `bertft.measures.rsa`; clustered as in Liang and Zeger 1986.
+    Source: the delete-one-group jackknife, Efron and Stein 1981, see `bertft.statistics.standard_error`.
     """
     chosen = resolve(measures)
     x_rows, y_rows = row_sources(x, y)
