@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bertft import PairMoments
 from bertft.errors import ArrayError, OptionError
 from bertft.similarity.pair_moments import update_together
-from bertft.statistics.reservoir import Reservoir
+from bertft.statistics.reservoir import LEAST_ROWS, Reservoir
 
 MAPS = ("unit", "centred_unit", "raw")
 
@@ -223,30 +223,35 @@ def test_states_that_cannot_be_added_say_so():
         PairMoments().update(x, y).rsa("rbf")
 
 
+@pytest.mark.parametrize(("longest", "limit"), [(8, 50), (30, 600), (60, 200)], ids=["dropped", "thinned", "both"])
 @given(data=st.data())
-def test_the_sample_depends_on_the_groups_not_on_their_order(data):
+def test_the_sample_depends_on_the_rows_not_on_their_order(longest, limit, data):
+    """Groups that are dropped whole, groups that are thinned, and both: the rows kept are the same by every way."""
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    groups = np.repeat(np.arange(60), rng.integers(1, 9, 60))
-    x = rng.standard_normal((len(groups), 2))
+    lengths = rng.integers(1, longest + 1, 60)
+    groups = np.repeat(np.arange(60), lengths)
+    x = rng.standard_normal((len(groups), 2)).astype(np.float32)
 
     def sampled(order, cut):
         parts = []
         for rows in (order[:cut], order[cut:]):
-            part = Reservoir(limit=50, seed=3)
+            part = Reservoir(limit=limit, seed=3)
             for chunk in np.array_split(rows, data.draw(st.integers(1, 5))):
-                positions, weights = part.offer(groups[chunk])
-                taken = chunk[positions]
-                part.add(groups[taken], x[taken], x[taken], weights)
+                taken = chunk[part.offer(groups[chunk])]
+                part.add(groups[taken], x[taken], x[taken])
             parts.append(part)
         return parts[0].merge(parts[1]).sample()
 
     first = sampled(np.arange(len(groups)), data.draw(st.integers(0, len(groups))))
     second = sampled(rng.permutation(len(groups)), data.draw(st.integers(0, len(groups))))
     assert sorted(first.groups) == sorted(second.groups)
-    assert 0 < len(first.groups) <= 50
-    for group in np.unique(first.groups):  # whole groups only
-        assert (first.groups == group).sum() == (groups == group).sum()
     assert np.array_equal(np.sort(first.x, axis=0), np.sort(second.x, axis=0))
+    assert 0 < len(first.groups) <= limit
+    kept = np.unique(first.groups)
+    # The weights of the rows of a group that was kept add up to its size.
+    np.testing.assert_allclose(np.bincount(first.groups, weights=first.weights, minlength=60)[kept], lengths[kept])
+    if longest <= LEAST_ROWS:  # too short to be thinned: whole groups only
+        assert np.bincount(first.groups, minlength=60)[kept].tolist() == lengths[kept].tolist()
 
 
 @pytest.mark.parametrize("length", [1, 30, 1000, 10_000])

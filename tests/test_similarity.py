@@ -62,11 +62,7 @@ def test_every_kernel_with_every_method(kernel, method, n, d1, d2):
 @pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize(("n", "d"), [(3, 32), (50, 96), (900, 32), (2500, 96)])
 def test_exact_at_any_mean_cosine(dtype, spread, n, d):
-<<<<<<< HEAD
-    """From cosines of about 0 to 0.99999999, where float32 alone has no correct digit, against the same values."""
-=======
     """Cosines from about 0 to 0.99999999, where float32 alone has no correct digit; the truth is of the same rows."""
->>>>>>> h/engine
     rng = np.random.default_rng(1)
     mean = rng.standard_normal(d)
     mean *= np.sqrt(d) / np.linalg.norm(mean)
