@@ -238,7 +238,9 @@ def test_a_sweep_of_what_was_not_learnt_says_so() -> None:
 def test_findings_say_what_the_numbers_say() -> None:
     def said(means: tuple[float, ...], kind: str = "truncate") -> str:
         ks = tuple(range(1, len(means) + 1)) if kind == "truncate" else tuple(range(-1, len(means) - 1))
-        return finding(Sweep("dep", "las", ks, means, (), seeds=1, whole=ks[-1] if kind == "truncate" else -1), kind)
+        return finding(
+            SweepCurve("dep", "las", ks, means, (), seeds=1, whole=ks[-1] if kind == "truncate" else -1), kind
+        )
 
     assert "kept within 0.01 down to 2 blocks; lowest 0.300 (1 block)." in said((0.3, 0.795, 0.8))
     assert "kept within 0.01 at every k; lowest 0.795." in said((0.795, 0.8, 0.8))
