@@ -23,7 +23,7 @@ from bertft.experiments import ablate as ablating
 from bertft.experiments.ablate import Sweep, ablate, parse_cells
 from bertft.experiments.run import Run
 from bertft.experiments.tune import Tuning
-from bertft.report.ablate import figure, finding, sweeps
+from bertft.report.ablate import SweepCurve, figure, finding, sweeps
 from bertft.tasks.wordpiece import train_wordpiece
 
 CASES = {
