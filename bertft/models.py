@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -42,6 +43,9 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+ALIGNMENT = 64
+"""Bytes at whose multiples torch begins its tensors on the CPU."""
 
 POOLERS = ("keep", "reset")
 """What can be done with the pooler of a model that is cut down."""
@@ -130,6 +134,7 @@ def load_checkpoint(
     # A cache of keys and values serves generation alone, and would hold every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
+    _align(model)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
 
 
@@ -144,7 +149,8 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise OptionError(f"seed is {seed!r}; give a whole number that is at least 0")
     given = checkpoint.model
-    # The CPU draws, in float32, so that a seed means the same weights on every device and in every dtype.
+    # The CPU draws, in float32, so that a seed means the same weights on every device and in every dtype (and on
+    # another kind of processor the same but for the last bits: torch computes logarithms and cosines by its vectors).
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))
@@ -349,10 +355,10 @@ def block_stack(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 
 def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
-    """The last hidden layer up to which two models compute the same numbers, bit for bit: -1 for none.
+    """The last hidden layer up to which two models are the same, weights and computation: -1 for none.
 
     0 says that all before the blocks is equal, k that the first k blocks are too. Weights and buffers are compared
-    with `torch.equal`, and configs field by field; where it cannot be told whether a difference matters, it does.
+    bit for bit, and configs field by field; where it cannot be told whether a difference matters, it does.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))
@@ -508,6 +514,17 @@ def _load_body(
         )
     assert isinstance(model, PreTrainedModel)
     return model, drawn
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Copy weights that lie in a mapped file into memory of torch's own, which begins at a multiple of 64 bytes.
+
+    Where a tensor lies in a file depends on the length of the names before it, and libraries choose their code by where
+    an operand begins: the same weights from two files would give hidden states that differ in their last bits.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The operations on the CPU: products by BLAS, everything between two products compiled by Numba and run in threads.
 
 A row is read once.  Norms, shifts, offsets and sums over rows are float64; only the products run in the type of the
-rows (float32 or float64).  Work is cut the same way whatever the number of threads, and the parts are added in order,
-so that the same input gives the same bits.
+rows (float32 or float64).  Work is cut the same way whatever the number of threads, the parts are added in order, and
+what is multiplied begins at a multiple of 64 bytes: so the same input gives the same bits in every call on one machine.
+Another processor, or another BLAS, rounds differently.
 
 Threads come from a plain pool, and each makes its products alone: BLAS is held to one thread meanwhile.  A team of
 BLAS or OpenMP threads spins for up to a tenth of a second after its work and takes the processors from whatever runs
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.blas_threads import one_blas_thread
 from bertft.kernels.types import CONSTANT, Array, Bins, Form, Link, MomentSums, RowMap, Rows
 
@@ -124,7 +126,7 @@ def _shift_rows(x: Array, center: Array, row_map: int, distance: bool, stored: A
 
 
 def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
-    stored, offsets = np.empty_like(x, order="C"), np.empty(len(x))
+    stored, offsets = aligned_empty(x.shape, x.dtype), np.empty(len(x))
     center = np.asarray(center, dtype=np.float64)
 
     def work(_: int, low: int, high: int) -> None:
@@ -210,7 +212,8 @@ def _product(pair: tuple[Array, Array], rows: slice) -> Array:
     """left^T right over some rows, in their type."""
     left, right = pair
     # Of a matrix with itself this is a symmetric rank update for NumPy: half the work.
-    return np.matmul(left[rows].T, right[rows])
+    out = aligned_empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    return np.matmul(left[rows].T, right[rows], out=out)
 
 
 def _write_sum(total: Array, parts: tuple[Array, ...], low: int, high: int) -> None:
@@ -232,7 +235,7 @@ def _scratch(name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
     size = math.prod(shape)
     buffer = getattr(_kept, f"{name}_{dtype}", None)
     if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype=dtype)
+        buffer = aligned_empty((size,), dtype)
         setattr(_kept, f"{name}_{dtype}", buffer)
     return buffer[:size].reshape(shape)
 

@@ -4,7 +4,7 @@ A *distance probe* B predicts the path length between words i and j as |B^T (h_i
 word i as |B^T h_i|^2.  `train_probes` trains both kinds, on all layers and at several ranks, in one pass over the
 vectors: the probes of a kind are one parameter (probes, hidden, rank), with columns of zeros, which stay zeros, beside
 those of lower rank.  Each probe has its own learning rate, decay and early stopping, by a scaled step, and so becomes
-what it would have become by itself; those that have stopped are computed no more.
+what it would have become by itself, up to rounding; those that have stopped are computed no more.
 
 Memory is that of one batch of vectors of all layers, and the gold distances, 2 bytes a pair of words of a sentence.
 """
@@ -377,7 +377,8 @@ def _batches(
             values = (torch.from_numpy(part).to(device) for part in (gold.distances, gold.depths))
             distances, depths = (part.to(dtype) for part in values)
             lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
-            of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
+            # A copy even where the type is right: memory of torch's own begins alike in every run.
+            of_layer = _LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype, copy=True))
             yield of_layer, _OnDevice(gold, lengths, distances, depths, heads)
 
 
