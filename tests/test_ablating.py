@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is absent: pip install .[tune]")
+
 from transformers import BertConfig, BertModel
 
 from bertft import ablating, cli

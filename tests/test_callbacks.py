@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
+pytest.importorskip("accelerate", reason="accelerate is absent: pip install .[tune]")
+
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     DataCollatorWithPadding,

@@ -169,6 +169,7 @@ def test_half_precisions_are_widened_wherever_they_lie(dtype, monkeypatch):
     torch.testing.assert_close(found, values.float(), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("needs_triton")
 def test_a_gpu_takes_each_operation_where_it_is(monkeypatch):
     have = {"triton", "cupy"}
     monkeypatch.setattr(kernels, "_missing", lambda package, remedy: None if package in have else f"no {package}")

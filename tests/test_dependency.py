@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is absent: pip install .[tune]")
+
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional

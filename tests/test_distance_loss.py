@@ -8,8 +8,7 @@ import torch
 
 from bertft import kernels
 from bertft.errors import ArrayError, BackendError
-from bertft.kernels import reference, triton_distance_loss
-from bertft.kernels.triton_tiles import Tile
+from bertft.kernels import reference
 from bertft.probes.distance_loss import distance_loss
 
 BACKENDS = ("numba", "reference", "triton", "triton-small")
@@ -19,9 +18,13 @@ BACKENDS = ("numba", "reference", "triton", "triton-small")
 def backend(request, monkeypatch):
     """-small: tiles so tiny that these inputs cross the edges of all of them."""
     name, _, small = request.param.partition("-")
+    if name == "triton":
+        request.getfixturevalue("needs_triton")
     if small:
+        from bertft.kernels import triton_distance_loss, triton_tiles
+
         for size in triton_distance_loss.TILES:
-            monkeypatch.setitem(triton_distance_loss.TILES, size, Tile(16, 16, 16, 4, 2))
+            monkeypatch.setitem(triton_distance_loss.TILES, size, triton_tiles.Tile(16, 16, 16, 4, 2))
     return name
 
 
@@ -193,10 +196,18 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(ArrayError, match=message):
             distance_loss(*changed)
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_a_gpu_refuses_float64():
+    from bertft.kernels import triton_distance_loss
+
+    words, gold, lengths = torch.zeros(1, 2, 3, 4), torch.zeros(2, 3, 3), torch.tensor([3, 2])
     with pytest.raises(ArrayError, match=r"float64; on a GPU .* convert it with .float\(\)"):
         triton_distance_loss.distance_loss(words.double(), gold, lengths)
 
 
+@pytest.mark.usefixtures("needs_triton")
 def test_a_backend_that_cannot_serve_says_why(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match=r"'triton' cannot serve: .* the arrays are on the CPU"):

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is absent: pip install .[tune]")
+
 from transformers import BertConfig, BertModel
 
 from bertft import cli

@@ -310,15 +310,21 @@ def test_cca_of_few_rows_is_called_meaningless():
         bertft.cca(x, y)
 
 
-def test_explicit_backends_serve_or_refuse(monkeypatch):
+def test_explicit_backends_agree():
     x, y = related(60, 10, 8)
     assert rsa(x, y, backend="reference") == pytest.approx(rsa(x, y), abs=1e-7)
     for kernel in KERNELS:
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_a_backend_of_the_gpu_refuses_arrays_of_the_cpu(monkeypatch):
+    x, y = related(60, 10, 8)
         for method in METHODS:
             found = [rsa(x, y, kernel=kernel, method=method, backend=backend) for backend in ("reference", "numba")]
             assert found[0] == pytest.approx(found[1], abs=1e-7)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="'triton' cannot serve: triton: the arrays are on the CPU"):
+@pytest.mark.usefixtures("needs_triton")
         rsa(x, y, backend="triton")
 
 
@@ -337,6 +343,7 @@ def test_the_gpu_path_from_end_to_end(kernel, products, monkeypatch):
             monkeypatch.setattr(ranks, "EXACT_PAIRS", exact_pairs)
             found = rsa(*on_device, kernel=kernel, method=method, backend="triton")
             tolerance = 2e-4 if exact_pairs == 0 else 1e-6  # so few pairs lie in wide bins
+@pytest.mark.usefixtures("needs_triton")
             assert found == pytest.approx(dense_rsa(x, y, kernel, method), abs=tolerance)
 
 
@@ -354,6 +361,7 @@ def test_moments_on_the_gpu_path_merge_with_those_of_the_cpu():
     bad = torch.from_numpy(x[:20]).to(device)
     bad[7] = 0
     with pytest.raises(ArrayError, match="row 57 of x is all zeros"):
+@pytest.mark.usefixtures("needs_triton")
         gpu.update(bad, torch.from_numpy(y[:20]).to(device))
 
 

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is absent: pip install .[tune]")
+
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, TrainerCallback
