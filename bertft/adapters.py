@@ -1,8 +1,9 @@
 """Adapters: a small file of changes to a base model, as `peft` writes it for LoRA and its kin, merged into a copy.
 
 The copy shares every weight that the adapter leaves alone with its base, so it costs the memory of the adapted weights
-and no more, and a layer whose adapter is zero or absent keeps weights equal to the base's, bit for bit. An adapter of a
-model with a head (a sequence classifier, say) names the modules of that model; what lies in the body is taken.
+and no more, and a layer without an adapter, or with a LoRA of zeros, keeps weights equal to the base's, bit for bit. An
+adapter of a model with a head (a sequence classifier, say) names the modules of that model; what lies in the body is
+taken.
 """
 
 from __future__ import annotations

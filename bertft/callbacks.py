@@ -2,7 +2,8 @@
 
 The hidden states of the start are computed once, on a fixed draw of tokens, and kept in the memory of the CPU; of the
 model itself no second copy is made. At every evaluation the same tokens are read again and compared with them. Nothing
-that training depends on is left changed: weights come out the same, bit for bit, with the callback and without.
+that training depends on is left changed: on a CPU, with the same number of threads, weights come out the same, bit for
+bit, with the callback and without.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class RSACallback(TrainerCallback):
     batch_tokens: the most tokens in one batch, padding included.  tokenizer: the Trainer's `processing_class` if None.
 
     The values go through `trainer.log` as `rsa/layer_0`, `rsa/layer_1`, …: into `state.log_history` and to whatever
-    `report_to` names. Layers whose hidden states are unchanged, such as frozen ones, are exactly 1; one whose hidden
-    states are not finite is nan, with an `UndefinedWarning`. The encoder is found inside heads and adapters.
+    `report_to` names. Layers whose hidden states are unchanged, such as frozen ones, are exactly 1 (in a run that was
+    resumed on another machine, or with another number of threads, up to rounding); one whose hidden states are not
+    finite is nan, with an `UndefinedWarning`. The encoder is found inside heads and adapters.
 
     Kept on the CPU are tokens x layers x width numbers in the model's type: 80 MB for 2,000 tokens of a BERT-base in
     float32 (`kept_bytes` says how many). They are also written to the run's folder, where a resumed run finds them, so

@@ -84,7 +84,7 @@ def score(
         own limit.  dtype, device: of the models; `Checkpoint`s stay as they are.
     progress: called as progress(done, total, what) after every batch.
 
-    Layers that compute the same numbers in both models, bit for bit, are run once and score exactly 1.
+    Layers whose weights, and those of all layers below, equal the base's bit for bit are run once and score exactly 1.
 
     Raises `CheckpointError` for models that cannot be loaded or compared, `DataError` for texts that cannot be read,
     `OptionError` for an option out of range, `ArrayError` for hidden states that are not finite.

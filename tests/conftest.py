@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,16 @@ settings.load_profile("bertft")
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Models this small only lose by threads, which wait for each other longer than they work."""
-    torch.set_num_threads(1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """What sets the number of torch's threads until the test is over."""
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

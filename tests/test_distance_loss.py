@@ -114,8 +114,8 @@ def test_padding_never_matters(backend):
     losses, gradient = both(projected, gold)
     beyond = np.where(gold < 0, 1e30, gold)
     again, same = both(np.nan_to_num(projected, nan=-7.0), beyond)
-    assert np.array_equal(losses, again)
-    assert np.array_equal(gradient, same)
+    np.testing.assert_allclose(again, losses, rtol=1e-6)
+    np.testing.assert_allclose(same, gradient, rtol=0, atol=1e-6 * np.abs(gradient).max())
     if backend != "triton":  # where the height of the padding chooses the tile, and so the order of sums
         narrow, small = both(projected[:, :, :20], beyond[:, :20, :20])
         np.testing.assert_allclose(narrow, losses, rtol=1e-6)

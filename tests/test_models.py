@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bertft.errors import CheckpointError, OptionError
 from bertft.models import (
+    ALIGNMENT,
     Checkpoint,
     block_stack,
     check_same_tokenizer,
@@ -95,6 +96,7 @@ def hidden_layers(model: PreTrainedModel) -> tuple[torch.Tensor, ...]:
     return model(torch.tensor([[2, 5, 6, 7, 9, 3]]), output_hidden_states=True).hidden_states
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_saved_body_comes_back(tmp_path: Path, family: str) -> None:
     saved = body(family)
@@ -104,6 +106,8 @@ def test_a_saved_body_comes_back(tmp_path: Path, family: str) -> None:
     assert not checkpoint.model.training
     assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
     assert n_layers(checkpoint.model) == len(block_stack(checkpoint.model)) == 3
+    # Wherever weights lie in their file, in memory they begin as those of torch do: so bits can be compared.
+    assert not any(parameter.data_ptr() % ALIGNMENT for parameter in checkpoint.model.parameters())
     layers = hidden_layers(checkpoint.model)
     assert len(layers) == 4
     assert all(layer.shape[-1] == hidden_size(checkpoint.model) == 32 for layer in layers)
@@ -419,6 +423,7 @@ def tune(model: PreTrainedModel, block: int) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", CONFIGS)
 def test_shared_depth_is_the_first_block_that_differs(family: str) -> None:
     assert shared_depth(body(family), body(family)) == 3
@@ -649,6 +654,7 @@ def test_a_block_that_cannot_be_frozen(last: int) -> None:
         freeze(body(), last)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", ENCODERS)
 def test_a_truncated_model_computes_what_its_first_blocks_did(tmp_path: Path, family: str) -> None:
     model = classifier(family)

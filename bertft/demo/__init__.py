@@ -46,8 +46,9 @@ def demo(
     """Fine-tune a copy of the installed small model, score it against the original, and write all to a folder.
 
     The folder gets the checkpoint (`tuned/`), the two texts, and the files of `bertft.report.write`. Fine-tuning takes
-    a fixed number of steps, so the same seed gives the same model; `seconds` only stops it early on a slow machine,
-    and the notes then say so. Raises `BertftError` without the extra `demo` or where the folder cannot be written.
+    a fixed number of steps, so the same seed gives the same model on the same machine; `seconds` only stops it early on
+    a slow one, and the notes then say so. Raises `BertftError` without the extra `demo` or where the folder cannot be
+    written.
 
     >>> result = demo("bertft-demo", seconds=60)  # doctest: +SKIP
     """

@@ -263,10 +263,11 @@ def _ragged_sum(rows: Tensor, weights: Tensor, places: Tensor, offsets: Tensor) 
 
 
 def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """A function of the tensors of each probe by itself, for those that round otherwise in company.
+    """A function of the tensors of each probe by itself, for those that always round otherwise in company.
 
     Exponentials of the last few numbers of an array differ in a bit from those of the others, products with one row
-    or column are summed in another order than those with several, and so are the gradients of an embedding bag.
+    or column are summed in another order than those with several, and so are the gradients of an embedding bag.  Other
+    products may round otherwise too, on some processors and for some sizes.
     """
     return torch.stack([function(*own) for own in zip(*tensors, strict=True)])
 

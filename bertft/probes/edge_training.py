@@ -1,9 +1,10 @@
 """Training of edge probes: many tasks, inputs and seeds in one pass an epoch over the encoder's states.
 
 Probes of one shape on the same targets are one set of parameters with a leading axis.  Each has its own learning rate,
-dropout, early stopping and best parameters, and becomes what it would have become alone: the order of sentences depends
-on the seed of the order, first parameters and dropout on the probe's own, and neither on the company.  Groups of probes
-run beside one another, each in one thread.
+dropout, early stopping and best parameters, and becomes what it would have become alone, up to rounding: the order of
+sentences depends on the seed of the order, first parameters and dropout on the probe's own, and neither on the company.
+What rounds otherwise in company are the products: a library may choose its code by how many matrices it multiplies and
+by where in memory they begin.  Groups of probes run beside one another, each in one thread.
 """
 
 from __future__ import annotations
@@ -156,9 +157,9 @@ def train_edge_probes(
 ) -> list[EdgeProbe]:
     """Train all probes together, on states that hold the sentences of all tasks; one for each job, in order.
 
-    Equal to training each by itself.  `order_seed` decides the order of sentences in every epoch, which all jobs share,
-    a job's own seed its first parameters and its dropout.  progress: called as progress(done, total) now and then, in
-    steps of all probes; the total is the most they may take, which early stopping rarely lets them.
+    Equal to training each by itself, up to rounding.  `order_seed` decides the order of sentences in every epoch, which
+    all jobs share, a job's own seed its first parameters and its dropout.  progress: called as progress(done, total)
+    now and then, in steps of all probes; the total is the most they may take, which early stopping rarely lets them.
 
     Raises `OptionError` for an unknown input and a recipe out of range, `DataError` for targets that do not fit the
     states or, with the loss `softmax`, have not one label each, and `ArrayError` where a loss is not finite.

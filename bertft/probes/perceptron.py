@@ -2,7 +2,7 @@
 
 One probe for each input of the vectors, a layer say, all trained side by side: parameters (probes, ...), the same
 first weights and batches for all, and for each a learning rate, decay and early stopping of its own, so that each
-becomes what it would have become by itself.  Those that have stopped are computed no more.
+becomes what it would have become by itself, up to rounding.  Those that have stopped are computed no more.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ An input whose scale is mostly noise, alpha = var z / (mean z)^2 large, costs ne
 says how large a probe the labels need.
 
 Probes of several inputs (layers, say) are one parameter each, (probes, ...), and are trained side by side on the same
-batches, first weights and noise: each becomes what it would have become by itself.
+batches, first weights and noise: each becomes what it would have become by itself, up to rounding.
 """
 
 from __future__ import annotations

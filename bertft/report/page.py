@@ -67,7 +67,7 @@ INTERVAL = """
 <p><strong>±</strong> is half the 95 % interval: 1.96 standard errors. Tokens of one sentence resemble each other, so
 the sentence, not the token, counts as one draw. The interval says how far the number would move with other sentences
 from the same source. It does not cover another fine-tuning run with another seed, which often moves the top layers
-more. Layer 0 is the output of the embeddings; “1 exactly” means that both models compute the same numbers there.</p>
+more. Layer 0 is the output of the embeddings; “1 exactly” means that both models have the same weights up to there.</p>
 <p>Trust a score less when</p>"""
 
 SPREAD = """

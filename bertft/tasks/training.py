@@ -3,8 +3,10 @@
 While it runs, a folder holds `unfinished/` with the Trainer's own checkpoints, optimiser and generators included: after
 every epoch, and every ten minutes between. When it is done, the best and the last of them are left as `best/` and
 `last/`, models that `from_pretrained` loads, weights in safetensors alone, beside the record `training.json`; each
-appears whole or not at all. On the CPU a run that was taken up again ends with the weights of an unbroken one, bit for
-bit, because the order of the rows follows from the seed and the epoch, and generators are stored with each checkpoint.
+appears whole or not at all. On the CPU of one machine, with the same versions of libraries and the same number of
+threads, a run that was taken up again ends with the weights of an unbroken one, bit for bit: the order of the rows
+follows from the seed and the epoch, generators are stored with each checkpoint, and weights are copied into tensors
+that lie in memory as those of an unbroken run do. Elsewhere rounding differs.
 """
 
 from __future__ import annotations
