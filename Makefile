@@ -1,10 +1,13 @@
-# `make demo` shows what bertft does, `make test` checks it; `make lint` and `make bench` are for work on it.
+# `make demo` shows what bertft does, `make test` checks it; `make lint`, `make bench` and `make test-cpus` are for work on
+# it. `make test-cpus` runs the tests with the code that libraries choose on other processors.
 #
 # Each installs what it needs into .venv in this folder, at the versions of constraints.txt, and again only after a
-# change to the build. PYTHON=python3.12 chooses the interpreter; ROUNDS=short runs each quick benchmark once.
+# change to the build. PYTHON=python3.12 chooses the interpreter; ROUNDS=short runs each quick benchmark once; with QUICK=1
+# `make test-cpus` runs only the tests marked `equality`.
 
 PYTHON ?= python3
 ROUNDS ?= full
+QUICK ?=
 
 BIN := .venv/bin
 CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.hpp csrc/tests/*.cpp bertft/kernels/*.cu)
@@ -15,13 +18,16 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-cpus lint bench
 
 demo: .venv/with-demo
 	$(BIN)/bertft demo
 
 test: .venv/with-test
 	$(BIN)/pytest
+
+test-cpus: .venv/with-test
+	$(BIN)/python tests/run_on_cpus.py $(if $(QUICK),--quick)
 
 lint: .venv/with-dev $(FUZZERS)
 	$(BIN)/ruff check --quiet .

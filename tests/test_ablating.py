@@ -15,6 +15,8 @@ import pytest
 import torch
 from tiny import bert, save
 
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 from bertft import cli
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.load import load_checkpoint
@@ -111,7 +113,7 @@ def progress(done, total, what):
 ablate("mnli", *{[str(path) for path in sources(place)]!r}, {str(tmp_path / "out")!r}, freeze="1", keep="all",
        progress=progress, **{SMALL | {"epochs": 2}!r})
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     broken = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
     counted = Counted(monkeypatch)

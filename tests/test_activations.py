@@ -262,8 +262,13 @@ def test_a_batch_carries_its_tokens_and_where_the_drawn_ones_lie() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- hidden states
+#
+# Where bits are compared, the same operations run in one process, with one number of threads, on tensors of the same
+# shapes in memory of torch's own, which begins at a multiple of 64 bytes. No library then has a reason to round
+# differently.
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_layers_equal_the_hidden_states_of_transformers(architecture: Any) -> None:
     model = made(architecture)
@@ -278,6 +283,7 @@ def test_layers_equal_the_hidden_states_of_transformers(architecture: Any) -> No
     assert hook_count(model) == before
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_does_not_move_a_row(architecture: Any) -> None:
     model = made(architecture)
@@ -299,6 +305,7 @@ def test_pairs_reach_the_model_with_their_token_types() -> None:
     assert not torch.equal(rows, plain)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_pass_ends_at_the_last_layer_wanted(architecture: Any) -> None:
     model = made(architecture)
@@ -309,6 +316,7 @@ def test_the_pass_ends_at_the_last_layer_wanted(architecture: Any) -> None:
     torch.testing.assert_close(rows[2], hidden_states(model, batch)[2], rtol=0, atol=0)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("shared", range(DEPTH))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_prefix_stands_for_the_blocks_below_it(architecture: Any, shared: int) -> None:
@@ -378,6 +386,7 @@ def counted_calls(model: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ several models
 
 
+@pytest.mark.equality
 def test_a_stream_reads_every_drawn_token_of_every_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bertft.activations.stream.MIN_ROWS", 1000)
     base, near, far = made(bert), made(bert), made(bert, seed=5)

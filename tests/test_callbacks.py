@@ -9,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 import transformers
 from transformers import (
     DataCollatorWithPadding,
@@ -138,6 +142,7 @@ def test_every_evaluation_is_logged_where_all_logs_go(run: tuple[Trainer, Watch,
     assert [layers for layers in heard if layers] == values
 
 
+@pytest.mark.equality
 def test_the_numbers_are_those_of_score(
     run: tuple[Trainer, Watch, RSACallback, PreTrainedModel], tmp_path: Path
 ) -> None:
@@ -155,6 +160,7 @@ def test_what_is_kept_is_bounded_by_the_draw(run: tuple[Trainer, Watch, RSACallb
     assert RSACallback(TEXTS).kept_bytes == 0
 
 
+@pytest.mark.equality
 def test_training_does_not_notice(run: tuple[Trainer, Watch, RSACallback, PreTrainedModel], tmp_path: Path) -> None:
     trainer, _, _, start = run
     without = made_trainer(tmp_path, copy.deepcopy(start))
@@ -189,6 +195,7 @@ def test_a_step_is_scored_once(tmp_path: Path) -> None:
     assert len(logged(trainer)) == 1
 
 
+@pytest.mark.equality
 def test_before_the_first_step_all_is_one(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1, eval_on_start=True)
     RSACallback(TEXTS, measures=("rsa", "cka", "mean-cosine-tuned"), layers="1,-1").attach(trainer)
@@ -198,6 +205,7 @@ def test_before_the_first_step_all_is_one(tmp_path: Path) -> None:
     assert all(-1 < value < 1 for values in logged(trainer, "mean-cosine-tuned") for value in values)
 
 
+@pytest.mark.equality
 def test_frozen_layers_are_exactly_one(tmp_path: Path) -> None:
     model = classifier()
     for part in (model.bert.embeddings, model.bert.encoder.layer[0], model.bert.encoder.layer[1]):
@@ -253,6 +261,7 @@ def test_an_adapter_in_training(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- resuming
 
 
+@pytest.mark.equality
 def test_a_resumed_run_is_compared_with_its_first_start(
     run: tuple[Trainer, Watch, RSACallback, PreTrainedModel], tmp_path: Path
 ) -> None:
@@ -264,7 +273,8 @@ def test_a_resumed_run_is_compared_with_its_first_start(
     second = made_trainer(tmp_path, classifier(), save_strategy="epoch")
     RSACallback(TEXTS).attach(second)
     second.train(resume_from_checkpoint=True)
-    assert logged(second) == logged(unbroken)
+    # Weights and hidden states have the same bits. NumPy's products in float64, from which scores follow, may not.
+    np.testing.assert_allclose(logged(second), logged(unbroken), rtol=0, atol=1e-9)
     ours, theirs = second.model.state_dict(), unbroken.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

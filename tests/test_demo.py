@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 from bertft.demo import LABELS, base_folder, demo, remarks
 from bertft.demo.finetune import finetune
 from bertft.errors import BertftError

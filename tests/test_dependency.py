@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedTokenizerFast
 
@@ -174,14 +177,15 @@ def test_a_saved_parser_comes_back_and_its_encoder_with_it(tmp_path: Path, famil
         torch.equal(*pair) for pair in zip(saved.state_dict().values(), again.state_dict().values(), strict=True)
     )
     ours, theirs = (model(**batch(), **GOLD) for model in (saved, again))
-    assert torch.equal(ours.loss, theirs.loss)
+    # The weights are mapped from the file, at any multiple of four bytes, so products may round differently.
+    torch.testing.assert_close(ours.loss, theirs.loss)
     assert torch.equal(ours.heads, theirs.heads)
     assert torch.equal(ours.relations, theirs.relations)
     # transformers alone, and bertft, take the encoder from it.
     for encoder in (AutoModel.from_pretrained(tmp_path / "parser"), load_checkpoint(tmp_path / "parser").model):
         assert type(encoder) is type(saved.base_model)
         tokens = {name: batch()[name] for name in ("input_ids", "attention_mask")}
-        assert torch.equal(encoder.eval()(**tokens)[0], saved.base_model(**tokens)[0])
+        torch.testing.assert_close(encoder.eval()(**tokens)[0], saved.base_model(**tokens)[0])
 
 
 @torch.no_grad()

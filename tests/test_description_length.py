@@ -287,6 +287,7 @@ def straightforward(
     return best
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_perceptrons_side_by_side_are_those_trained_by_torch_one_by_one(loss: Literal["softmax", "sigmoid"]) -> None:
     vectors = DrawnLabels(60, (1, 6), 5, 3, inputs=3, loss=loss)
@@ -327,6 +328,7 @@ def test_labels_that_nothing_tells_take_the_uniform_code_or_more() -> None:
     assert noise.compression < 1.02
 
 
+@pytest.mark.equality
 def test_a_seed_gives_the_same_code_again() -> None:
     vectors = DrawnLabels(60, (0, 5))
     told: list[tuple[int, int]] = []
@@ -394,6 +396,7 @@ def test_the_variational_code_of_labels_of_known_entropy() -> None:
     assert len(knows.loss_nats) == 80
 
 
+@pytest.mark.equality
 def test_variational_probes_side_by_side_are_those_trained_alone() -> None:
     class OneInput:
         """Input 1 of some vectors, alone."""

@@ -121,7 +121,9 @@ def test_edge_probes_code_what_their_layer_says(spans: int, several: bool) -> No
     assert top.bits_per_target[-1] < 0.7 * top.bits_per_target[0]
 
 
+@pytest.mark.equality
 def test_stages_trained_together_are_those_trained_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to rounding: 1e-7 of the nats after 15 float32 steps. Other batches or weights would change them by 1e-2."""
     monkeypatch.setattr("bertft.probes.mdl.edge_codes.VALIDATIONS", 3)
     coded, states = planted(60)
     fit = EdgeFit(coded, states, ("layer:1", "mix"), RECIPE)
@@ -130,7 +132,7 @@ def test_stages_trained_together_are_those_trained_alone(monkeypatch: pytest.Mon
         plan = plan_online(coded.targets, sentences, dev=dev, portions=(10, 50, 100))
         together = fit(plan.stages, 3)
         (alone,) = fit(plan.stages[:1], 3)
-        np.testing.assert_allclose(together[0], alone, rtol=1e-5)
+        np.testing.assert_allclose(together[0], alone, rtol=1e-4)
         assert together.shape == (2, 2)
 
 

@@ -195,6 +195,7 @@ def test_bins(compiled, dtype, size, link_name):
     assert abs(found - truth) <= 2 * unsure * np.abs(ranks[0]).max() * np.abs(ranks[1]).max() + 1e-11
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_duplicate_rows_are_exactly_zero_apart(compiled, dtype):
     x = np.random.default_rng(3).standard_normal((40, 64)) * 100
@@ -205,8 +206,9 @@ def test_duplicate_rows_are_exactly_zero_apart(compiled, dtype):
     assert (np.diagonal(distances, 20) == 0).all()
 
 
+@pytest.mark.equality
 def test_the_same_input_gives_the_same_bits(compiled):
-    # Interpreted, NumPy makes the products of the GPU's kernels, in memory that begins anywhere.
+    # The interpreter of the GPU's kernels multiplies with NumPy, in memory that is not aligned.
     tolerance = 1e-6 if (compiled.name, compiled.device) == ("gpu", "cpu") else 0.0
     ops, given = compiled.ops, [compiled.array(rows, "float32") for rows in hard_spaces(33, (33, 16))]
     centers = np.zeros(33), np.zeros(16)
@@ -249,22 +251,31 @@ def test_one_signature_everywhere(operation, monkeypatch):
         assert list(found.parameters) == list(truth.parameters), backend
 
 
-def test_auto_takes_the_backend_of_the_device():
+def test_auto_takes_the_backend_of_the_cpu():
     assert kernels.choose("cpu") == "cpu"
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_auto_takes_the_backend_of_the_gpu():
     assert kernels.choose("cuda:0") == "gpu"
 
 
-def test_a_backend_asked_for_serves_or_says_why(monkeypatch):
+def test_a_backend_asked_for_serves_or_says_why():
     with pytest.raises(BackendError, match=r"'cpu' cannot serve.*cuda:0.*computes on the CPU"):
         kernels.choose("cuda:0", "cpu")
     for unknown in ("opencl", None, ["cpu"]):
         with pytest.raises(OptionError, match=r"unknown backend .*; expected one of auto, reference, cpu, gpu"):
             kernels.choose("cpu", unknown)
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_the_backend_of_the_gpu_says_why_it_cannot_serve_the_cpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match=r"the arrays are on the CPU; move them to a GPU"):
         kernels.choose("cpu", "gpu")
 
 
+@pytest.mark.usefixtures("needs_triton")
 def test_former_names_of_backends_still_serve(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for former, name in (("numba", "cpu"), ("triton", "gpu"), ("cupy", "gpu")):

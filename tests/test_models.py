@@ -23,7 +23,7 @@ from bertft.checkpoints.anatomy import block_stack, hidden_size, n_layers, parse
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import check_same_tokenizer, shared_depth
 from bertft.checkpoints.edit import freeze, randomised, truncate, with_head
-from bertft.checkpoints.load import load_checkpoint
+from bertft.checkpoints.load import ALIGNMENT, load_checkpoint
 from bertft.errors import CheckpointError, OptionError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]
@@ -61,6 +61,7 @@ def hidden_layers(model: PreTrainedModel) -> tuple[torch.Tensor, ...]:
     return model(torch.tensor([[2, 5, 6, 7, 9, 3]]), output_hidden_states=True).hidden_states
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_saved_body_comes_back(tmp_path: Path, family: str) -> None:
     saved = body(family)
@@ -70,6 +71,8 @@ def test_a_saved_body_comes_back(tmp_path: Path, family: str) -> None:
     assert not checkpoint.model.training
     assert not any(parameter.requires_grad for parameter in checkpoint.model.parameters())
     assert n_layers(checkpoint.model) == len(block_stack(checkpoint.model)) == 3
+    # Whatever their position in the file, the weights in memory are aligned as torch's own, so bits can be compared.
+    assert not any(parameter.data_ptr() % ALIGNMENT for parameter in checkpoint.model.parameters())
     layers = hidden_layers(checkpoint.model)
     assert len(layers) == 4
     assert all(layer.shape[-1] == hidden_size(checkpoint.model) == 32 for layer in layers)
@@ -385,6 +388,7 @@ def tune(model: PreTrainedModel, block: int) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", CONFIGS)
 def test_shared_depth_is_the_first_block_that_differs(family: str) -> None:
     assert shared_depth(body(family), body(family)) == 3
@@ -615,6 +619,7 @@ def test_a_block_that_cannot_be_frozen(last: int) -> None:
         freeze(body(), last)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", ENCODERS)
 def test_a_truncated_model_computes_what_its_first_blocks_did(tmp_path: Path, family: str) -> None:
     model = classifier(family)

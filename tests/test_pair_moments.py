@@ -31,6 +31,12 @@ def numbers(moments):
     ]  # fmt: skip
 
 
+def same_state(left, right):
+    """Whether two accumulators hold the same bits."""
+    ours, theirs = left.state(), right.state()
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
 def accumulated(x, y, cuts, groups=None):
     moments = PairMoments(MAPS)
     for rows in np.split(np.arange(len(x)), cuts):
@@ -66,7 +72,7 @@ def test_an_empty_state_is_the_identity_of_merge():
     x, y = spaces(50)
     moments = PairMoments(MAPS).update(x, y)
     for merged in (PairMoments(MAPS).merge(moments), moments.merge(PairMoments(MAPS)), moments.update(x[:0], y[:0])):
-        assert numbers(merged) == numbers(moments)
+        assert same_state(merged, moments)
         assert merged.n == 50
     assert PairMoments(MAPS).merge(PairMoments(MAPS)).n == 0
 
@@ -77,15 +83,15 @@ def test_inputs_and_merged_states_are_never_changed_or_kept():
     left, right = PairMoments(MAPS).update(x[:40], y[:40]), PairMoments(MAPS).update(x[40:], y[40:])
     assert np.array_equal(x, before[0])
     assert np.array_equal(y, before[1])
-    expected = numbers(left), numbers(right)
+    expected = left.state()
     merged = left.merge(right)
-    value = numbers(merged)
+    value = merged.state()
     x[:], y[:] = 0.0, 0.0
     left.update(*spaces(30, seed=5))
     right.update(*spaces(30, seed=6))
-    assert numbers(merged) == value
+    assert same_state(merged, PairMoments.from_state(value))
     again = PairMoments(MAPS).update(before[0][:40], before[1][:40])
-    assert numbers(again) == expected[0]
+    np.testing.assert_allclose(numbers(again), numbers(PairMoments.from_state(expected)), rtol=0, atol=1e-12)
 
 
 def test_far_batches_keep_their_digits():
@@ -116,13 +122,13 @@ def test_state_round_trips_through_safetensors(tmp_path):
     moments = accumulated(x, y, [50], groups)
     safetensors.numpy.save_file(moments.state(), tmp_path / "state.safetensors")
     loaded = PairMoments.from_state(safetensors.numpy.load_file(tmp_path / "state.safetensors"))
-    assert numbers(loaded) == numbers(moments)
-    assert np.array_equal(loaded.sample.groups, moments.sample.groups)
+    assert same_state(loaded, moments)
     more = spaces(30, seed=9)
-    assert numbers(loaded.update(*more)) == numbers(moments.update(*more))
+    np.testing.assert_allclose(numbers(loaded.update(*more)), numbers(moments.update(*more)), rtol=0, atol=1e-12)
     empty = PairMoments.from_state(PairMoments(MAPS).state())
     assert empty.n == 0
-    assert numbers(empty.update(x, y)) == numbers(PairMoments(MAPS).update(x, y))
+    expected = numbers(PairMoments(MAPS).update(x, y))
+    np.testing.assert_allclose(numbers(empty.update(x, y)), expected, rtol=0, atol=1e-12)
     with pytest.raises(ArrayError, match=r"no PairMoments state.*pass what state\(\) returned"):
         PairMoments.from_state({"a": x})
 
@@ -130,7 +136,7 @@ def test_state_round_trips_through_safetensors(tmp_path):
 def test_bad_updates_name_the_row_and_leave_the_state_alone():
     x, y = spaces(40)
     moments = PairMoments(MAPS).update(x, y)
-    value = numbers(moments)
+    before = PairMoments.from_state(moments.state())
     bad = x.copy()
     bad[7] = 0.0
     with pytest.raises(ArrayError, match="row 47 of x is all zeros, so it has no cosine"):
@@ -144,7 +150,7 @@ def test_bad_updates_name_the_row_and_leave_the_state_alone():
         moments.update(x, y, groups=np.arange(3))
     with pytest.raises(ArrayError, match="x has 40 rows and y has 39"):
         moments.update(x, y[1:])
-    assert numbers(moments) == value
+    assert same_state(moments, before)
     assert moments.n == 40
 
 

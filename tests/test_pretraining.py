@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 from transformers import BertConfig, BertModel
 
 from bertft import cli
@@ -93,7 +96,7 @@ def progress(done, total, what):
 pretrain({str(place / "text.txt")!r}, {str(tmp_path / "bert")!r}, config={str(place / "config.json")!r}, seeds=(1, 2),
          progress=progress, **{SMALL!r})
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     broken = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert broken.returncode == -signal.SIGKILL, broken.stderr
     assert [path.name for path in (tmp_path / "bert").rglob("checkpoint-*")] == ["checkpoint-3"]

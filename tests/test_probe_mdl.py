@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from tiny import bert, save, tokenizer
 
@@ -30,14 +29,11 @@ TAGS = ("N", "N", "N", "V", "V", "D", "D", "X")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One thread, and few steps of edge probes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Few steps of edge probes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bertft.probes.mdl.edge_codes.VALIDATIONS", 1)
         patch.setattr("bertft.probes.mdl.edge_codes.LEAST_STEPS", 3)
         yield
-    torch.set_num_threads(threads)
 
 
 def saved_model(folder: Path, seed: int) -> None:

@@ -69,6 +69,7 @@ def value(rows: list[dict[str, Any]], **wanted: Any) -> float:
     return float(found)
 
 
+@pytest.mark.equality
 def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(place, "--out", str(tmp_path / "out"), others=("other",))) == 0
     out, err = capsys.readouterr()
@@ -101,6 +102,7 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
     assert "reused from" in err
     assert "are written" not in err
     again = json.loads(out)["rows"]
+    # The same vectors in the same shapes, in memory that is aligned alike, give the same bits.
     assert [row for row in again if not row["baseline"]] == [row for row in rows if row["model"] == "model"]
 
 

@@ -41,7 +41,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def compiled(needs_triton):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(bertft.__file__).parents[1]), *sys.path])
     done = subprocess.run(

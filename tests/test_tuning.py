@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install .[tune]")
+
 from transformers import AlbertConfig, BertConfig
 
 from bertft import RSACallback, cli

@@ -1,8 +1,8 @@
 """Adapters of LoRA and similar methods, as `peft` saves them, merged into a copy of their base model.
 
-The copy shares all unchanged weights with the base, so it takes only the memory of the adapted weights. A layer whose
-adapter is zero or absent keeps weights equal to the base's, bit for bit. An adapter that was trained on a model with a
-head, such as a sequence classifier, names the modules of that model; only the part for the body is used.
+The copy shares all unchanged weights with the base, so it takes only the memory of the adapted weights. A layer without
+an adapter, or with a LoRA of zeros, keeps weights equal to the base's, bit for bit. An adapter that was trained on a
+model with a head, such as a sequence classifier, names the modules of that model; only the part for the body is used.
 """
 
 from __future__ import annotations

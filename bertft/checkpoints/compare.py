@@ -26,11 +26,10 @@ _HARMLESS_WORDS = ("drop", "classifier", "summary")
 
 
 def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
-    """Return the last hidden layer up to which two models compute the same numbers, bit for bit; -1 for none.
+    """Return the last hidden layer up to which two models have the same weights and computation; -1 for none.
 
     A result of 0 means that everything before the blocks is equal, and k that the first k blocks are equal too. Weights
-    and buffers are compared with `torch.equal`, and configs field by field; an unknown difference counts as one that
-    matters.
+    and buffers are compared bit for bit, and configs field by field; an unknown difference counts as one that matters.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> model = GPT2Model(GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=5))

@@ -34,7 +34,8 @@ def randomised(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise OptionError(f"seed is {seed!r}; give a whole number that is at least 0")
     given = checkpoint.model
-    # Weights are drawn on the CPU in float32, so a seed gives the same weights on every device and in every dtype.
+    # Weights are drawn on the CPU in float32, so a seed gives the same weights on every device and in every dtype. On
+    # another kind of processor the last bits differ: torch computes logarithms and cosines by its vector instructions.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         model = type(given)(copy.deepcopy(given.config))

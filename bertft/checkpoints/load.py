@@ -7,6 +7,7 @@ checked by `bertft.checkpoints.files` before transformers reads them, so that me
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+ALIGNMENT = 64
+"""In bytes: torch's own tensors on the CPU begin at multiples of this."""
 
 
 def load_checkpoint(
@@ -85,6 +89,7 @@ def load_checkpoint(
     # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
     model.config.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
+    _align(model)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
 
 
@@ -191,6 +196,18 @@ def _load_body(
         )
     assert isinstance(model, PreTrainedModel)
     return model, drawn
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Copy weights in a memory-mapped file to memory of torch's own, which begins at a multiple of 64 bytes.
+
+    The position of a tensor in a file depends on the length of the names before it, and libraries choose their code by
+    the addresses of the operands. Without a copy, the same weights from two files would give hidden states that differ
+    in their last bits.
+    """
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 @contextmanager

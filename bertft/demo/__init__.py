@@ -46,9 +46,9 @@ def demo(
     """Fine-tune a copy of the installed small model, compare it with the original, and write a report to a directory.
 
     The directory gets the checkpoint (`tuned/`), the two texts, and the files of `bertft.report.score.write`.
-    Fine-tuning takes a fixed number of steps, so the same seed gives the same model. `seconds` limits its time on a
-    slow machine; the notes then say that it stopped early. Raises `BertftError` without the extra `demo`, and where the
-    directory cannot be written.
+    Fine-tuning takes a fixed number of steps, so on one machine the same seed gives the same model. `seconds` limits
+    its time on a slow machine; the notes then say that it stopped early. Raises `BertftError` without the extra `demo`,
+    and where the directory cannot be written.
 
     >>> result = demo("bertft-demo", seconds=60)  # doctest: +SKIP
     """

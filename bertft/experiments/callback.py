@@ -2,7 +2,8 @@
 
 The initial hidden states are computed once, for a fixed draw of tokens, and kept in CPU memory; the model itself is not
 copied. At every evaluation the hidden states of the same tokens are computed again and compared with them. The callback
-changes nothing that training depends on: the weights are the same, bit for bit, with and without it.
+changes nothing that training depends on: on a CPU, with the same number of threads, the weights are the same, bit for
+bit, with and without it.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class RSACallback(TrainerCallback):
     tokenizer: by default the `processing_class` of the Trainer.
 
     The values are logged by `trainer.log` as `rsa/layer_0`, `rsa/layer_1` and so on: in `state.log_history`, and to the
-    services that `report_to` names. A layer whose hidden states are unchanged, such as a frozen one, scores exactly 1.
-    A layer whose hidden states are not finite scores nan, with an `UndefinedWarning`. The model may have a head and
-    adapters.
+    services that `report_to` names. A layer whose hidden states are unchanged, such as a frozen one, scores exactly 1;
+    in a run that was resumed on another machine, or with another number of threads, it scores 1 up to rounding. A layer
+    whose hidden states are not finite scores nan, with an `UndefinedWarning`. The model may have a head and adapters.
 
     The initial hidden states are tokens x layers x width numbers in the type of the model: 80 MB for 2,000 tokens of a
     BERT-base in float32, see `kept_bytes`. They are also written to the output directory, so that a resumed run is

@@ -77,7 +77,8 @@ def score(
     allow_pickle: also load weights that are pickled. Do this only if you trust their author.
     progress: called as progress(done, total, what) after every batch.
 
-    Layers that compute the same numbers in both models, bit for bit, are run once and score exactly 1.
+    A layer scores exactly 1, and is run once, where its weights and those of all layers below equal the base's, bit for
+    bit.
 
     Raises `CheckpointError` for models that cannot be loaded or compared, `DataError` for texts that cannot be read,
     `OptionError` for an option out of range, and `ArrayError` for hidden states that are not finite.

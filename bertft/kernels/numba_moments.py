@@ -2,7 +2,9 @@
 
 BLAS makes the products of matrices; Numba compiles the rest and runs it in threads. Norms, shifts, offsets and sums
 over rows are float64; only the products run in the type of the rows (float32 or float64). Work is cut the same way
-whatever the number of threads and the parts are added in order, so the same input gives the same bits.
+whatever the number of threads, the parts are added in order, and the operands of products begin at a multiple of 64
+bytes, so the same input gives the same bits in every call on one machine. Another processor, or another BLAS library,
+rounds differently.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 
+from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.numba_threads import PARTS, compiled, in_threads, scratch, spans
 from bertft.kernels.types import CONSTANT, Array, Form, MomentSums, RowMap, Rows
 
@@ -73,7 +76,7 @@ def _shift_rows(x: Array, center: Array, row_map: int, distance: bool, stored: A
 
 def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
     """Return u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
-    stored, offsets = np.empty_like(x, order="C"), np.empty(len(x))
+    stored, offsets = aligned_empty(x.shape, x.dtype), np.empty(len(x))
     center = np.asarray(center, dtype=np.float64)
 
     def work(_: int, low: int, high: int) -> None:
@@ -193,7 +196,8 @@ def _product(pair: tuple[Array, Array], rows: slice) -> Array:
     """Return left^T right over some rows, in their type."""
     left, right = pair
     # NumPy makes the product of a matrix with itself as a symmetric rank update: half the work.
-    return np.matmul(left[rows].T, right[rows])
+    out = aligned_empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    return np.matmul(left[rows].T, right[rows], out=out)
 
 
 def _write_sum(total: Array, parts: tuple[Array, ...], low: int, high: int) -> None:

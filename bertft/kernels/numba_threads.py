@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.blas_threads import one_blas_thread
 from bertft.kernels.types import Array
 
@@ -63,13 +64,13 @@ _kept = threading.local()
 
 
 def scratch(name: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """Return an uninitialised array from memory that is kept between calls, as large as was ever needed.
+    """Return an uninitialised, aligned array from memory that is kept between calls, as large as was ever needed.
 
     The system zeroes fresh memory of this size page by page, which takes as long as the work that is done in it.
     """
     size = math.prod(shape)
     buffer = getattr(_kept, f"{name}_{dtype}", None)
     if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype=dtype)
+        buffer = aligned_empty((size,), dtype)
         setattr(_kept, f"{name}_{dtype}", buffer)
     return buffer[:size].reshape(shape)

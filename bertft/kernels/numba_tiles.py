@@ -2,8 +2,9 @@
 
 A tile is a block of rows I and a block J >= I of the upper triangle. A thread makes its products, one for each space,
 and reduces them row by row; no tile outlives its reduction. Values of pairs and sums are float64; only the products
-run in the type of the rows. Tiles are cut the same way whatever the number of threads and their parts are added in
-order, so the same input gives the same bits.
+run in the type of the rows. Tiles are cut the same way whatever the number of threads, their parts are added in order,
+and the operands of products begin at a multiple of 64 bytes, so the same input gives the same bits in every call on one
+machine. Another processor, or another BLAS library, rounds differently.
 """
 
 from __future__ import annotations

@@ -4,8 +4,12 @@ While a run is in progress, its folder holds `unfinished/` with the Trainer's ow
 the optimiser and of the random generators: one after every epoch, and one every ten minutes in between. When the run is
 finished, the best and the last checkpoint are copied to `best/` and `last/` as models that `from_pretrained` loads,
 with their weights in safetensors alone, beside the record `training.json`. Each of the three appears as a whole or not
-at all. On the CPU a resumed run ends with the weights of an uninterrupted one, bit for bit: the order of the rows
-follows from the seed and the epoch, and the generators are stored with each checkpoint.
+at all.
+
+On the CPU of one machine, with the same versions of libraries and the same number of threads, a resumed run ends with
+the weights of an uninterrupted one, bit for bit: the order of the rows follows from the seed and the epoch, the
+generators are stored with each checkpoint, and weights are copied into tensors that are aligned in memory as those of
+an uninterrupted run are. Elsewhere rounding differs.
 """
 
 from __future__ import annotations

@@ -263,10 +263,11 @@ def _ragged_sum(rows: Tensor, weights: Tensor, places: Tensor, offsets: Tensor) 
 
 
 def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Apply a function to the tensors of each probe separately, so that rounding does not depend on the others.
+    """Apply a function to the tensors of each probe separately, where rounding would always depend on the others.
 
     Exponentials of the last few numbers of an array differ in a bit from those of the others. Products with one row
-    or column are summed in another order than those with several, and so are the gradients of an embedding bag.
+    or column are summed in another order than those with several, and so are the gradients of an embedding bag. Other
+    products may also round differently, on some processors and for some sizes.
     """
     return torch.stack([function(*own) for own in zip(*tensors, strict=True)])
 

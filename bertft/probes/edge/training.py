@@ -5,7 +5,8 @@ dropout, early stopping and best parameters. The order of sentences depends only
 parameters and the dropout of a probe only on the probe's seed. Groups of probes are trained in parallel, each in one
 thread.
 
-Probes trained together give the same result as probes trained alone, up to rounding.
+Probes trained together give the same result as probes trained alone, up to rounding. The products round differently: a
+library may choose its code by the number of matrices that it multiplies and by their addresses.
 """
 
 from __future__ import annotations

@@ -160,5 +160,6 @@ def read_batches(
             values = (torch.from_numpy(part).to(device) for part in (gold.distances, gold.depths))
             distances, depths = (part.to(dtype) for part in values)
             lengths, heads = (torch.from_numpy(part).to(device) for part in (gold.lengths, gold.heads))
-            of_layer = LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype))
+            # A copy even where the type is right: memory of torch's own is aligned alike in every run.
+            of_layer = LayerVectors(chosen, torch.from_numpy(vectors).to(device).to(dtype, copy=True))
             yield of_layer, GoldTensors(gold, lengths, distances, depths, heads)
