@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bertft import PairMoments
 from bertft.errors import ArrayError, OptionError
 from bertft.similarity.pair_moments import update_together
-from bertft.statistics.reservoir import LEAST_ROWS, Reservoir
+from bertft.statistics.reservoir import LEAST_ROWS
 
 MAPS = ("unit", "centred_unit", "raw")
 
@@ -229,35 +229,65 @@ def test_states_that_cannot_be_added_say_so():
         PairMoments().update(x, y).rsa("rbf")
 
 
-@pytest.mark.parametrize(("longest", "limit"), [(8, 50), (30, 600), (60, 200)], ids=["dropped", "thinned", "both"])
-@given(data=st.data())
-def test_the_sample_depends_on_the_rows_not_on_their_order(longest, limit, data):
-    """Groups that are dropped whole, groups that are thinned, and both: the rows kept are the same by every way."""
+def kept_rows(moments):
+    """What a sample holds, whatever the order: group, values and weight of each row."""
+    sample = moments.sample
+    return sorted(map(tuple, np.column_stack([sample.groups, sample.x, sample.y, sample.weights]).tolist()))
+
+
+@given(data=st.data(), limit=st.sampled_from([60, 150, 300]))
+def test_which_rows_are_kept_depends_only_on_which_were_seen(data, limit):
+    """Thinned or dropped, in any order, split and merged in any way, saved and loaded on the way."""
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    lengths = rng.integers(1, longest + 1, 60)
-    groups = np.repeat(np.arange(60), lengths)
-    x = rng.standard_normal((len(groups), 2)).astype(np.float32)
+    groups = np.repeat(np.arange(15), rng.integers(1, 60, 15))
+    x, y = spaces(len(groups), seed=5, dtype=np.float32)
 
-    def sampled(order, cut):
-        parts = []
-        for rows in (order[:cut], order[cut:]):
-            part = Reservoir(limit=limit, seed=3)
-            for chunk in np.array_split(rows, data.draw(st.integers(1, 5))):
-                taken = chunk[part.offer(groups[chunk])]
-                part.add(groups[taken], x[taken], x[taken])
-            parts.append(part)
-        return parts[0].merge(parts[1]).sample()
+    def sampled(order):
+        states = []
+        for shard in np.split(order, sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=3)))):
+            state = PairMoments(reservoir=limit)
+            for rows in np.array_split(shard, data.draw(st.integers(1, 6))):
+                state.update(x[rows], y[rows], groups[rows])
+            states.append(PairMoments.from_state(state.state()) if data.draw(st.booleans()) else state)
+        while len(states) > 1:
+            left = states.pop(data.draw(st.integers(0, len(states) - 1)))
+            states.append(states.pop(data.draw(st.integers(0, len(states) - 1))).merge(left))
+        return states[0]
 
-    first = sampled(np.arange(len(groups)), data.draw(st.integers(0, len(groups))))
-    second = sampled(rng.permutation(len(groups)), data.draw(st.integers(0, len(groups))))
-    assert sorted(first.groups) == sorted(second.groups)
-    assert np.array_equal(np.sort(first.x, axis=0), np.sort(second.x, axis=0))
-    assert 0 < len(first.groups) <= limit
-    kept = np.unique(first.groups)
-    # The weights of the rows of a group that was kept add up to its size.
-    np.testing.assert_allclose(np.bincount(first.groups, weights=first.weights, minlength=60)[kept], lengths[kept])
-    if longest <= LEAST_ROWS:  # too short to be thinned: whole groups only
-        assert np.bincount(first.groups, minlength=60)[kept].tolist() == lengths[kept].tolist()
+    whole = PairMoments(reservoir=limit).update(x, y, groups)
+    assert kept_rows(sampled(rng.permutation(len(groups)))) == kept_rows(whole)
+
+
+@pytest.mark.parametrize("limit", [100, 200, 400, 10_000])
+def test_long_groups_are_thinned_before_groups_are_dropped(limit):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 60, 20)
+    groups = np.repeat(np.arange(20), sizes)
+    x, y = spaces(len(groups))
+    sample = PairMoments(reservoir=limit).update(x, y, groups).sample
+    kept = np.bincount(sample.groups, minlength=20)
+    most = max(kept)
+    assert len(sample.groups) <= limit
+    assert np.array_equal(kept[kept > 0], np.minimum(sizes, most)[kept > 0])
+    assert np.allclose(np.bincount(sample.groups, weights=sample.weights, minlength=20)[kept > 0], sizes[kept > 0])
+    if limit >= len(groups):
+        assert most == max(sizes)
+    elif limit >= np.minimum(sizes, LEAST_ROWS).sum():
+        assert (kept > 0).all()
+        assert np.minimum(sizes, most + 1).sum() > limit  # no thinner than the limit forces
+    else:
+        assert most <= LEAST_ROWS
+        assert limit - len(sample.groups) < LEAST_ROWS
+
+
+def test_rows_of_two_types_are_sampled_alike():
+    """A row has one priority, before rows of a wider type join its sample and after."""
+    x, y = spaces(400, dtype=np.float32)
+    groups = np.arange(400) // 40
+    narrow = PairMoments(reservoir=100).update(x, y, groups)
+    mixed = PairMoments(reservoir=100).update(x[:200], y[:200], groups[:200])
+    mixed.update(x[200:].astype(np.float64), y[200:].astype(np.float64), groups[200:])
+    assert kept_rows(mixed) == kept_rows(narrow)
 
 
 @pytest.mark.parametrize("length", [1, 30, 1000, 10_000])

@@ -1,4 +1,4 @@
-"""Standard errors: tested against the delete-one-group jackknife and against the true spread over many samples."""
+"""Standard errors: the spread among samples of sentences, whatever their number and length, and never missing."""
 
 from __future__ import annotations
 
@@ -9,154 +9,187 @@ import pytest
 
 from bertft import PairMoments, compare
 from bertft.measures import MEASURES, evaluate
+from bertft.statistics.standard_error import GroupRows
 
-GROUPS, ROWS, WIDTH = 200, 6, 12
-JACKKNIFED = [name for name, row in MEASURES.items() if row.effects is not None and name != "procrustes"]
-"""The measures whose value without each group has a closed form."""
-OF_PAIRS = ("rsa", "rsa-dot", "rsa-sqeuclidean", "cka", "mean-cosine-base")
-
-
-def clustered(rng, groups, lengths=None):
-    """Return two spaces, whose rows share half of their variance with those of their sentence, and the sentences."""
-    lengths = np.full(groups, ROWS) if lengths is None else lengths
-    number = np.repeat(np.arange(groups), lengths)
-    n = len(number)
-    x = (
-        1.0
-        + rng.standard_normal((groups, WIDTH))[number]
-        + rng.standard_normal((n, WIDTH)) * np.linspace(0.5, 2, WIDTH)
-    )
-    y = x + 0.7 * rng.standard_normal((groups, WIDTH))[number] + 0.7 * rng.standard_normal((n, WIDTH))
-    return x, y, number
+EXACT = [name for name in MEASURES if name.startswith(("rsa", "cka", "mean-cosine"))]
+SIMULATED = ["rsa", "rsa-correlation", "rsa-dot", "rsa-sqeuclidean", "cka", "mean-cosine-base"]
+LENGTHS = np.array([1, 2, 3, 5, 8, 13, 21, 34, 60])
+MAPS = ("unit", "centred_unit", "raw")
 
 
-def large_sample(rng):
-    """Return the moments of 100,000 sentences, whose measures stand for the truth."""
-    large = PairMoments(("unit", "centred_unit", "raw"), reservoir=0)
-    for _ in range(100):
-        large.update(*clustered(rng, 1000)[:2])
-    return large
+def spoken(rng, sentences, width=32, offset=5.0, share=0.1):
+    """Two spaces of sentences of 1 to 60 rows, most of them short, about a common direction: cosines near 0.97.
+
+    `share` of the variance in each space belongs to the sentence.
+    """
+    sizes = rng.choice(LENGTHS, sentences, p=LENGTHS**-0.5 / (LENGTHS**-0.5).sum())
+    groups = np.repeat(np.arange(sentences), sizes)
+
+    def clustered(scale):
+        of_sentence = rng.standard_normal((sentences, width), dtype=np.float32)[groups]
+        of_row = rng.standard_normal((len(groups), width), dtype=np.float32)
+        return scale * (np.float32(math.sqrt(share)) * of_sentence + np.float32(math.sqrt(1 - share)) * of_row)
+
+    x = np.float32(offset) + clustered(np.linspace(1.6, 0.4, width, dtype=np.float32))
+    return x, x + clustered(np.float32(0.7)), groups
+
+
+def even(rng, sentences, width=12, rows=6):
+    """Two spaces of sentences of equal length whose rows share half of their variance."""
+    sentence = np.repeat(rng.standard_normal((sentences, width)), rows, axis=0)
+    x = 1.0 + sentence + rng.standard_normal((sentences * rows, width)) * np.linspace(0.5, 2, width)
+    y = x + 0.7 * np.repeat(rng.standard_normal((sentences, width)), rows, axis=0) + 0.7 * rng.standard_normal(x.shape)
+    return x, y, np.repeat(np.arange(sentences), rows)
+
+
+def simulated(draw, measures, values, errors, limit=4096):
+    """(values, measures) values of as many samples, and the standard errors of the first of them."""
+    rng, found, known = np.random.default_rng(0), [], []
+    maps = dict.fromkeys(MEASURES[name].row_map for name in measures)
+    for number in range(values):
+        moments = PairMoments(maps, reservoir=limit if number < errors else 0).update(*draw(rng))
+        found.append([MEASURES[name].value(moments) for name in measures])
+        if number < errors:
+            known.append([evaluate(name, moments).stderr for name in measures])
+    return np.array(found), np.array(known)
+
+
+@pytest.fixture(scope="module", params=[50, 200])
+def samples(request):
+    """Values and standard errors by measure, of many samples of so many sentences."""
+    values, errors = (1000, 400) if request.param == 50 else (1200, 250)
+    return simulated(lambda rng: spoken(rng, request.param), SIMULATED, values, errors)
 
 
 @pytest.fixture(scope="module")
-def simulated():
-    """For each measure the truth, and 400 estimates from samples of 200 sentences."""
-    measures = list(MEASURES)
-    rng = np.random.default_rng(0)
-    large = large_sample(rng)
-    found = [compare(x, y, measures, groups=groups) for x, y, groups in (clustered(rng, GROUPS) for _ in range(400))]
-    return {name: (MEASURES[name].value(large), np.array([estimate[name] for estimate in found])) for name in measures}
+def truth():
+    """What the measures are of very many sentences."""
+    rng, large = np.random.default_rng(1), PairMoments(MAPS, reservoir=0)
+    for _ in range(40):
+        large.update(*spoken(rng, 2000)[:2])
+    return [MEASURES[name].value(large) for name in SIMULATED]
 
 
-@pytest.fixture(scope="module")
-def few():
-    """For each measure of pairs the truth, and 600 estimates from samples of 50 sentences."""
-    rng = np.random.default_rng(7)
-    large = large_sample(rng)
-    found = [compare(x, y, OF_PAIRS, groups=groups) for x, y, groups in (clustered(rng, 50) for _ in range(600))]
-    return {name: (MEASURES[name].value(large), np.array([estimate[name] for estimate in found])) for name in OF_PAIRS}
+def test_the_standard_error_is_the_spread_among_samples(samples):
+    values, errors = samples
+    ratios = errors.mean(axis=0) / values.std(axis=0, ddof=1)
+    # The spread is known to 3 % from that many samples.
+    assert dict(zip(SIMULATED, ratios, strict=True)) == {name: pytest.approx(1.0, abs=0.07) for name in SIMULATED}
+    assert (errors.std(axis=0) / errors.mean(axis=0)).max() < (0.3 if len(values) == 1000 else 0.2)
 
 
-@pytest.mark.parametrize("measure", JACKKNIFED)
-@pytest.mark.parametrize("offset", [0.0, 30.0], ids=["spread", "crowded"])
-def test_it_is_the_jackknife_over_groups_while_all_rows_are_sampled(measure, offset):
-    """The reference computes the measure anew without each group. Groups of one row and of many are among them."""
-    rng = np.random.default_rng(2)
-    lengths = rng.integers(1, 20, size=25)
-    x, y, groups = clustered(rng, len(lengths), lengths)
-    x, y = x + offset, y + offset
-    without = np.array([compare(x[groups != g], y[groups != g], [measure])[measure].value for g in range(len(lengths))])
-    jackknife = math.sqrt((len(lengths) - 1) / len(lengths) * np.square(without - without.mean()).sum())
-    found = compare(x, y, [measure], groups=groups)[measure].stderr
-    # Products of the sampled rows run in float32.
-    assert found == pytest.approx(jackknife, rel=1e-3)
-
-
-@pytest.mark.parametrize("measure", OF_PAIRS)
-def test_the_95_percent_interval_covers_the_truth(simulated, measure):
-    truth, estimates = simulated[measure]
-    value, stderr = estimates.T
-    covered = np.abs(value - truth) < 1.96 * stderr
-    # 400 draws find a coverage of 95 % to within 2.2 points; the promise is 92 to 97.
+@pytest.mark.parametrize("measure", ["rsa", "rsa-dot", "rsa-sqeuclidean", "mean-cosine-base"])
+def test_the_95_percent_interval_covers_the_truth(samples, truth, measure):
+    """Of measures whose value has little bias: pairs of one sentence are alike, and of few sentences they are many."""
+    number = SIMULATED.index(measure)
+    values, errors = (part[:, number] for part in samples)
+    covered = np.abs(values[: len(errors)] - truth[number]) < 1.96 * errors
     assert 0.92 <= covered.mean() <= 0.97
 
 
-@pytest.mark.parametrize("measure", OF_PAIRS)
-def test_at_50_sentences_the_error_is_within_7_percent_of_the_spread(few, measure):
-    truth, estimates = few[measure]
-    value, stderr = estimates.T
-    # The promise is 7 %. 600 draws know their own spread to 3 %: two of these are added.
-    assert stderr.mean() == pytest.approx(value.std(), rel=0.13)
-    assert 0.92 <= (np.abs(value - truth) < 1.96 * stderr).mean() <= 0.97
+@pytest.mark.parametrize("limit", [4096, 240])
+def test_no_error_of_thirty_sentences_is_missing(limit):
+    """All rows fit, or each sentence is thinned to 8."""
+    _, errors = simulated(lambda rng: spoken(rng, 30, width=8), ["rsa"], 500, 500, limit)
+    assert (errors > 0).all()
 
 
-@pytest.mark.parametrize("measure", OF_PAIRS)
-def test_at_200_sentences_the_error_is_known_to_10_percent(simulated, measure):
-    stderr = simulated[measure][1][:, 1]
-    assert stderr.std() / stderr.mean() < 0.10
+@pytest.mark.parametrize("measure", EXACT)
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_it_is_the_jackknife_over_sentences_while_all_rows_fit(measure, offset):
+    rng = np.random.default_rng(3)
+    for sentences in (10, 25):
+        x, y, groups = spoken(rng, sentences, width=9, offset=offset)
+        y = y[:, :7]
+        row = MEASURES[measure]
+
+        def value(rows, row=row, x=x, y=y):
+            return row.value(PairMoments(row.maps, products="float64").update(x[rows], y[rows]))
+
+        left = np.array([value(groups != sentence) for sentence in range(sentences)])
+        jackknife = math.sqrt((sentences - 1) / sentences * ((left - left.mean()) ** 2).sum())
+        assert compare(x, y, [measure], groups=groups)[measure].stderr == pytest.approx(jackknife, rel=1e-3)
+
+
+@pytest.mark.parametrize("measure", [name for name, row in MEASURES.items() if row.effects is not None])
+def test_influences_are_what_leaving_out_changes_to_first_order(measure):
+    x, y, groups = even(np.random.default_rng(2), 400)
+    row = MEASURES[measure]
+    moments = PairMoments(row.maps, reservoir=10**6, products="float64").update(x, y, groups)
+    state = moments.moments(row.row_map)
+    rows = GroupRows.of(state, moments.sample)
+    influence, without = row.effects(state, rows)
+    assert influence.mean() == pytest.approx(0.0, abs=0.02 * influence.std())
+    if without is None:
+        kept = (PairMoments(row.maps, products="float64").update(x[groups != g], y[groups != g]) for g in range(30))
+        without = np.array([row.value(one) for one in kept])
+    changes, predicted = row.of(state) - without, rows.totals(influence)[: len(without)] / state.n
+    assert np.linalg.norm(changes - predicted) < 0.15 * np.linalg.norm(changes)
+
+
+@pytest.mark.parametrize(("measure", "bound"), [("procrustes", 0.15), ("cca", 0.12), ("svcca", 0.12), ("pwcca", 0.3)])
+def test_errors_without_a_closed_form_are_nearly_the_spread(measure, bound):
+    values, errors = simulated(lambda rng: even(rng, 60, width=6), [measure], 300, 60)
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=bound)
+
+
+@pytest.mark.parametrize("measure", ["cca", "procrustes"])
+def test_blocks_of_unequal_size_do_not_add_to_the_error(measure):
+    """Of spaces that hardly differ the error is small, however long the sentences of a block are."""
+    rng = np.random.default_rng(4)
+    x, _, groups = spoken(rng, 60, width=6)
+    y = x + 1e-3 * rng.standard_normal(x.shape)
+    assert compare(x, y, [measure], groups=groups)[measure].stderr < 1e-5
+
+
+@pytest.mark.parametrize(("share", "bound"), [(0.02, 0.15), (0.5, 0.07)])
+@pytest.mark.parametrize("measure", ["rsa", "cka"])
+def test_thinned_sentences_give_the_same_error_on_average(measure, share, bound):
+    """8 or so rows of each sentence of up to 60. Rows that hardly depend on each other make it a little too large."""
+    rng, ratios = np.random.default_rng(6), []
+    row = MEASURES[measure]
+    for _ in range(20):
+        x, y, groups = spoken(rng, 120, share=share)
+        whole, thinned = (
+            evaluate(measure, PairMoments(row.maps, reservoir=limit).update(x, y, groups)).stderr
+            for limit in (10**6, 900)
+        )
+        ratios.append(thinned / whole)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=bound)
+    assert np.std(ratios) < 0.25
+
+
+def test_thinned_sentences_whose_rows_oppose_each_other_have_an_error():
+    """The rows of a sentence come in pairs of opposite influence: the spread of 8 of them says less than nothing."""
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        x = rng.standard_normal((40, 30, 4))
+        noise = rng.standard_normal((40, 15, 4))
+        y = x + np.concatenate([3.0 * noise, 0.01 * noise], axis=1)
+        moments = PairMoments(("unit",), reservoir=320)
+        moments.update(x.reshape(-1, 4), y.reshape(-1, 4), np.repeat(np.arange(40), 30))
+        assert len(moments.sample.groups) == 320
+        assert evaluate("rsa", moments).stderr > 0
+
+
+@pytest.mark.parametrize("rows", [4, 60])
+def test_the_default_sample_tells_the_error_to_a_tenth(rows):
+    """Of 600 sentences, short ones or long ones, in samples of 4,096 rows."""
+    draws = (even(np.random.default_rng(seed), 600, rows=rows) for seed in range(12))
+    errors = [evaluate("rsa", PairMoments().update(*draw)).stderr for draw in draws]
+    assert np.std(errors) / np.mean(errors) < 0.1
+
+
+def test_rows_taken_for_independent_would_claim_too_much():
+    """The same rows without their sentences: the interval is too narrow, which is why groups exist."""
+    x, y, groups = even(np.random.default_rng(1), 200)
+    with_groups = compare(x, y, ["rsa"], groups=groups)["rsa"].stderr
+    assert compare(x, y, ["rsa"])["rsa"].stderr < 0.8 * with_groups
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_the_standard_error_is_the_spread_among_samples(simulated, measure):
-    """All measures, including those that are biased at this size (CCA and its kin, Procrustes)."""
-    _, estimates = simulated[measure]
-    value, stderr = estimates.T
-    assert stderr.mean() == pytest.approx(value.std(), rel=0.1 if measure in OF_PAIRS else 0.35)
-
-
-@pytest.mark.parametrize(("limit", "draws"), [(4096, 1000), (200, 200)], ids=["whole", "thinned"])
-def test_30_sentences_always_have_a_standard_error(limit, draws):
-    rng = np.random.default_rng(8)
-    for _ in range(draws):
-        lengths = np.minimum(rng.geometric(1 / 12, size=30), 60)
-        x, y, groups = clustered(rng, 30, lengths)
-        stderr = evaluate("rsa", PairMoments(reservoir=limit).update(x, y, groups)).stderr
-        assert stderr > 0
-
-
-@pytest.mark.parametrize("measure", ["rsa", "cka"])
-def test_long_sentences_are_thinned_before_any_is_left_out(measure):
-    """300 sentences of 60 rows: 4,096 whole rows would be 68 sentences; 13 rows of each are all 300."""
-    rng = np.random.default_rng(5)
-    found = []
-    for _ in range(40):
-        x, y, groups = clustered(rng, 300, np.full(300, 60))
-        moments = PairMoments(MEASURES[measure].maps).update(x, y, groups)
-        assert np.bincount(moments.sample.groups).tolist() == [13] * 300
-        found.append(evaluate(measure, moments))
-    value, stderr = np.array(found).T
-    assert stderr.mean() == pytest.approx(value.std(), rel=0.3)  # 40 draws know their spread to 11 %
-
-
-def test_only_the_longest_are_thinned_and_their_weights_add_up():
-    rng = np.random.default_rng(9)
-    lengths = np.array([5] * 20 + [40, 80])
-    x, y, groups = clustered(rng, len(lengths), lengths)
-    sample = PairMoments(reservoir=160).update(x, y, groups).sample
-    assert np.bincount(sample.groups).tolist() == [5] * 20 + [30, 30]
-    np.testing.assert_allclose(np.bincount(sample.groups, weights=sample.weights), lengths)
-
-
-def test_rows_taken_for_independent_would_claim_too_much(simulated):
-    """The same rows without their sentences: the interval is too narrow, which is why groups exist."""
-    rng = np.random.default_rng(1)
-    x, y, groups = clustered(rng, GROUPS)
-    with_groups = compare(x, y, ["rsa"], groups=groups)["rsa"].stderr
-    without = compare(x, y, ["rsa"])["rsa"].stderr
-    assert without < 0.8 * with_groups
-
-
-def test_a_bounded_sample_gives_nearly_the_same_error():
-    x, y, groups = clustered(np.random.default_rng(3), 2000)
-    errors = []
-    for limit in (10**6, 1500):
-        moments = PairMoments(reservoir=limit).update(x, y, groups)
-        errors.append(evaluate("rsa", moments).stderr)
-        assert len(moments.sample.groups) <= limit
-    assert errors[1] == pytest.approx(errors[0], rel=0.2)
-
-
-def test_without_rows_or_with_few_groups_the_error_is_unknown():
-    x, y, groups = clustered(np.random.default_rng(4), 9)
-    assert math.isnan(compare(x, y, ["rsa"], groups=groups)["rsa"].stderr)
-    assert math.isnan(compare(x, y, ["svcca"], groups=groups)["svcca"].stderr)
+def test_of_fewer_than_ten_sentences_the_error_is_unknown(measure):
+    x, y, groups = even(np.random.default_rng(4), 10, width=4)
+    known = groups < 9
+    assert math.isnan(compare(x[known], y[known], [measure], groups=groups[known])[measure].stderr)
+    assert compare(x, y, [measure], groups=groups)[measure].stderr > 0

@@ -1,9 +1,14 @@
 """Standard errors from a sample of groups of rows: rows of one sentence are not independent, sentences are.
 
-by_groups: from what leaving out each group changes.  Measures with a closed form of that get the jackknife over groups;
-for others the change is taken from the influences of the group's rows (the infinitesimal jackknife).
-by_blocks: the same for measures without a closed influence, by leaving out each of twenty blocks of groups.
-Both find the variance among the groups sampled and scale it to all rows.
+by_groups: from what leaving out each group changes.  Where that has a closed form (RSA, CKA, mean cosine) this is the
+jackknife over groups: in simulations it lay within 7 % of the spread among samples from 50 sentences on, and within
+10 % where whole sentences point the same way.  Procrustes takes the change from the influences of the group's rows:
+10 % too small at 50 sentences, with many more columns than in a tenth of the rows up to 15 %.
+by_blocks: the CCA family, by leaving out each of twenty blocks of groups.  Within 10 % for CCA and PWCCA, but one such
+error is known to no more than 20 %; of SVCCA up to 2.5 times too large where a block decides how many components hold
+99 % of the variance.
+
+All find the variance among the groups sampled and scale it to all rows.
 """
 
 from __future__ import annotations
@@ -66,6 +71,11 @@ class GroupRows(NamedTuple):
         sums = np.add.reduceat(values.astype(np.float64), self.first, axis=0)
         return np.asarray((sums.T * (self.sizes / self.kept)).T)
 
+    @property
+    def pair_weights(self) -> Array:
+        """How many pairs of rows of its group each pair that was kept stands for, (g,)."""
+        return np.asarray(self.sizes * (self.sizes - 1) / np.maximum(self.kept * (self.kept - 1), 1))
+
     def within(self, a: Array | float = 0.0, b: Array | float = 0.0) -> Array:
         """Sums over the pairs i < j of each group, (g, 5), of f, g, f^2, g^2 and f g.
 
@@ -74,10 +84,10 @@ class GroupRows(NamedTuple):
         scales = [float(np.abs(side).max()) or 1.0 for side in (self.u, self.v)]  # float32 ends at a square of 1e38
         a, b = (np.broadcast_to(offset, len(self.u)) for offset in (a, b))
         sides = (self.u / scales[0], a, scales[0] ** 2), (self.v / scales[1], b, scales[1] ** 2)
-        sums = np.zeros((len(self.kept), 5))
+        f_sums, g_sums, ff_sums, gg_sums, fg_sums = sums = np.zeros((5, len(self.kept)))
         for count in np.unique(self.kept[self.kept > 1]):
-            groups, itself = np.flatnonzero(self.kept == count), np.arange(count)
-            for some in np.array_split(groups, -(-len(groups) * count * count // _PAIRS)):
+            groups, itself, step = np.flatnonzero(self.kept == count), np.arange(count), max(1, _PAIRS // count**2)
+            for some in (groups[low : low + step] for low in range(0, len(groups), step)):
                 rows = self.first[some][:, None] + itself
                 values = []
                 for vectors, offsets, square in sides:
@@ -86,11 +96,10 @@ class GroupRows(NamedTuple):
                     value[:, itself, itself] = 0.0
                     values.append(value)
                 f, g = values
-                sums[some, :2] = np.stack([f.sum((1, 2)), g.sum((1, 2))], axis=1)
-                sums[some, 2:] = np.stack([np.einsum("gij,gij->g", *pair) for pair in ((f, f), (g, g), (f, g))], axis=1)
-        sums /= 2.0  # each pair was counted both ways
-        scale = self.sizes * (self.sizes - 1) / np.maximum(self.kept * (self.kept - 1), 1)
-        return np.asarray(sums * scale[:, None])
+                f_sums[some], g_sums[some] = f.sum(axis=(1, 2)), g.sum(axis=(1, 2))
+                for total, pair in ((ff_sums, (f, f)), (gg_sums, (g, g)), (fg_sums, (f, g))):
+                    total[some] = np.einsum("gij,gij->g", *pair)
+        return np.asarray(sums.T * (0.5 * self.pair_weights[:, None]))  # half: each pair was counted both ways
 
 
 class Effects(NamedTuple):
