@@ -30,7 +30,10 @@ from bertft.similarity.pair_moments import PairMoments
 
 DEPTH = 4
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "while", "rain", "fell", "softly"]
-COLUMNS = ["base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_tokens", "n_sentences"]
+COLUMNS = [
+    *("base", "tuned", "corpus", "layer", "measure", "value", "stderr"),
+    *("n_tokens", "n_sentences", "n_stderr_sentences"),
+]
 
 
 def made_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
@@ -141,7 +144,7 @@ def test_rsa_is_that_of_dense_matrices(folders: dict[str, Path], tuned: str, tok
     for row, x, y in zip(scores.rows, base_rows, tuned_rows, strict=True):
         assert row["n_tokens"] == len(x)
         assert row["value"] == pytest.approx(dense_rsa(x, y), abs=2e-6)
-        assert 0 < row["stderr"] < 0.2
+        assert 0 < row["stderr"] < 0.3
 
 
 def test_pairs_and_special_tokens(folders: dict[str, Path]) -> None:
