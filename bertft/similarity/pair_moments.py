@@ -26,11 +26,11 @@ Products = Literal["auto", "float64"]
 ROW_MAPS: tuple[RowMap, ...] = ("unit", "centred_unit", "raw")
 
 SAMPLE_ROWS = 4096
-"""Rows kept for standard errors: of 200 sentences or more, whatever their length, they tell the error to about 10 %.
-In two spaces 768 wide these are 24 MiB, half as much again before they are joined, and half a second of one core."""
+"""Rows kept for standard errors: from 200 sentences on, short or long, they give the error to about 10 %. In two spaces
+768 wide they take 24 MiB, up to half as much again before they are joined, and a quarter of a second of one core."""
 
 SAMPLE_GROUPS = 400
-"""Groups (sentences) that tell the error to about 5 %, where a few of them do not outweigh all others."""
+"""Groups (sentences) that give the error to about 5 %, where no few of them outweigh the others."""
 
 _FORMAT = "bertft.PairMoments/2"
 

@@ -4,8 +4,8 @@ by_groups: from what leaving out each group changes.  Where that has a closed fo
 jackknife over groups: in simulations it lay within 7 % of the spread among samples from 50 sentences on, and within
 10 % where whole sentences point the same way.  Procrustes takes the change from the influences of the group's rows:
 10 % too small at 50 sentences, with many more columns than in a tenth of the rows up to 15 %.
-by_blocks: the CCA family, by leaving out each of twenty blocks of groups.  Within 10 % for CCA and PWCCA, but one such
-error is known to no more than 20 %; of SVCCA up to 2.5 times too large where a block decides how many components hold
+by_blocks: the CCA family, by leaving out each of twenty blocks of groups.  Within 10 % for CCA, up to 30 % too large for
+PWCCA, and one such error is known to no more than 20 %; of SVCCA up to 2.5 times too large where a block decides how many components hold
 99 % of the variance.
 
 All find the variance among the groups sampled and scale it to all rows.
