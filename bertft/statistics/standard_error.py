@@ -1,12 +1,13 @@
 """Standard errors from a sample of groups of rows: rows of one sentence are not independent, sentences are.
 
-by_groups: from what leaving out each group changes.  Where that has a closed form (RSA, CKA, mean cosine) this is the
-jackknife over groups: in simulations it lay within 7 % of the spread among samples from 50 sentences on, and within
-10 % where whole sentences point the same way.  Procrustes takes the change from the influences of the group's rows:
-10 % too small at 50 sentences, with many more columns than in a tenth of the rows up to 15 %.
-by_blocks: the CCA family, by leaving out each of twenty blocks of groups.  Within 10 % for CCA, up to 30 % too large for
-PWCCA, and one such error is known to no more than 20 %; of SVCCA up to 2.5 times too large where a block decides how many components hold
-99 % of the variance.
+by_groups: from the change when each group is left out. Where the change has a closed form (RSA, CKA, mean cosine) this
+is the jackknife over groups. In simulations it was within 7 % of the spread among samples from 50 sentences on, and
+within 10 % where all rows of a sentence point in the same direction. Procrustes takes the change from the influences of
+the rows of the group: 10 % too small at 50 sentences, up to 15 % where there are many columns for the number of rows.
+
+by_blocks: for the CCA family, from the change when each of twenty blocks of groups is left out. CCA is within 10 %, PWCCA
+up to 30 % too large, and one such error is known to no more than 20 %. SVCCA is up to 2.5 times too large where a block
+decides how many components hold 99 % of the variance.
 
 All find the variance among the groups sampled and scale it to all rows.
 """
