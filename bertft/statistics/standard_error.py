@@ -5,9 +5,9 @@ is the jackknife over groups. In simulations it was within 7 % of the spread amo
 within 10 % where all rows of a sentence point in the same direction. Procrustes takes the change from the influences of
 the rows of the group: 10 % too small at 50 sentences, up to 15 % where there are many columns for the number of rows.
 
-by_blocks: for the CCA family, from the change when each of twenty blocks of groups is left out. CCA is within 10 %, PWCCA
-up to 30 % too large, and one such error is known to no more than 20 %. SVCCA is up to 2.5 times too large where a block
-decides how many components hold 99 % of the variance.
+by_blocks: for the CCA family, from the change when each of twenty blocks of groups is left out. CCA is within 10 %, and
+PWCCA up to 30 % too large. One such error is known to no more than 20 %. SVCCA is up to 2.5 times too large where a
+block decides how many components hold 99 % of the variance.
 
 All find the variance among the groups sampled and scale it to all rows.
 """
