@@ -18,6 +18,9 @@ from bertft.errors import ArrayError
 RUNS = 16
 """Runs of neighbouring rows that a sample is taken from."""
 
+ALIGNMENT = 64
+"""In bytes: torch's tensors on the CPU begin at multiples of this. It is the size of a cache line."""
+
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 

@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from bertft.arrays import ALIGNMENT
 from bertft.checkpoints.anatomy import block_stack, hidden_size, n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import check_same_tokenizer, shared_depth
 from bertft.checkpoints.edit import freeze, randomised, truncate, with_head
-from bertft.checkpoints.load import ALIGNMENT, load_checkpoint
+from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError, OptionError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "rain", "##s", "pour", "."]

@@ -24,6 +24,7 @@ from bertft.data import corpus_from_texts
 from bertft.errors import ArrayError, CheckpointError, DataError, OptionError
 from bertft.experiments.inputs import distinct_names
 from bertft.experiments.score import _averaged, score
+from bertft.kernels import reference
 from bertft.measures import MEASURES
 from bertft.records import Scores
 from bertft.similarity.pair_moments import PairMoments
@@ -108,13 +109,6 @@ def drawn_rows(folder: Path, texts: Sequence[Any], tokens: int | None, sentences
     return [torch.cat([layers[k][0] for layers in states]).double().numpy()[positions] for k in range(DEPTH + 1)]
 
 
-def dense_rsa(x: Any, y: Any) -> float:
-    """Pearson's correlation of the strict upper triangles of two matrices of cosines."""
-    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y)]
-    triangles = [(rows @ rows.T)[np.triu_indices(len(rows), k=1)] for rows in unit]
-    return float(np.corrcoef(*triangles)[0, 1])
-
-
 def values(scores: Scores, measure: str = "rsa") -> list[float]:
     return [row["value"] for row in scores.rows if row["measure"] == measure]
 
@@ -143,7 +137,7 @@ def test_rsa_is_that_of_dense_matrices(folders: dict[str, Path], tuned: str, tok
     base_rows, tuned_rows = (drawn_rows(folders[name], TEXTS, **counts) for name in ("base", tuned))
     for row, x, y in zip(scores.rows, base_rows, tuned_rows, strict=True):
         assert row["n_tokens"] == len(x)
-        assert row["value"] == pytest.approx(dense_rsa(x, y), abs=2e-6)
+        assert row["value"] == pytest.approx(reference.rsa(x, y), abs=2e-6)
         assert 0 < row["stderr"] < 0.3
 
 
@@ -152,7 +146,7 @@ def test_pairs_and_special_tokens(folders: dict[str, Path]) -> None:
     scores = score(folders["base"], folders["tuned"], pairs, tokens=None, special_tokens=True)
     x, y = (drawn_rows(folders[name], pairs, None, None, special_tokens=True)[3] for name in ("base", "tuned"))
     assert scores.rows[3]["n_tokens"] == len(x)
-    assert scores.rows[3]["value"] == pytest.approx(dense_rsa(x, y), abs=2e-6)
+    assert scores.rows[3]["value"] == pytest.approx(reference.rsa(x, y), abs=2e-6)
     alone = score(folders["base"], folders["tuned"], pairs, tokens=None, single=True)
     assert_same(alone.rows, score(folders["base"], folders["tuned"], TEXTS[:40], tokens=None).rows)
 
@@ -162,7 +156,7 @@ def test_standardized_rsa_is_that_of_z_scores(folders: dict[str, Path]) -> None:
     base_rows, tuned_rows = (drawn_rows(folders[name], TEXTS, 300, None) for name in ("base", "frozen"))
     for row, x, y in zip(scores.rows, base_rows, tuned_rows, strict=True):
         z = [(rows - rows.mean(axis=0)) / rows.std(axis=0) for rows in (x, y)]
-        assert row["value"] == pytest.approx(dense_rsa(*z), abs=2e-6)
+        assert row["value"] == pytest.approx(reference.rsa(*z), abs=2e-6)
     plain = score(folders["base"], folders["frozen"], TEXTS, tokens=300)
     assert values(scores) != pytest.approx(values(plain), abs=1e-6)
 
@@ -348,7 +342,7 @@ def test_a_real_model_with_its_last_blocks_changed(model_dir: Path, tmp_path: Pa
         with torch.inference_mode():
             outputs = [checkpoint.model(**base.tokenizer(text, return_tensors="pt")) for text in texts]
         states.append(torch.cat([output.last_hidden_state[0] for output in outputs]).double().numpy()[positions])
-    assert values(scores)[6] == pytest.approx(dense_rsa(*states), abs=1e-6)
+    assert values(scores)[6] == pytest.approx(reference.rsa(*states), abs=1e-6)
     assert 0.1 < values(scores)[6] < 0.999
 
 

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
+from bertft.arrays import ALIGNMENT
 from bertft.checkpoints.adapters import Adapter, find_adapter, merged
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.files import (
@@ -38,9 +39,6 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-
-ALIGNMENT = 64
-"""In bytes: torch's own tensors on the CPU begin at multiples of this."""
 
 
 def load_checkpoint(

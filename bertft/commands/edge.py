@@ -6,13 +6,12 @@ import argparse
 import sys
 
 from bertft.commands.options import (
-    COMPUTING,
-    EDGE_DATA,
     RANDOM_SEEDS,
     add_computing,
     add_edge_data,
     add_output,
-    chosen,
+    add_seeds,
+    edge_arguments,
     positive,
 )
 from bertft.commands.output import get_ready, give_back, progress_bar, say
@@ -48,14 +47,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="also train control tasks, with random labels (default: only with --preset today)",
     )
     add("--epochs", metavar="N", type=positive, help="most epochs (default: that of the preset)")
-    add(
-        "--seeds",
-        metavar="N",
-        type=int,
-        nargs="+",
-        default=(0,),
-        help="seeds; a probe is trained with each (default: 0)",
-    )
+    add_seeds(add, "probe", 0)
     add_computing(command)
     add_output(command, "edge.json, edge.csv, edge-labels.csv and figures")
 
@@ -64,12 +56,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     get_ready(options.out)
     from bertft.experiments.edge import probe_edges
-    from bertft.experiments.edge_tasks import TASKS, read_tasks
 
     with progress_bar(sys.stderr) as progress:
         found = probe_edges(
             options.models,
-            read_tasks(options.task or TASKS, options.data, options.treebank, tags=options.tags),
             inputs=options.input,
             baselines=options.baselines,
             random_seeds=options.random_seeds,
@@ -77,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
             preset=options.preset,
             controls=options.controls,
             epochs=options.epochs,
-            results=None if options.out is None else options.out / "results",
-            **chosen(options, (*EDGE_DATA, *COMPUTING)),
+            **edge_arguments(options),
             progress=progress,
             say=say,
         )

@@ -6,14 +6,12 @@ import argparse
 import sys
 
 from bertft.commands.options import (
-    COMPUTING,
-    EDGE_DATA,
     RANDOM_SEEDS,
     add_computing,
     add_edge_data,
     add_output,
-    chosen,
     count,
+    edge_arguments,
     positive,
 )
 from bertft.commands.output import get_ready, give_back, progress_bar, say
@@ -75,13 +73,11 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     get_ready(options.out)
-    from bertft.experiments.edge_tasks import TASKS, read_tasks
     from bertft.experiments.mdl import describe
 
     with progress_bar(sys.stderr) as progress:
         found = describe(
             options.models,
-            read_tasks(options.task or TASKS, options.data, options.treebank, tags=options.tags),
             code=options.code,
             probe=options.probe,
             inputs=options.input,
@@ -95,8 +91,7 @@ def run(options: argparse.Namespace) -> int:
             learning_rate=options.learning_rate,
             thresholds=options.thresholds,
             compat=options.compat,
-            results=None if options.out is None else options.out / "results",
-            **chosen(options, (*EDGE_DATA, *COMPUTING)),
+            **edge_arguments(options),
             progress=progress,
             say=say,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,7 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     """Declare the options of training on a task."""
     add = command.add_argument_group("training").add_argument
     add("--preset", default="paper", help="recipe: paper or today (default: paper)")
-    add(
-        "--seeds",
-        metavar="N",
-        type=int,
-        nargs="+",
-        default=[1],
-        help="seeds; a model is trained with each (default: 1)",
-    )
+    add_seeds(add, "model", 1)
     add("--epochs", metavar="N", type=positive, help="number of epochs (default: that of the preset)")
     add("--learning-rate", metavar="X", type=float, help="highest learning rate (default: that of the preset)")
     add("--batch-size", metavar="N", type=positive, help="examples in a batch (default: that of the preset)")
@@ -84,13 +77,27 @@ RECIPE = (
 COMPUTING = ("dtype", "device", "batch_tokens", "allow_pickle")
 """The options of `add_computing`, which are keyword arguments of the drivers."""
 
-EDGE_DATA = ("sentences", "draw_seed", "cache")
-"""The options of `add_edge_data` that are keyword arguments of the drivers."""
+
+def edge_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Read the tasks of `add_edge_data`; return them and all that the drivers of edge-probing tasks share."""
+    from bertft.experiments.edge_tasks import TASKS, read_tasks
+
+    return {
+        "corpora": read_tasks(options.task or TASKS, options.data, options.treebank, tags=options.tags),
+        "results": None if options.out is None else options.out / "results",
+        **chosen(options, ("sentences", "draw_seed", "cache", *COMPUTING)),
+    }
 
 
 def chosen(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """Return the named options, to pass on as keyword arguments."""
     return {name: getattr(options, name) for name in names}
+
+
+def add_seeds(add: Callable[..., Any], trained: str, default: int) -> None:
+    """Declare --seeds for a command that trains one `trained` with each seed."""
+    text = f"seeds; a {trained} is trained with each (default: {default})"
+    add("--seeds", metavar="N", type=int, nargs="+", default=[default], help=text)
 
 
 def add_output(command: argparse.ArgumentParser, files: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import positive
+from bertft.commands.options import add_seeds, positive
 from bertft.commands.output import get_ready, give_back, progress_bar, say
 
 
@@ -42,14 +42,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     add("--cased", action="store_true", help="keep upper case and accents in the vocabulary")
     add = command.add_argument_group("training").add_argument
-    add(
-        "--seeds",
-        metavar="N",
-        type=int,
-        nargs="+",
-        default=[1],
-        help="seeds; a model is trained with each (default: 1)",
-    )
+    add_seeds(add, "model", 1)
     add("--steps", metavar="N", type=positive, help="training steps (default: 1000000)")
     add("--batch-size", metavar="N", type=positive, help="pairs of segments in a batch (default: 256)")
     add(

@@ -11,10 +11,8 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+from bertft.arrays import ALIGNMENT
 from bertft.kernels.types import Array
-
-ALIGNMENT = 64
-"""In bytes: the size of a cache line, and of the widest vector registers."""
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,12 @@ class Schedule:
     improvement: float = 0.0
     least_rate: float = 0.0
     least_change: float = 0.0
+
+    @classmethod
+    def of(cls, recipe: Any, **others: Any) -> Schedule:
+        """Return the schedule of a recipe: its fields of the same names, and `others` for the rest."""
+        named = {each.name: getattr(recipe, each.name) for each in fields(cls) if hasattr(recipe, each.name)}
+        return cls(**{**named, **others})
 
 
 class Monitor:

@@ -56,15 +56,7 @@ class Recipe:
     @property
     def schedule(self) -> Schedule:
         """The decay of the learning rate and the early stopping, by the loss or by minus F1."""
-        return Schedule(
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            decay_threshold=self.decay_threshold,
-            decay_patience=self.decay_patience,
-            relative=False,
-            patience=self.patience + 1,
-            least_rate=self.least_rate,
-        )
+        return Schedule.of(self, relative=False, patience=self.patience + 1)
 
 
 RECIPES = {

@@ -55,13 +55,7 @@ class PerceptronRecipe:
     @property
     def schedule(self) -> Schedule:
         """The decay of the learning rate and the early stopping."""
-        return Schedule(
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            decay_threshold=self.decay_threshold,
-            patience=self.patience,
-            improvement=self.improvement,
-        )
+        return Schedule.of(self)
 
 
 @dataclass(frozen=True, eq=False)

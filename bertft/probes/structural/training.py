@@ -63,14 +63,7 @@ class Recipe:
     @property
     def schedule(self) -> Schedule:
         """The decay of the learning rate and the early stopping."""
-        return Schedule(
-            learning_rate=self.learning_rate,
-            decay=self.decay,
-            decay_threshold=self.decay_threshold,
-            patience=self.patience,
-            improvement=self.improvement,
-            least_change=1e-8,  # as torch's ReduceLROnPlateau, which the reference uses
-        )
+        return Schedule.of(self, least_change=1e-8)  # as torch's ReduceLROnPlateau, which the reference uses
 
 
 RECIPES = {"paper": Recipe(), "today": Recipe(tree_loss=True)}
