@@ -442,10 +442,10 @@ def test_the_page_escapes_what_comes_from_outside() -> None:
 def test_the_page_warns_of_few_sentences_and_of_undefined_scores() -> None:
     few = [{**row, "n_sentences": 12} for row in rows((1.0, NAN))]
     text = " ".join(Reader(page(few, {})).texts)
-    assert "Only 12 sentences" in text
+    assert "only 12 sentences" in text
     assert "An undefined score means" in text
     calm = " ".join(Reader(page(rows(), {})).texts)
-    assert "Only" not in calm
+    assert "only" not in calm
     assert "An undefined score means" not in calm
 
 
