@@ -16,10 +16,10 @@ def mean_cosine(moments: Moments, side: int) -> float:
 
 
 def mean_cosine_effects(moments: Moments, side: int, rows: GroupRows) -> Effects:
-    """What sampled rows, and leaving out their groups, do to the mean cosine: a row's cosines with all others go."""
+    """Return the influences of the sampled rows on the mean cosine, and the mean cosine without each group."""
     n, value = moments.n, mean_cosine(moments, side)
     shifted, center = ((rows.u, moments.x_center), (rows.v, moments.y_center))[side]
-    vectors = shifted + center  # of length 1 again
+    vectors = shifted + center  # the unit rows
     total = (moments.sums.x_vectors, moments.sums.y_vectors)[side][0] + n * center
     of_row = vectors @ total - 1.0  # its cosines with all others
     sums = np.add.reduceat(vectors, rows.first, axis=0)

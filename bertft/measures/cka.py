@@ -46,13 +46,13 @@ def cka_debiased(moments: Moments) -> float:
 
 
 def cka_effects(moments: Moments, rows: GroupRows, *, debiased: bool) -> Effects:
-    """What sampled rows, and leaving out their groups, do to CKA.
+    """Return the influences of the sampled rows on CKA, and CKA without each group.
 
-    A row adds to |C|^2, per unit of weight and times n, 2 (u C v - |C|^2) with rows centred; the ratio follows by the
-    chain rule, the same to first order for both estimates.
+    The influence of a centred row on |C|^2 is 2 (u C v - |C|^2). That on the ratio follows by the chain rule, and is
+    the same to first order for both estimates.
     """
     x, y = (_side(moments, rows, number) for number in (0, 1))
-    # Inside a group, f g summed over all pairs, those of a row with itself among them.
+    # Sums of f g inside each group. Both orders of a pair are counted; the pairs of a row with itself are added below.
     _, _, xx, yy, xy = 2.0 * rows.within().T
     (aa, a_rows, aa_left), (bb, b_rows, bb_left), (cc, c_rows, cc_left) = (
         _square(moments, rows, one, other, inside + rows.totals(one.norms * other.norms), debiased=debiased)
@@ -65,14 +65,14 @@ def cka_effects(moments: Moments, rows: GroupRows, *, debiased: bool) -> Effects
 
 
 class _Side(NamedTuple):
-    """One of the two spaces: `number` is 0 for x, 1 for y, `vectors` its sums of w u^T, see `MomentSums`."""
+    """One of the two spaces: `number` is 0 for x and 1 for y, `vectors` are its sums of w u^T, see `MomentSums`."""
 
     number: int
     rows: Array  # (r, d)
     norms: Array  # |u|^2 of each row, (r,)
     vectors: Array
-    left: Array  # the sum of all rows without those of a group, (g, d)
-    dots: Array  # each row's dot product with that of its group, (r,)
+    left: Array  # the sum of all rows outside each group, (g, d)
+    dots: Array  # the dot product of each row with `left` of its group, (r,)
 
 
 def _side(moments: Moments, rows: GroupRows, number: int) -> _Side:
@@ -85,8 +85,8 @@ def _side(moments: Moments, rows: GroupRows, number: int) -> _Side:
 def _square(
     moments: Moments, rows: GroupRows, x: _Side, y: _Side, inside: Array, *, debiased: bool
 ) -> tuple[float, Array, Array]:
-    """Of |C|^2, with C the covariance of two sides: its value, u C v of every row, (r,), with rows centred, and the
-    estimate of it without each group, (g,)."""
+    """Return |C|^2 with C the covariance of two sides, u C v of every centred row, (r,), and |C|^2 estimated without
+    each group, (g,)."""
     n, others = moments.n, moments.n - rows.sizes
     product = (moments.sums.xx, moments.sums.xy, moments.sums.yy)[x.number + y.number]
     s, t = x.vectors[0], y.vectors[0]

@@ -33,9 +33,9 @@ def procrustes(moments: Moments) -> float:
 
 
 def procrustes_effects(moments: Moments, rows: GroupRows) -> Effects:
-    """What each row adds to the similarity per unit of weight, times n.
+    """Return the influences of the sampled rows on the similarity.
 
-    The nuclear norm of C = L S R^T has gradient L R^T.
+    They follow from the gradient of the nuclear norm of C = L S R^T, which is L R^T.
     """
     a, b, c = covariances(moments)
     u = rows.u - moments.sums.x_vectors[0] / moments.n

@@ -1,11 +1,11 @@
 """RSA from moments: the Pearson correlation (or cosine) of two kernel matrices' strict upper triangles.
 
-For standard errors: the pairs that go when a group of rows is left out are those of its rows with all rows, less those
-inside it, which were counted twice.  The sums over a row's pairs are quadratic forms in the moments, O(d^2) a row, so
-RSA without each group is exact at that cost.
+For standard errors, RSA is computed without each group of rows. Leaving a group out removes the pairs of its rows with
+all rows; pairs inside the group are then subtracted once too often and are added back. The sums over the pairs of one
+row are quadratic forms in the moments, O(d^2) a row, so the result is exact.
 
-Influence of a row: with z_f and z_g the standardised pair values, RSA is a smooth function of U-statistics of order 2,
-and row i pulls it by 2 mean_j [z_f z_g - (r / 2)(z_f^2 + z_g^2)] (Hoeffding 1948; van der Vaart 1998, chapter 12).
+RSA is a smooth function of U-statistics of order 2. With z_f and z_g the standardised pair values, the influence of row
+i is 2 mean_j [z_f z_g - (r / 2)(z_f^2 + z_g^2)] (Hoeffding 1948; van der Vaart 1998, chapter 12).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMPARISONS = {"pearson": pearson, "cosine": cosine}
 
 
 def rsa_effects(moments: Moments, form: Form, rows: GroupRows) -> Effects:
-    """What sampled rows, and leaving out their groups, do to RSA with Pearson's correlation."""
+    """Return the influences of the sampled rows on RSA with Pearson's correlation, and RSA without each group."""
     n, whole = moments.n, sums_of_moments(moments, form)
     total = np.array([whole.f, whole.g, whole.ff, whole.gg, whole.fg])
     of_row, within = _sums_of_rows(moments, form, rows)
@@ -42,8 +42,8 @@ def rsa_effects(moments: Moments, form: Form, rows: GroupRows) -> Effects:
 
 
 def _sums_of_rows(moments: Moments, form: Form, rows: GroupRows) -> tuple[Array, Array]:
-    """Of f, g, f^2, g^2 and f g the sums over each row's pairs with all others, (r, 5), and over the pairs inside each
-    group, (g, 5)."""
+    """Return sums of f, g, f^2, g^2 and f g: over the pairs of each row with all others, (r, 5), and over the pairs
+    inside each group, (g, 5)."""
     n, sums = moments.n, moments.sums
     alpha, beta = offset_weights(form, 0), offset_weights(form, 1)
     u, v = rows.u, rows.v
@@ -70,7 +70,7 @@ def _sums_of_rows(moments: Moments, form: Form, rows: GroupRows) -> tuple[Array,
 
 
 def _correlation(means: Array, whole: PairSums) -> Array:
-    """Pearson's correlation from means over pairs of f, g, f^2, g^2 and f g, (g, 5); nan where a side is constant."""
+    """Return Pearson's correlation from means of f, g, f^2, g^2 and f g, (g, 5); nan where f or g is constant."""
     f, g, ff, gg, fg = means.T
     x_var, y_var = ff - f * f, gg - g * g
     varies = (x_var > whole.x_noise**2) & (y_var > whole.y_noise**2)

@@ -26,11 +26,11 @@ Products = Literal["auto", "float64"]
 ROW_MAPS: tuple[RowMap, ...] = ("unit", "centred_unit", "raw")
 
 SAMPLE_ROWS = 4096
-"""Rows kept for standard errors: from 200 sentences on, short or long, they give the error to about 10 %. In two spaces
-768 wide they take 24 MiB, up to half as much again before they are joined, and a quarter of a second of one core."""
+"""Rows kept for standard errors. With 200 sentences or more, short or long, the standard error is then known to about
+10 %. In two spaces 768 wide the rows take 24 MiB, up to 36 MiB before parts are joined, and 0.3 s on one core."""
 
 SAMPLE_GROUPS = 400
-"""Groups (sentences) that give the error to about 5 %, where no few of them outweigh the others."""
+"""With this many groups (sentences) of similar length, the standard error is known to about 5 %."""
 
 _FORMAT = "bertft.PairMoments/2"
 
@@ -369,7 +369,7 @@ def _moments(
 
 
 def sample_rows(rows: int, groups: int) -> int:
-    """How many rows to keep of so many, in so many groups: those of about `SAMPLE_GROUPS` groups, if not too many.
+    """Return how many rows to keep for standard errors: those of `SAMPLE_GROUPS` groups, at most `SAMPLE_ROWS`.
 
     >>> sample_rows(5000, 1000), sample_rows(5000, 200), sample_rows(900, 30)
     (2000, 4096, 4096)

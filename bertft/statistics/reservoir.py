@@ -1,13 +1,13 @@
 """A bounded, order-independent sample of whole groups of rows, kept beside the moments for standard errors.
 
-While all rows fit the limit, all are kept.  Beyond it the longest groups are thinned first: no group keeps more rows
-than lets all of them fit together, and the sample says how many rows each row that was kept stands for.  No group is
-thinned below `LEAST_ROWS` rows; where even that does not fit, whole groups are dropped.
+All rows are kept while they fit the limit. Beyond it, the longest groups are thinned first: every group may keep the
+same number of rows, the largest with which all groups fit. The weight of a row is the number of rows it represents. No
+group is thinned below `LEAST_ROWS` rows. If the groups do not fit even then, whole groups are dropped.
 
-Which rows are kept depends only on which rows were seen, not on their order or on how they were split and merged.  A
-group (a sentence) has a priority, the hash of its number with a seed: groups of high priority are dropped.  A row has
-one too, the hash of its values: of a thinned group the rows of lowest priority are kept.  Further rows can only lower
-the number of rows a group may keep and the bound on priorities, so that what was dropped early would be dropped late.
+The rows that are kept depend only on the rows that were seen, not on their order or on how they were split and merged.
+Each group (a sentence) has a priority, a hash of its number and a seed, and groups of high priority are dropped. Each
+row has one too, a hash of its values, and a thinned group keeps its rows of lowest priority. Further rows can only
+lower the number of rows per group and the bound on priorities, so a row dropped early would also be dropped later.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from bertft.kernels.types import Array
 _END = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 LEAST_ROWS = 8
-"""Rows to which groups may be thinned before groups are dropped. With fewer the rows left out are too many for the
-spread among groups to be seen; with more too few groups are left where it rests on a few of them."""
+"""Groups are thinned to this many rows before any is dropped. With fewer rows a group, too much noise is added to its
+total; with more, too few groups remain."""
 
 
 def priorities(groups: Array, seed: int) -> Array:
-    """One pseudo-random uint64 a group number, the same everywhere."""
+    """Return a pseudo-random uint64 for each group number, the same on every machine."""
     return _scattered(
         groups.astype(np.int64).view(np.uint64) + np.uint64((seed * 2 + 1) * 0x9E3779B97F4A7C15 & int(_END))
     )
 
 
 def row_priorities(x: Array, y: Array, seed: int) -> Array:
-    """One pseudo-random uint64 a row, (rows,), from its values alone, taken as float32 whatever their type."""
+    """Return a pseudo-random uint64 for each row, (rows,), from its values alone, converted to float32."""
     x_sums, y_sums = (
         np.array([zlib.crc32(row) for row in np.ascontiguousarray(rows, dtype=np.float32)], dtype=np.uint64)
         for rows in (x, y)
@@ -43,16 +43,16 @@ def row_priorities(x: Array, y: Array, seed: int) -> Array:
 
 
 def _scattered(z: Array) -> Array:
-    """Each uint64 mapped to another, one to one, near ones far apart (the splitmix64 finaliser, Steele et al. 2014)."""
+    """Map each uint64 to another, one to one, with the finaliser of splitmix64 (Steele et al. 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 class Sample(NamedTuple):
-    """Rows of x (r, d1) and y (r, d2), the group number of each, (r,) int64, and how many rows each stands for.
+    """Rows of x (r, d1) and y (r, d2), with the group number (r,) int64 and the weight (r,) of each row.
 
-    `weights` (r,) are the size of a row's group over the rows of it that were kept.
+    The weight is the size of the row's group divided by the number of its rows in the sample.
     """
 
     groups: Array
@@ -62,40 +62,40 @@ class Sample(NamedTuple):
 
 
 class Reservoir:
-    """At most `limit` rows; `bound` is the lowest priority of a group ever dropped."""
+    """A sample of at most `limit` rows; `bound` is the lowest priority of a group that was dropped."""
 
     def __init__(self, limit: int, seed: int, bound: np.uint64 = _END, parts: tuple[Sample, ...] = ()) -> None:
         self.limit, self.seed, self.bound = limit, seed, bound
-        # Parts are kept as they came and joined when they are half as many again as the limit: joining at every batch
-        # would copy the whole sample each time.
+        # Parts are joined when they hold half as many rows again as the limit. Joining after every batch would copy the
+        # whole sample each time.
         self._parts = list(parts)
 
     def offer(self, groups: Array) -> Array:
-        """Which rows of a batch enter, as positions."""
+        """Return the indices of the rows of a batch that are to be added."""
         return np.flatnonzero(priorities(groups, self.seed) < self.bound) if self.limit else np.empty(0, np.int64)
 
     def add(self, groups: Array, x: Array, y: Array) -> None:
-        """Takes rows in (copies)."""
+        """Add copies of rows."""
         self._parts.append(Sample(np.array(groups), np.array(x), np.array(y), np.ones(len(groups))))
         if 2 * sum(len(part.groups) for part in self._parts) > 3 * self.limit:
             self._settle()
 
     def sample(self) -> Sample | None:
-        """The rows, or None where there are none."""
+        """Return the sample, or None if it has no rows."""
         self._settle()
         return self._parts[0] if self._parts else None
 
     def merge(self, other: Reservoir) -> Reservoir:
-        """The sample of the rows of both; the lower bound of the two holds for both."""
+        """Return the sample of the rows of both."""
         return Reservoir(self.limit, self.seed, min(self.bound, other.bound), (*self._parts, *other._parts))
 
     def _settle(self) -> None:
-        """Joins the parts, thins long groups as far as the limit forces, and drops the groups that do not fit."""
+        """Join the parts, thin long groups no more than the limit requires, and drop the groups that do not fit."""
         if not self._parts:
             return
         parts = self._parts
         names, number = np.unique(np.concatenate([part.groups for part in parts]), return_inverse=True)
-        # The weights of a group's rows add up to its size, before it was thinned and after.
+        # The weights of the rows of a group add up to its size, also after it was thinned.
         sizes = np.rint(np.bincount(number, weights=np.concatenate([part.weights for part in parts])))
         rank = priorities(names, self.seed)
         most = self._most_rows(sizes)
@@ -122,9 +122,9 @@ class Reservoir:
         self._parts = [Sample(groups, x, y, share[number[kept]])] if kept.any() else []
 
     def _most_rows(self, sizes: Array) -> int:
-        """The most rows a group may keep: the largest number with which groups of these sizes fit, if large enough."""
+        """Return how many rows a group may keep: the largest number with which groups of these sizes fit."""
         least = most = LEAST_ROWS
-        if self.bound == _END:  # once a group was dropped, those left stay as thin as they then were
+        if self.bound == _END:  # after a group was dropped, the others keep `LEAST_ROWS` rows
             most = max(self.limit, LEAST_ROWS)
         while least < most:
             middle = (least + most + 1) // 2
@@ -133,7 +133,7 @@ class Reservoir:
 
 
 def _places(number: Array, order: Array) -> Array:
-    """The place of each row among those of its group by `order`, (rows,)."""
+    """Return the rank of each row within its group by `order`, (rows,), from 0."""
     sorted_rows = np.lexsort((order, number))
     counts = np.bincount(number)
     starts = np.cumsum(counts) - counts

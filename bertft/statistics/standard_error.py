@@ -1,4 +1,4 @@
-"""Standard errors from a sample of groups of rows: rows of one sentence are not independent, sentences are.
+"""Standard errors from a sample of groups of rows. Sentences are independent; the rows of one sentence are not.
 
 by_groups: from the change when each group is left out. Where the change has a closed form (RSA, CKA, mean cosine) this
 is the jackknife over groups. In simulations it was within 7 % of the spread among samples from 50 sentences on, and
@@ -9,7 +9,7 @@ by_blocks: for the CCA family, from the change when each of twenty blocks of gro
 PWCCA up to 30 % too large. One such error is known to no more than 20 %. SVCCA is up to 2.5 times too large where a
 block decides how many components hold 99 % of the variance.
 
-All find the variance among the groups sampled and scale it to all rows.
+Both estimate the variance among the sampled groups and scale it to all rows.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from bertft.statistics.reservoir import Sample
 
 BLOCKS = 20
 LEAST_GROUPS = 10
-"""Fewer groups than this say too little about their spread: the standard error is nan."""
+"""With fewer groups the variance among them is too uncertain, and the standard error is nan."""
 
 _STRIPE = 192
-"""Columns of a product held at a time: it is reduced while it is in the cache."""
+"""Columns of a product computed at a time, so that it is reduced while it is in the cache."""
 
 _PAIRS = 1 << 20
-"""Pairs of rows whose values are held at a time."""
+"""Pairs of rows whose values are stored at a time."""
 
 
 class GroupRows(NamedTuple):
-    """The sampled rows of a state, shifted, those of a group together.
+    """The sampled rows, shifted and sorted by group: u (r, d1) and v (r, d2).
 
-    u (r, d1), v (r, d2); first (g,) is the position of a group's first row, kept (g,) how many rows of it there are
-    here, and sizes (g,) how many were seen.
+    For each group, first (g,) is the index of its first row, kept (g,) the number of its rows in the sample, and sizes
+    (g,) the number of its rows that were seen.
     """
 
     u: Array
@@ -52,7 +52,7 @@ class GroupRows(NamedTuple):
 
     @classmethod
     def of(cls, moments: Moments, sample: Sample) -> GroupRows:
-        """The rows of a sample about the centers of the moments."""
+        """Return the rows of a sample, shifted by the centers of the moments."""
         order = np.argsort(sample.groups, kind="stable")
         _, first, kept = np.unique(sample.groups[order], return_index=True, return_counts=True)
         ops = kernels.select("cpu")
@@ -63,26 +63,27 @@ class GroupRows(NamedTuple):
         return cls(u, v, first, kept, np.rint(np.add.reduceat(sample.weights[order], first)))
 
     def spread(self, values: Array) -> Array:
-        """A value a group, (g, ...), given to each of its rows, (r, ...)."""
+        """Repeat the value of each group, (g, ...), for each of its rows, (r, ...)."""
         return np.repeat(values, self.kept, axis=0)
 
     def totals(self, values: Array) -> Array:
-        """The sums over all rows of each group, (g, ...) float64, of values of the rows that were kept, (r, ...)."""
-        # Converted first: reduceat converting as it adds takes ten times as long.
+        """Return totals over all rows of each group, (g, ...) float64, from values of the rows in the sample, (r, ...)."""
+        # The conversion comes first: reduceat takes ten times as long when it converts.
         sums = np.add.reduceat(values.astype(np.float64), self.first, axis=0)
         return np.asarray((sums.T * (self.sizes / self.kept)).T)
 
     @property
     def pair_weights(self) -> Array:
-        """How many pairs of rows of its group each pair that was kept stands for, (g,)."""
+        """The number of pairs in each group divided by the number of its pairs in the sample, (g,)."""
         return np.asarray(self.sizes * (self.sizes - 1) / np.maximum(self.kept * (self.kept - 1), 1))
 
     def within(self, a: Array | float = 0.0, b: Array | float = 0.0) -> Array:
-        """Sums over the pairs i < j of each group, (g, 5), of f, g, f^2, g^2 and f g.
+        """Return sums of f, g, f^2, g^2 and f g over the pairs i < j of each group, (g, 5).
 
         f is u_i.u_j + a_i + a_j and g is v_i.v_j + b_i + b_j, with a, b (r,).
         """
-        scales = [float(np.abs(side).max()) or 1.0 for side in (self.u, self.v)]  # float32 ends at a square of 1e38
+        # Squares above 1e38 overflow in float32.
+        scales = [float(np.abs(side).max()) or 1.0 for side in (self.u, self.v)]
         a, b = (np.broadcast_to(offset, len(self.u)) for offset in (a, b))
         sides = (self.u / scales[0], a, scales[0] ** 2), (self.v / scales[1], b, scales[1] ** 2)
         f_sums, g_sums, ff_sums, gg_sums, fg_sums = sums = np.zeros((5, len(self.kept)))
@@ -100,21 +101,24 @@ class GroupRows(NamedTuple):
                 f_sums[some], g_sums[some] = f.sum(axis=(1, 2)), g.sum(axis=(1, 2))
                 for total, pair in ((ff_sums, (f, f)), (gg_sums, (g, g)), (fg_sums, (f, g))):
                     total[some] = np.einsum("gij,gij->g", *pair)
-        return np.asarray(sums.T * (0.5 * self.pair_weights[:, None]))  # half: each pair was counted both ways
+        return np.asarray(sums.T * (0.5 * self.pair_weights[:, None]))  # 0.5 because each pair was counted twice
 
 
 class Effects(NamedTuple):
-    """What rows do to a measure: `influence` (r,) of a row per unit of weight, times n, and `without` (g,), its value
-    when a group is left out, or None where only the influences are known."""
+    """The effects of rows on a measure.
+
+    influence (r,) is the derivative of the measure by the weight of a row, times n. without (g,) is the measure without
+    each group, or None where there is no closed form.
+    """
 
     influence: Array
     without: Array | None = None
 
 
 def quadratic(left: Array, matrix: Array, right: Array) -> Array:
-    """left_i matrix right_i for each row i, (rows,) float64, by float32 products: finer than an error is known.
+    """Return left_i matrix right_i for each row i, (rows,) float64. The products run in float32.
 
-    Where left is right the matrix is taken for symmetric.
+    If `left` is `right`, the matrix must be symmetric.
     """
     scales = [float(np.abs(part).max()) or 1.0 for part in (left, matrix)]
     rows = left if scales[0] == 1.0 and left.dtype == np.float32 else (left / scales[0]).astype(np.float32)
@@ -135,10 +139,10 @@ def quadratic(left: Array, matrix: Array, right: Array) -> Array:
 def by_groups(
     effects: Callable[[Moments, GroupRows], Effects], value: float, moments: Moments, sample: Sample
 ) -> float:
-    """The standard error of a measure, float, from what leaving out each sampled group changes; value is with all.
+    """Return the standard error of a measure, float, from the change when each sampled group is left out.
 
-    While all rows are in the sample and the values without each group are known, it is the delete-one-group jackknife
-    (Efron and Stein 1981).
+    `value` is the measure of all rows. If all rows are in the sample and the measure has a closed form without a group,
+    the result is the delete-one-group jackknife (Efron and Stein 1981).
     """
     if len(np.unique(sample.groups)) < LEAST_GROUPS:
         return math.nan
@@ -147,21 +151,21 @@ def by_groups(
     others = moments.n - rows.sizes
     changes = value - without if without is not None else rows.totals(influence) / others
     changes = changes - changes.mean()
-    # Of a thinned group the sum over the rows kept, scaled up, strays from that over all: its variance is taken off.
+    # The scaled total of a thinned group differs from the total of all its rows. That variance is subtracted.
     strayed = influence - rows.spread(np.add.reduceat(influence, rows.first) / rows.kept)
     variances = np.add.reduceat(strayed**2, rows.first) / np.maximum(rows.kept - 1, 1)
     noise = rows.sizes * (rows.sizes / rows.kept - 1.0) * variances / others**2
-    # Not below what it would be if the rows of a group did not resemble each other: that is positive.
+    # The lower bound is the variance if the rows of a group were independent. It is positive.
     squares = changes**2
     total = max(float((squares - noise).sum()), float((squares * rows.kept / rows.sizes).sum()))
-    share = float(rows.sizes.sum()) / moments.n  # of the rows, in the groups sampled
+    share = float(rows.sizes.sum()) / moments.n  # the share of the rows that is in sampled groups
     count = len(squares)
-    groups = count / share  # in all, about
+    groups = count / share  # about how many there are in all
     return math.sqrt(total / share * count / (count - 1)) * (groups - 1) / groups
 
 
 def by_blocks(measure: Callable[[Moments], float], value: float, moments: Moments, sample: Sample) -> float:
-    """The standard error of a measure, float, from its values without each block of sampled groups; value is of all."""
+    """Return the standard error of a measure, float, from its values without each block of groups and with all rows."""
     groups = np.unique(sample.groups, return_inverse=True)[1]
     count = min(BLOCKS, int(groups.max()) + 1)
     if count < LEAST_GROUPS:
@@ -174,10 +178,10 @@ def by_blocks(measure: Callable[[Moments], float], value: float, moments: Moment
         x, y = (side[rows].astype(np.float64) for side in (sample.x, sample.y))
         left_out = Moments.of_batch(ops, x, y, moments.row_map, centers)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said once, of the whole
-            # less of what the block held of the whole: the change is then minus the sum of its influences over n
+            warnings.simplefilter("ignore")  # the measure of all rows has warned already
+            # The factor makes the change minus the sum of the influences of the block over n.
             changes[block] = (measure(moments.without(left_out)) - value) * (1.0 - left_out.n / moments.n)
-        weights[block] = sample.weights[rows].mean()  # what a block stands for, where its groups were thinned
+        weights[block] = sample.weights[rows].mean()  # rows of the groups for each row in the sample
     share = float(sample.weights.sum()) / moments.n
     changes = (changes - changes.mean()) * weights
     return math.sqrt(float(changes @ changes) / share * count / (count - 1))
