@@ -67,7 +67,7 @@ class GroupRows(NamedTuple):
         return np.repeat(values, self.kept, axis=0)
 
     def totals(self, values: Array) -> Array:
-        """Return totals over all rows of each group, (g, ...) float64, from values of the rows in the sample, (r, ...)."""
+        """Return totals over each group, (g, ...) float64, from values of the rows in the sample, (r, ...)."""
         # The conversion comes first: reduceat takes ten times as long when it converts.
         sums = np.add.reduceat(values.astype(np.float64), self.first, axis=0)
         return np.asarray((sums.T * (self.sizes / self.kept)).T)
