@@ -246,7 +246,7 @@ def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
         (["--input", "layer:9"], "input 'layer:9' needs layer 9"),
         (["--preset", "old"], "unknown preset 'old'; choose one of paper, today"),
         (["--task", "srl"], "task srl: no folder"),
-        (["--task", "dep"], "give a treebank to make it of"),
+        (["--task", "dep"], "give a treebank to derive it from"),
         (["--seeds=-1"], "seed is -1"),
         (["--data", "{missing}"], "task pos: no folder"),
         (["--out", "{file}"], "cannot write there"),

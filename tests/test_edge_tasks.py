@@ -122,7 +122,7 @@ def test_tasks_are_read_from_their_folder_or_made_of_the_treebank(tmp_path: Path
     assert [task.name for task in found] == ["ner", "pos", "dep"]
     assert found[1].splits == edge_corpus(read_treebank(bank), "pos", tags="upos").splits
     for names, data, treebank, said in (
-        (["pos"], tmp_path / "edge", None, r"task pos: no folder .*pos; give a treebank to make it of"),
+        (["pos"], tmp_path / "edge", None, r"task pos: no folder .*pos; give a treebank to derive it from"),
         (["srl"], tmp_path / "edge", bank, r"task srl: no folder .*srl; .*edge has the tasks ner"),
         (["srl"], None, bank, "task srl: no folder srl; give the folder above those of the tasks"),
     ):

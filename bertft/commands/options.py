@@ -33,7 +33,7 @@ def add_edge_data(command: argparse.ArgumentParser) -> None:
     add("--tags", choices=("xpos", "upos"), default="xpos", help="part-of-speech tags of the treebank (default: xpos)")
     add("--sentences", metavar="N", type=count, help="training sentences of each task, or `all` (default: all)")
     add("--draw-seed", metavar="N", type=int, default=0, help="seed of their draw and order (default: 0)")
-    add("--cache", metavar="DIR", type=Path, help="where hidden states are cached (default: ~/.cache/bertft)")
+    add("--cache", metavar="DIR", type=Path, help="where hidden states are cached (default: your cache directory)")
 
 
 def add_task_data(command: argparse.ArgumentParser, purpose: str) -> None:

@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--treebank", metavar="DIR", required=True, type=Path, help="folder with a treebank in CoNLL-U")
     add("--sentences", metavar="N", type=count, help="training sentences to draw, or `all` (default: all)")
     add("--pooling", default="mean", help="vector of a word, from its subwords: mean, first or last (default: mean)")
-    add("--cache", metavar="DIR", type=Path, help="where word vectors are cached (default: ~/.cache/bertft)")
+    add("--cache", metavar="DIR", type=Path, help="where word vectors are cached (default: your cache directory)")
     add = command.add_argument_group("probes").add_argument
     add("--layers", default="all", help="layers, such as 0,3-5,-1; 0 is the embeddings (default: all)")
     add(

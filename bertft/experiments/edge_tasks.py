@@ -127,7 +127,7 @@ def read_tasks(
             found.append(edge_corpus(bank, name, tags=tags))
         elif name in FROM_TREEBANK:
             raise DataError(
-                f"task {name}: no folder {folder / name if folder else name}; give a treebank to make it of"
+                f"task {name}: no folder {folder / name if folder else name}; give a treebank to derive it from"
             )
         else:
             there = (
