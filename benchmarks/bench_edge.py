@@ -1,4 +1,8 @@
-"""Edge probes of several tasks, an epoch together and one after another from recomputed states; losses checked."""
+"""Time one epoch of edge probes for several tasks.
+
+bertft trains all probes together. The baseline trains them one at a time and recomputes the hidden states for each.
+The training losses are checked.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,14 @@ LAYERS, WIDTH = 7, 384
 RECIPE = Recipe(input_dropout=0.0, dropout=0.0, max_epochs=1, validations_per_epoch=1)
 
 TASKS = {"pos": (1, 49, 1.0, 1.3), "dep": (2, 49, 1.0, 1.3), "const": (1, 28, 0.8, 7.0), "srl": (2, 58, 0.3, 3.0)}
-"""Spans, labels, targets a piece, and the mean length of a span in pieces, about as in the tasks of those names."""
+"""Spans per target, labels, targets per subword, and the mean span length in subwords.
+
+The values are approximately those of the real tasks.
+"""
 
 
 class InMemory:
-    """Vectors of the pieces of sentences, [(layers, n, d)], as a cache gives them."""
+    """Hidden states of the subwords of each sentence, [(layers, n, d)], with the interface of a cache."""
 
     layers = tuple(range(LAYERS))
     width = WIDTH
@@ -39,7 +46,7 @@ class InMemory:
 
 @torch.no_grad()
 def encode(model, ids):
-    """The states of some sentences, (layers, sentences, n, d), in one padded batch."""
+    """Return the hidden states of one padded batch, (layers, sentences, n, d)."""
     longest = max(map(len, ids))
     padded = torch.zeros((len(ids), longest), dtype=torch.long)
     mask = torch.zeros_like(padded)
@@ -50,7 +57,7 @@ def encode(model, ids):
 
 
 def encoded(model, ids):
-    """All states, sentences of like length together."""
+    """Return the hidden states of all sentences, from batches of similar length."""
     found = [None] * len(ids)
     order = np.argsort([len(sentence) for sentence in ids], kind="stable")
     for first in range(0, len(order), 32):
@@ -62,7 +69,7 @@ def encoded(model, ids):
 
 
 def targets(name, lengths, sentences, rng):
-    """Random spans and one random label each."""
+    """Return random spans with one random label each."""
     spans, labels, density, mean = TASKS[name]
     sentence = np.repeat(sentences, np.maximum(1, (density * lengths[sentences]).astype(int)))
     ends = lengths[sentence]
@@ -76,7 +83,10 @@ def targets(name, lengths, sentences, rng):
 
 
 class Published(nn.Module):
-    """The probe as published: every span's pieces gathered into a padded tensor, then attention and classifier."""
+    """The probe as published.
+
+    It gathers the subwords of every span into a padded tensor, then applies attention and the classifier.
+    """
 
     def __init__(self, weights, spans):
         super().__init__()
@@ -113,8 +123,11 @@ class Published(nn.Module):
         return self.classify(self.norm(torch.tanh(self.hidden(torch.cat(pooled, dim=1)))))
 
 
-def one_alone(model, ids, job, weights, lengths):
-    """One probe for one epoch: each batch run through the encoder, then one step; the mean loss of the steps."""
+def train_alone(model, ids, job, weights, lengths):
+    """Train one probe for one epoch and return the mean loss of its steps.
+
+    Each step runs its batch through the encoder first.
+    """
     probe = Published(weights, len(job.train.spans))
     adam = torch.optim.Adam(probe.parameters(), lr=RECIPE.learning_rate, amsgrad=True)
     order = np.random.default_rng([0, 0]).permutation(len(lengths))
@@ -139,6 +152,7 @@ def one_alone(model, ids, job, weights, lengths):
 @pytest.mark.long
 @pytest.mark.benchmark(group="one epoch of edge probes, 4 tasks × 2 inputs, 6 blocks × 384")
 def bench_training_epoch(race):
+    """Time one epoch, with the hidden states computed in the run and with cached ones."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     config = BertConfig(
@@ -157,9 +171,9 @@ def bench_training_epoch(race):
         jobs += [EdgeJob(train, dev, source, recipe=RECIPE) for source in ("mix", "top")]
     cached = encoded(model, ids)
 
-    # A rate this small leaves the parameters as they are drawn, so both begin with the same.
-    still = [replace(job, recipe=replace(RECIPE, learning_rate=1e-30)) for job in jobs]
-    first = [probe.parameters for probe in train_edge_probes(still, cached)]
+    # With this learning rate the parameters keep their initial values. Both sides start from them.
+    untrained = [replace(job, recipe=replace(RECIPE, learning_rate=1e-30)) for job in jobs]
+    first = [probe.parameters for probe in train_edge_probes(untrained, cached)]
 
     def ours():
         return [probe.train_losses[0] for probe in train_edge_probes(jobs, encoded(model, ids))]
@@ -167,13 +181,13 @@ def bench_training_epoch(race):
     def from_cache():
         return [probe.train_losses[0] for probe in train_edge_probes(jobs, cached)]
 
-    def one_after_another():
-        return [one_alone(model, ids, job, weights, lengths) for job, weights in zip(jobs, first, strict=True)]
+    def one_at_a_time():
+        return [train_alone(model, ids, job, weights, lengths) for job, weights in zip(jobs, first, strict=True)]
 
-    name, variant = "one after another, states recomputed", "bertft, states cached"
+    name, variant = "one at a time, hidden states recomputed", "bertft, hidden states cached"
     race(
         ours,
-        {name: one_after_another, variant: from_cache},
+        {name: one_at_a_time, variant: from_cache},
         lambda contestant, losses, truth: float(np.max(np.abs(np.array(losses) / truth - 1))),
         tolerances={"bertft": 1e-4, variant: 1e-4},
         reference=name,

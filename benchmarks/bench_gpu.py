@@ -1,7 +1,8 @@
-"""On a GPU: rsa against dense RSA there, and the CUDA twin of the evaluator against a copy to the CPU and the C++ core.
+"""Time bertft on a GPU.
 
-The evaluation takes the faster of these two by itself, so it should lose to neither; where the twin loses, by size of
-the batch, is where predictions are moved.  Without a GPU all of this is skipped, and says so.
+`rsa` is compared with dense RSA on the GPU. The CUDA kernels of the probe evaluation are compared with a copy to the
+CPU followed by the C++ kernels. `evaluate_distances` selects the faster of these two for each batch size, so it should
+be slower than neither. All benchmarks of this file are skipped if no GPU is available.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from bertft.probes import evaluate_distances
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 
 
-def finished(work):
-    """The work, waited for: launches return before the device is done."""
+def synchronized(work):
+    """Return `work` followed by a synchronisation, because kernel launches are asynchronous."""
 
     def run():
         answer = work()
@@ -30,7 +31,8 @@ def finished(work):
     return run
 
 
-def on_gpu(*arrays):
+def to_gpu(*arrays):
+    """Return the arrays as tensors on the GPU."""
     return tuple(torch.from_numpy(array).cuda() for array in arrays)
 
 
@@ -38,7 +40,7 @@ def on_gpu(*arrays):
 @pytest.mark.benchmark(group="cosine, Pearson, on a GPU")
 def bench_rsa_on_gpu(race, n):
     arrays = competitors.spaces(n)
-    x, y = on_gpu(*arrays)
+    x, y = to_gpu(*arrays)
     d = x.shape[1]
     truth = competitors.dense_truth(*arrays)
 
@@ -46,10 +48,10 @@ def bench_rsa_on_gpu(race, n):
         _ = x.T @ x, y.T @ y, x.T @ y
 
     race(
-        finished(lambda: rsa(x, y)),
+        synchronized(lambda: rsa(x, y)),
         {
-            "bare products": finished(products),
-            "torch": finished(lambda: competitors.torch_dense(x, y)),
+            "bare products": synchronized(products),
+            "torch": synchronized(lambda: competitors.torch_dense(x, y)),
         },
         lambda name, answer: None if answer is None else abs(float(answer) - truth),
         tolerances={"bertft": 1e-6, "torch": 0.05},
@@ -69,27 +71,27 @@ def bench_evaluation_on_gpu(race, batch, words):
     predicted = gold + rng.standard_normal(gold.shape).astype(np.float32)
     lengths = rng.integers(2, words + 1, batch)
     keep = rng.random((batch, words)) > 0.12
-    there = on_gpu(predicted, gold)
+    inputs = to_gpu(predicted, gold)
 
     def check(name, answer, truth):
-        """Of the correlations; edges that are counted otherwise are no small error."""
+        """Return the largest error of the correlations. The numbers of edges must match exactly."""
         assert (answer.correct_edges, answer.gold_edges) == (truth.correct_edges, truth.gold_edges), name
         return max(abs(answer.spearman_by_length[n] - of) for n, of in truth.spearman_by_length.items())
 
-    twin, copied = "the CUDA twin", "copied to the CPU"
+    cuda, copied = "the CUDA kernels", "copied to the CPU"
     race(
-        lambda: evaluate_distances(*there, lengths, keep),
+        lambda: evaluate_distances(*inputs, lengths, keep),
         {
-            twin: lambda: evaluate_distances(*there, lengths, keep, backend="gpu"),
-            copied: lambda: evaluate_distances(*(side.cpu() for side in there), lengths, keep),
+            cuda: lambda: evaluate_distances(*inputs, lengths, keep, backend="gpu"),
+            copied: lambda: evaluate_distances(*(side.cpu() for side in inputs), lengths, keep),
         },
         check,
-        tolerances={"bertft": 1e-12, twin: 1e-12},
+        tolerances={"bertft": 1e-12, cuda: 1e-12},
         reference=copied,
         rounds=9,
         pause=0,
-        costs=dict.fromkeys(("bertft", twin, copied), costs.pairs_of_words(lengths, 2, predicted.itemsize)),
-        goals={twin: None, copied: None},
+        costs=dict.fromkeys(("bertft", cuda, copied), costs.pairs_of_words(lengths, 2, predicted.itemsize)),
+        goals={cuda: None, copied: None},
     )
 
 
@@ -102,12 +104,12 @@ def bench_trees_on_gpu(race, batch, words):
     distances += distances.transpose(0, 2, 1)
     lengths = rng.integers(2, words + 1, batch)
     keep = rng.random((batch, words)) > 0.12
-    there = on_gpu(distances)[0]
-    here, twin = kernels.select("cpu"), kernels.select(str(there.device), "gpu")
+    on_gpu = to_gpu(distances)[0]
+    cpu, cuda = kernels.select("cpu"), kernels.select(str(on_gpu.device), "gpu")
 
     race(
-        finished(lambda: twin.spanning_trees(there, lengths, keep)),
-        {"copied to the CPU": lambda: here.spanning_trees(there.cpu().numpy(), lengths, keep)},
+        synchronized(lambda: cuda.spanning_trees(on_gpu, lengths, keep)),
+        {"copied to the CPU": lambda: cpu.spanning_trees(on_gpu.cpu().numpy(), lengths, keep)},
         lambda name, answer, truth: int((answer.cpu().numpy() != truth).sum()),
         tolerances={"bertft": 0},
         reference="copied to the CPU",
@@ -124,8 +126,8 @@ def bench_row_spearman_on_gpu(race, rows, words):
     rng = np.random.default_rng(0)
     predicted, gold = rng.random((rows, words), np.float32), rng.integers(0, 9, (rows, words)).astype(np.float32)
     lengths = rng.integers(2, words + 1, rows)
-    x, y = on_gpu(predicted, gold)
-    here, twin = kernels.select("cpu"), kernels.select(str(x.device), "gpu")
+    x, y = to_gpu(predicted, gold)
+    cpu, cuda = kernels.select("cpu"), kernels.select(str(x.device), "gpu")
 
     def check(name, answer, truth):
         found = answer.cpu().numpy()
@@ -133,8 +135,8 @@ def bench_row_spearman_on_gpu(race, rows, words):
         return float(np.nanmax(np.abs(found - truth)))
 
     race(
-        finished(lambda: twin.row_spearman(x, y, lengths)),
-        {"copied to the CPU": lambda: here.row_spearman(x.cpu().numpy(), y.cpu().numpy(), lengths)},
+        synchronized(lambda: cuda.row_spearman(x, y, lengths)),
+        {"copied to the CPU": lambda: cpu.row_spearman(x.cpu().numpy(), y.cpu().numpy(), lengths)},
         check,
         tolerances={"bertft": 1e-12},
         reference="copied to the CPU",

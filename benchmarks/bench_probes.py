@@ -1,6 +1,7 @@
-"""Structural probes, evaluated on one core and trained, against the way they are published; the answers are checked.
+"""Time the evaluation (on one core) and the training of structural probes against the published code.
 
-Evaluations and trees are held to SciPy and plain Python, losses to autograd over (batch, n, n, rank) and to NumPy.
+All answers are checked. The reference for evaluations and trees is SciPy and plain Python. The references for losses
+are autograd over (batch, n, n, rank) and NumPy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WIDTH = 40
 
 @pytest.fixture
 def one_core():
-    """Everything timed, our threads included, on one processor."""
+    """Restrict the process, with the threads of bertft, to one processor."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     yield
@@ -35,12 +36,15 @@ def one_core():
 
 
 def treebank(each, dtype=np.float32, seed=0):
-    """`each` random trees of every length from 5 to 40: noisy and gold distances, likewise depths, lengths, masks."""
+    """Return `each` random trees of every length from 5 to 40.
+
+    The arrays are noisy distances, gold distances, noisy depths, gold depths, lengths and masks.
+    """
     rng = np.random.default_rng(seed)
     lengths = np.tile(np.arange(5, WIDTH + 1), each)
     gold, depths = np.zeros((len(lengths), WIDTH, WIDTH), dtype), np.zeros((len(lengths), WIDTH), dtype)
     for distances, depth, n in zip(gold, depths, lengths, strict=True):
-        for word in range(1, n):  # hung from one of the last few words, then shuffled below
+        for word in range(1, n):  # the head is one of the last few words; the words are shuffled below
             head = rng.integers(max(0, word - 6), word)
             distances[word, :word] = distances[:word, word] = distances[head, :word] + 1
             distances[word, head] = distances[head, word] = 1
@@ -55,10 +59,11 @@ def treebank(each, dtype=np.float32, seed=0):
 
 
 def published_distances(predicted, gold, lengths, keep):
-    """SciPy's Spearman a word and Kruskal in Python over all cells, sentence by sentence: Spearman by length, UUAS.
+    """Return Spearman averaged by length, and UUAS, as the published code computes them.
 
-    Given tensors, as the published code is, most of the time goes into sorting cells that are tensors themselves; given
-    arrays the cells are turned into plain numbers first, which is as fast as this way gets.
+    It handles one sentence at a time. SciPy computes Spearman for each word, and Kruskal's algorithm runs in Python
+    over all cells. The published code passes tensors, and most of the time goes into sorting cells that are tensors
+    themselves. Arrays are converted to Python numbers first, which is the fastest form of this method.
     """
     of_length, correct, total = {}, 0, 0
     for distances, truth, n, kept in zip(predicted, gold, lengths.tolist(), keep.tolist(), strict=True):
@@ -71,7 +76,10 @@ def published_distances(predicted, gold, lengths, keep):
 
 
 def kruskal(distances, kept):
-    """Union and find over the cells in order of distance; ties by row, then column, for sorting is stable."""
+    """Return the edges of the minimum spanning tree, by union-find over the cells in order of distance.
+
+    The sort is stable, so ties are broken by row, then by column.
+    """
     cells = {(i, j): cell for i, row in enumerate(distances) if kept[i] for j, cell in enumerate(row) if kept[j]}
     parent = {i: i for i, _ in cells}
 
@@ -90,7 +98,7 @@ def kruskal(distances, kept):
 
 
 def largest_difference(name, answer, truth):
-    """The check of `race` against a reference that gives as many numbers."""
+    """Return the largest difference from the reference. This is a `check` for `race`."""
     return float(np.max(np.abs(np.subtract(answer, truth))))
 
 
@@ -104,7 +112,7 @@ def bench_distances(race, one_core, dtype):
         return found.spearman, found.uuas
 
     tensors = torch.from_numpy(predicted), torch.from_numpy(gold)
-    slow = "the published way", "the published way over plain numbers"
+    slow = "published code", "published code on Python numbers"
     race(
         ours,
         {
@@ -162,7 +170,7 @@ def bench_trees(race, one_core):
     dense = [side[np.ix_(words, words)] for side, words in zip(distances, kept, strict=True)]
 
     def check(name, parents, trees):
-        """Edges that only one of the two has: distances that do not tie have one tree."""
+        """Return the number of edges in only one of the two trees. Without ties the tree is unique."""
         differing = 0
         for row, tree, words in zip(parents, trees, kept, strict=True):
             theirs = {(words[min(edge)], words[max(edge)]) for edge in zip(*tree.nonzero(), strict=True)}
@@ -184,7 +192,7 @@ def bench_trees(race, one_core):
 
 
 class InMemory:
-    """Vectors of sentences by layer, as the cache gives them, (layers, words, d) float16, with the tree of each."""
+    """Word vectors of sentences by layer, (layers, words, d) in float16, with the interface of the cache."""
 
     dtype = np.dtype(np.float16)
 
@@ -205,7 +213,10 @@ class InMemory:
 
 
 class OnDisk(InMemory):
-    """The same read from files a sentence at a time, as the cache does; the files are written where there are none."""
+    """Word vectors read from files one sentence at a time, as the cache does.
+
+    Missing files are written first.
+    """
 
     def __init__(self, lengths, layers, width, folder):
         super().__init__(lengths, 0, width)
@@ -232,9 +243,9 @@ class OnDisk(InMemory):
 
 
 def training_sentences(count, layers, width, folder=None):
-    """Sentences whose lengths spread as those of English web text, each a tree grown from random words; their vectors.
+    """Return random trees, with the sentence lengths of English web text, and their word vectors.
 
-    The head of a word is one of the six before it, so the first is the root.
+    The first word is the root. The head of every other word is one of the six words before it.
     """
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.gamma(1.6, 10.2, count).astype(int), 1, 90)
@@ -247,7 +258,10 @@ def training_sentences(count, layers, width, folder=None):
 
 
 def path_lengths(heads):
-    """Edges between all words of a tree whose heads, from 1, come before them; the first row holds the depths."""
+    """Return the number of edges between all pairs of words of a tree; the first row holds the depths.
+
+    Heads are indices from 1. Every head precedes its word.
+    """
     found = np.zeros((len(heads), len(heads)))
     for word, head in enumerate(heads[1:], start=1):
         found[word, :word] = found[:word, word] = found[head - 1, :word] + 1
@@ -256,7 +270,7 @@ def path_lengths(heads):
 
 
 def float64_loss(kind, layer, weights, trees, vectors):
-    """The mean loss of a probe over sentences by its definition, from all differences of words."""
+    """Return the mean loss of a probe over sentences, by definition: from the differences of all word pairs."""
     losses = []
     for sentence, tree in enumerate(trees):
         projected = vectors.padded(np.array([sentence]), [layer])[0, 0].astype(np.float64) @ weights
@@ -270,7 +284,10 @@ def float64_loss(kind, layer, weights, trees, vectors):
 
 
 def straightforward_epoch(examples, layer, weights, batches):
-    """One distance probe for one epoch as published: autograd over (batch, n, n, rank); the mean loss before a step."""
+    """Train one distance probe for one epoch as published, with autograd over (batch, n, n, rank).
+
+    Returns the mean of the losses, each computed before its step.
+    """
     weights = torch.tensor(weights).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=1e-3)
     total = 0.0
@@ -292,9 +309,10 @@ def straightforward_epoch(examples, layer, weights, batches):
 @pytest.mark.long
 @pytest.mark.benchmark(group="one epoch of distance probes, 13 layers × 768, rank 64")
 def bench_training_epoch(race):
-    """The competitor's batches are of random sentences, as published.
+    """Time one epoch against the published code, which draws its batches from sentences in random order.
 
-    Ours are held to the same autograd code from the same first weights over the batches that bertft draws.
+    The reference losses of bertft come from the same autograd code, with the same initial weights and with the batches
+    that bertft draws.
     """
     layers, width, rank = 13, 768, 64
     train, dev = (Examples(*training_sentences(count, layers, width)) for count in (400, 4))
@@ -308,10 +326,10 @@ def bench_training_epoch(race):
     shuffled = [order[start : start + 20] for start in range(0, len(order), 20)]
     drawn = train.shuffled(20, np.random.default_rng([0, 0]))
     truth = {layer: straightforward_epoch(train, layer, first[layer], drawn) for layer in (0, layers - 1)}
-    name = "a probe at a time over (batch, n, n, rank)"
+    name = "one probe at a time over (batch, n, n, rank)"
 
     def check(contestant, losses):
-        """Relative; over other batches the losses agree in size."""
+        """Return the largest relative error. Losses over other batches agree only approximately."""
         return max(abs(losses[layer] / loss - 1) for layer, loss in truth.items())
 
     race(
@@ -328,10 +346,11 @@ def bench_training_epoch(race):
 @pytest.mark.long
 @pytest.mark.benchmark(group="training probes on 12,544 sentences × 7 layers of 384")
 def bench_training_memory(race, tmp_path):
-    """Both kinds at rank 64 for an epoch, from vectors on disk as the cache has them: memory over the base process.
+    """Measure the peak memory of training above the base process.
 
-    The loss of the trained weights on 200 other sentences is held to NumPy's in float64, and is below
-    that of untrained ones.
+    Probes of both kinds, of rank 64, train for one epoch from vectors on disk, stored as in the cache. The loss of the
+    trained weights on 200 other sentences is checked against NumPy in float64. It must be below the loss of untrained
+    weights.
     """
     ours = OwnProcess(
         f"""
@@ -354,12 +373,12 @@ probes = train_probes(*examples, range(7), ranks=[64], recipe=Recipe(epochs=1))
         rounds=3,
         warm_up=lambda: None,
         goals={"memory, MiB": ("at most", 1536)},
-        memory=ours.over,
+        memory=ours.memory,
     )
 
 
 def dev_loss_error(probes, trees, vectors):
-    """The largest relative difference of the development losses that probes report from those of their weights."""
+    """Return the largest relative error of the reported development losses, recomputed from the weights."""
     largest = 0.0
     untrained = np.random.default_rng(0).uniform(-0.05, 0.05, probes[0].weights.shape)
     for probe in probes:

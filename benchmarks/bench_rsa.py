@@ -1,4 +1,7 @@
-"""rsa against its competitors: time as a ratio in the same run, with the answers checked; memory in its own process."""
+"""Time `rsa` against its competitors.
+
+Times are compared within one run, and all answers are checked. Memory is measured in a separate process.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ TOLERANCES = {
     "sklearn-chunked": 1e-3,
     "dense scipy ranks": 1e-5,
 }
-"""How far off each may be: the competitors' own float32 is left to them, and the tables show its error."""
+"""The largest error allowed. Competitors run in float32 as they are, and the tables show their errors."""
 
 SETUP = f"""
 import sys
@@ -36,14 +39,17 @@ from bertft import rsa
 """
 
 
-def off(truth):
-    """The check of `race`: the distance from the truth, of contestants that give a number."""
+def error_from(truth):
+    """Return a `check` for `race`: the absolute error of an answer, or None if there is no answer."""
     return lambda name, answer: None if answer is None else abs(answer - truth)
 
 
 def compiled(**options):
-    """A warm-up for contestants of many seconds: what is compiled at the first call, and threads started."""
-    x, y = competitors.spaces(7000)  # as many as Spearman has to have for its second way
+    """Return a warm-up for slow contestants.
+
+    It triggers compilation and starts the threads without running a full round.
+    """
+    x, y = competitors.spaces(7000)  # large enough for the second algorithm of Spearman
     return lambda: rsa(x, y, **options)
 
 
@@ -60,7 +66,7 @@ def bench_rsa_5000(race):
             "rsatoolbox": partial(competitors.rsatoolbox_dense, x, y),
             "sklearn-chunked": partial(competitors.sklearn_chunked, x, y),
         },
-        off(competitors.dense_truth(x, y)),
+        error_from(competitors.dense_truth(x, y)),
         tolerances=TOLERANCES,
         rounds=9,
         rounds_of=dict.fromkeys(("numpy", "torch", "rsatoolbox"), 3),
@@ -82,10 +88,10 @@ def bench_rsa_20000(race):
             "rsatoolbox": partial(competitors.rsatoolbox_dense, x, y),
             "sklearn-chunked": partial(competitors.sklearn_chunked, x, y),
         },
-        off(competitors.dense_truth(x, y)),
+        error_from(competitors.dense_truth(x, y)),
         tolerances=TOLERANCES,
         rounds=3,
-        rounds_of=dict.fromkeys(("torch", "rsatoolbox"), 1),  # minutes together, and never the fastest
+        rounds_of=dict.fromkeys(("torch", "rsatoolbox"), 1),  # they take minutes and are never the fastest
         warm_up=compiled(),
         costs=costs_of_cosine(n),
         goals={"bare products": ("at most", 1.3), "fastest dense": ("at least", 20)},
@@ -93,6 +99,7 @@ def bench_rsa_20000(race):
 
 
 def costs_of_cosine(n):
+    """Return the costs of every contestant for cosine RSA."""
     dense = dict.fromkeys(("numpy", "torch", "rsatoolbox", "sklearn-chunked"), costs.dense(n, D))
     return dict.fromkeys(("bertft", "bare products"), costs.moments(n, D)) | dense
 
@@ -106,7 +113,7 @@ def bench_kernels_20000(race, kernel):
     race(
         lambda: rsa(x, y, kernel=kernel),
         {"sklearn-chunked": partial(competitors.sklearn_chunked, x, y, metric=kernel)},
-        off(competitors.dense_truth(x, y, kernel)),
+        error_from(competitors.dense_truth(x, y, kernel)),
         tolerances=TOLERANCES,
         rounds=3,
         warm_up=compiled(kernel=kernel),
@@ -122,10 +129,10 @@ def bench_spearman_5000(race):
     race(
         lambda: rsa(x, y, method="spearman"),
         {"dense scipy ranks": partial(competitors.dense_spearman, x, y)},
-        off(competitors.dense_spearman(x.astype(np.float64), y.astype(np.float64))),
+        error_from(competitors.dense_spearman(x.astype(np.float64), y.astype(np.float64))),
         tolerances=TOLERANCES | {"bertft": 1e-6},
         rounds=3,
-        costs={"bertft": costs.tiles(n, D)},  # exact ranks: one pass, and sorts
+        costs={"bertft": costs.tiles(n, D)},  # exact ranks need one pass and sorting
         goals={"dense scipy ranks": None},
     )
 
@@ -133,10 +140,11 @@ def bench_spearman_5000(race):
 @pytest.mark.long
 @pytest.mark.benchmark(group="cosine, Spearman, n = 20,000")
 def bench_spearman_20000(race):
-    """Ours in a process of its own, for its memory; a round of the competitor takes minutes, so it has one.
+    """Time Spearman RSA and measure its memory.
 
-    Float64 ranks would take 20 GB, so the truth is the competitor's answer: at n = 5,000 its float32 moves it by less
-    than 1e-6.
+    bertft runs in a separate process, so that its memory can be measured. The competitor runs one round only, because
+    a round takes minutes. Its answer is the reference, because ranks in float64 would take 20 GB. At n = 5,000,
+    float32 changes its answer by less than 1e-6.
     """
     n = 20_000
     x, y = competitors.spaces(n)
@@ -156,16 +164,17 @@ def bench_spearman_20000(race):
         warm_up=lambda: competitors.dense_spearman(x[:1000], y[:1000]),
         costs={"bertft": costs.tiles(n, D, passes=2)},
         goals={"dense scipy ranks": ("at least", 5), "memory, MiB": ("at most", 1024)},
-        memory=ours.over,
+        memory=ours.memory,
     )
 
 
 @pytest.mark.long
 @pytest.mark.benchmark(group="cosine, Pearson, n = 1,000,000 from memory maps")
 def bench_memory_maps(race):
-    """A million rows of each space on disk; the products alone are timed over the same batches of the same files.
+    """Time RSA of two spaces with a million rows each, read from disk.
 
-    Either has a process of its own, new in each round, so that both meet the files for the first time.
+    The lower bound is the matrix products alone, over the same batches of the same files. Each side runs in a new
+    process in every round, so that it always opens the files for the first time.
     """
     n = 1_000_000
     with tempfile.TemporaryDirectory(dir=os.environ.get("BERTFT_SCRATCH")) as folder:
@@ -181,18 +190,18 @@ for low in range(0, len(x), 8192):
         race(
             ours,
             {"bare products": OwnProcess(f"{opened}competitors.bare_products{warm}", products)},
-            off(competitors.moment_truth(*(np.load(path, mmap_mode="r") for path in paths))),
+            error_from(competitors.moment_truth(*(np.load(path, mmap_mode="r") for path in paths))),
             tolerances=TOLERANCES,
             rounds=3,
             warm_up=lambda: None,
             costs={"bertft": costs.moments(n, D), "bare products": costs.moments(n, D)},
             goals={"bare products": ("at most", 1.3), "memory, MiB": ("at most", 400)},
-            memory=ours.over,
+            memory=ours.memory,
         )
 
 
 def write_spaces(paths, n):
-    """Rows as those of `competitors.spaces`, written to .npy files block by block."""
+    """Write rows like those of `competitors.spaces` to .npy files, one block at a time."""
     maps = [np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, D)) for path in paths]
     rng = np.random.default_rng(0)
     directions = [rng.standard_normal((32, D), dtype=np.float32) for _ in paths]

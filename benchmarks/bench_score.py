@@ -1,11 +1,11 @@
-"""`score` against its lower bound: the two bare forward passes over the same batches.
+"""Time `score` against its lower bound: two forward passes over the same batches.
 
-The models have BERT-base's shape (12 blocks, d = 768) with random weights and a small vocabulary, and differ in every
-layer; 13 layers are compared on tokens of sentences as long as Wikipedia's: 5,000 tokens of the 1,000 sentences that
-`score` draws by default, or all 12,000 of 400.  Loading is in neither time.
+The models have the shape of BERT-base (12 blocks, d = 768) and a small vocabulary. They are randomly initialised and
+differ in every layer. All 13 layers are compared. The sentences are as long as those of Wikipedia. `score` uses 5,000
+tokens of 1,000 sentences, as it does by default, or all 12,000 tokens of 400 sentences. Loading is not timed.
 
-RSA and CKA are checked against float64 over the drawn hidden states of plain forward passes: at the bottom and the top
-layer where 1,000 sentences are read, at all 13 where 400 are.
+RSA and CKA are checked in float64, from the hidden states of plain forward passes. The check covers the bottom and the
+top layer for 1,000 sentences, and all 13 layers for 400.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ BLOCKS, D = 12, 768
 TRUTH = {"rsa": competitors.moment_truth, "cka": competitors.debiased_cka}
 
 Passes = list[list[torch.Tensor]]
-"""By model and batch, the states of the last layer."""
+"""The hidden states of the last layer, by model and batch."""
 
 pytestmark = pytest.mark.long
 
 
 def made_checkpoint(name: str, seed: int) -> Checkpoint:
+    """Return a randomly initialised BERT-base with a word-level tokenizer."""
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    pieces = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(BertConfig(vocab_size=len(vocabulary)), add_pooling_layer=False).eval().requires_grad_(False)
-    return Checkpoint(name, model, PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="[PAD]"), f"seed {seed}")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
+    return Checkpoint(name, model, fast, f"seed {seed}")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +59,19 @@ def checkpoints() -> tuple[Checkpoint, Checkpoint]:
 
 @pytest.fixture(scope="module")
 def bare_passes(checkpoints: tuple[Checkpoint, Checkpoint]) -> Callable[[int, int | None], BarePasses]:
-    """The bare passes over so many sentences, of which so many tokens are drawn; made once."""
+    """Return a function from the numbers of sentences and drawn tokens to the forward passes, cached."""
     return cache(lambda sentences, tokens: BarePasses(checkpoints, made_corpus(sentences), tokens))
 
 
 def made_corpus(sentences: int) -> Corpus:
+    """Return a corpus of random words."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(MEAN_LENGTH) - 0.125, 0.5, size=sentences), 3, 300).astype(int)
     return corpus_from_texts([" ".join(rng.choice(WORDS, size=length)) for length in lengths])
 
 
 class BarePasses:
-    """Both models over the batches `score` makes, and nothing else."""
+    """Forward passes of both models over the batches of `score`, and nothing else."""
 
     def __init__(self, checkpoints: tuple[Checkpoint, Checkpoint], corpus: Corpus, tokens: int | None) -> None:
         self.corpus = corpus
@@ -94,7 +97,10 @@ class BarePasses:
         ]
 
     def truth(self, passes: Passes, every_layer: bool) -> dict[tuple[str, int], float]:
-        """RSA and CKA in float64 by name and layer, computed once: of the bottom and the top layer, or of all."""
+        """Return RSA and CKA in float64 by name and layer, of all layers or of the bottom and the top one.
+
+        The values are computed once.
+        """
         if not self.known:
             layers = self._all_layers() if every_layer else self._outer_layers(passes)
             self.known = {
@@ -109,7 +115,7 @@ class BarePasses:
 
     @torch.inference_mode()
     def _all_layers(self) -> dict[int, list[np.ndarray]]:
-        """From passes that keep all states, which the timed ones do not."""
+        """Return the hidden states of all layers. The timed passes keep only the last layer."""
         found: dict[int, list[np.ndarray]] = {}
         for model in self.models:
             of_batches = []
@@ -158,7 +164,7 @@ def bench_score(
         return max(abs(found[key] - value) for key, value in truth.items() if key in found)
 
     passes = costs.forward_passes((b.input_ids.shape for b in bare.batches), BLOCKS, D, models=2)
-    # RSA takes unit rows and CKA raw ones: moments of their own.
+    # RSA uses unit rows and CKA uses raw rows, so each needs its own moments.
     moments = len(measures) * (BLOCKS + 1) * costs.moments(bare.stimuli.draw.n_tokens, D)["flops"]
     race(
         ours,

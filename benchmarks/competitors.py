@@ -1,7 +1,8 @@
-"""The same numbers by everyone else, and the answers to check them by; no line of bertft's is used here.
+"""Competitors of `rsa`, and float64 references to check all answers. No code of bertft is used here.
 
-The first part is RSA (cosine, Pearson, strict upper triangle) as other tools give it today; their own float32 is left
-to them.  The second computes in float64 with NumPy alone, after a shift that keeps close numbers apart.
+The first part computes RSA (cosine, Pearson, strict upper triangle) with other tools. Each tool uses its own float32
+arithmetic. The second part computes the references in float64 with NumPy alone. It shifts the values first, so that
+close values keep their digits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import numpy as np
 
 
 def spaces(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two related spaces as BERT's look: strong directions, an outlying one, rows crowded around a mean; float32."""
+    """Return two related float32 spaces that resemble BERT's hidden states.
+
+    They have a few strong directions, one outlier dimension, and rows concentrated around a mean.
+    """
     rng = np.random.default_rng(seed)
     shared = rng.standard_normal((n, 32), dtype=np.float32)
     pair = []
@@ -27,11 +31,15 @@ def spaces(n: int, d: int = 768, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
+    """Return the rows, scaled to unit length."""
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def bare_products(x: np.ndarray, y: np.ndarray) -> None:
-    """The three float32 products alone, by the BLAS that bertft uses: the lower bound of every moment method."""
+    """Compute the three float32 products alone, with the BLAS that bertft uses.
+
+    This is the lower bound of every method based on moments.
+    """
     _ = x.T @ x, y.T @ y, x.T @ y
 
 
@@ -59,18 +67,22 @@ def rsatoolbox_dense(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def sklearn_chunked(x: np.ndarray, y: np.ndarray, metric: str = "cosine") -> float:
-    """Two chunked generators in step, five sums over both halves; a Gaussian kernel is made of squared distances."""
+    """Return RSA from two chunked generators read in parallel, with five sums over the whole matrices.
+
+    The Gaussian kernel is computed from squared distances.
+    """
     from sklearn.metrics import pairwise_distances_chunked
 
     def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
         if metric != "rbf":
             yield from pairwise_distances_chunked(rows, metric=metric, working_memory=64)
             return
-        # Asked for like this the squares come by products; under their own name by a loop, four times as slow.
+        # With these options scikit-learn uses matrix products. Its "sqeuclidean" uses a loop and is four times slower.
         for squares in pairwise_distances_chunked(rows, metric="euclidean", squared=True, working_memory=64):
             yield np.exp(squares / -mean_square(rows), out=squares)
 
-    # The diagonal is 0 (1 for the Gaussian): once that is taken from every cell, full sums are twice the triangle's.
+    # The diagonal is 0 (1 for the Gaussian kernel). Once it is subtracted from every cell, the sums over the whole
+    # matrix are twice those over the triangle.
     n, diagonal = len(x), float(metric == "rbf")
     sums = np.zeros(5)
     for left, right in zip(chunks(x), chunks(y), strict=True):
@@ -96,20 +108,20 @@ def squares_of(f: np.ndarray, g: np.ndarray) -> tuple[float, float, float]:
 
 
 def correlation(sums: np.ndarray, pairs: float) -> float:
-    """Pearson's correlation from Σf, Σg, Σf², Σg², Σfg."""
+    """Return Pearson's correlation from Σf, Σg, Σf², Σg², Σfg."""
     f, g, ff, gg, fg = sums / pairs
     return float((fg - f * g) / math.sqrt((ff - f * f) * (gg - g * g)))
 
 
 def mean_square(rows: np.ndarray) -> float:
-    """The mean squared distance of two different rows."""
+    """Return the mean squared distance over pairs of different rows."""
     return 2.0 * len(rows) / (len(rows) - 1) * float(rows.var(axis=0, dtype=np.float64).sum())
 
 
 def dense_truth(x: np.ndarray, y: np.ndarray, kernel: str = "cosine", block: int = 2000) -> float:
-    """RSA in float64 from every pair, block by block: right to the last digits at any mean cosine.
+    """Return RSA in float64 from all pairs, block by block, exact to the last digits at any mean cosine.
 
-    kernel: "cosine", "euclidean" or "rbf" with one over the mean squared distance.
+    kernel: "cosine", "euclidean" or "rbf". The gamma of "rbf" is one over the mean squared distance.
     """
     shifted = []
     for rows in (x, y):
@@ -118,7 +130,7 @@ def dense_truth(x: np.ndarray, y: np.ndarray, kernel: str = "cosine", block: int
             own = unit(own)
         center = own.mean(axis=0)
         own -= center
-        # A cosine less the center's square is a_i + a_j + u_i u_j; a squared distance s_i + s_j - 2 u_i u_j.
+        # A cosine minus |center|² is a_i + a_j + u_i·u_j. A squared distance is s_i + s_j - 2 u_i·u_j.
         shifted.append((own, own @ center if kernel == "cosine" else np.einsum("ij,ij->i", own, own)))
     gammas = [1 / mean_square(own) for own, _ in shifted]
     sums, n = np.zeros(5), len(x)
@@ -145,12 +157,12 @@ def dense_truth(x: np.ndarray, y: np.ndarray, kernel: str = "cosine", block: int
 
 
 def moment_truth(x: np.ndarray, y: np.ndarray, block: int = 10_000) -> float:
-    """RSA in float64 from d x d products, for more rows than have a dense answer; memory maps are read twice.
+    """Return RSA in float64 from d x d products, for inputs too large for `dense_truth`.
 
-    With u = x̂ - m, where m is the mean of the unit rows x̂, and a = m·u, a cosine less m·m is
-    F_ij = a_i + a_j + u_i·u_j, and G_ij is made of v and b in the same way.  As Σu = 0, the sums over all i and j are
-    ΣF = 2nΣa, ΣF² = 2nΣa² + 2(Σa)² + |Σuuᵀ|² and ΣFG = 2nΣab + 2ΣaΣb + |Σuvᵀ|²; the diagonal's share is taken off,
-    and what is left counts every pair twice.
+    Memory maps are read twice. Let x̂ be the unit rows, m their mean, u = x̂ - m and a = m·u. A cosine minus m·m is
+    F_ij = a_i + a_j + u_i·u_j. G_ij has the same form in v and b. Because Σu = 0, the sums over all i and j are
+    ΣF = 2nΣa, ΣF² = 2nΣa² + 2(Σa)² + |Σuuᵀ|² and ΣFG = 2nΣab + 2ΣaΣb + |Σuvᵀ|². The diagonal is subtracted from
+    these sums. The rest counts every pair twice.
     """
     n = len(x)
 
@@ -177,12 +189,14 @@ def moment_truth(x: np.ndarray, y: np.ndarray, block: int = 10_000) -> float:
 
 
 def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA in float64 from the unbiased HSIC of Song et al. 2012, with K = XXᵀ and its diagonal set to 0:
+    """Return linear CKA in float64 from the unbiased HSIC of Song et al. (2012).
 
-    (tr(KL) + 1ᵀK1 1ᵀL1 / ((n - 1)(n - 2)) - 2/(n - 2) 1ᵀKL1) / (n(n - 3)).  tr(KL) is |XᵀY|² less the diagonals' share.
+    With K = XXᵀ and L = YYᵀ, both with a zero diagonal, HSIC is
+    (tr(KL) + 1ᵀK1 1ᵀL1 / ((n - 1)(n - 2)) - 2/(n - 2) 1ᵀKL1) / (n(n - 3)).
+    tr(KL) is |XᵀY|² minus the contribution of the diagonals.
     """
     n = len(x)
-    # It does not depend on where the origin lies, and about the mean the row sums are small.
+    # CKA does not depend on the origin. Centring keeps the row sums small.
     x, y = (rows - rows.mean(axis=0) for rows in (np.asarray(side, dtype=np.float64) for side in (x, y)))
 
     def hsic(left: np.ndarray, right: np.ndarray) -> float:

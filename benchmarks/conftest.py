@@ -1,4 +1,4 @@
-"""How things are timed here: in one run, in turn, with the answers checked; and what of a run is recorded."""
+"""Fixtures that time functions and check their answers, and hooks that add the environment to the record."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from memory import OwnProcess
 from recording import LOWER_BOUNDS, OURS
 
 PAUSE = 0.3
-"""Seconds between two contestants: threads of a BLAS spin for up to 0.2 after its work, on another's processor."""
+"""Seconds between two contestants. BLAS threads can spin for up to 0.2 s after their work and slow the next one."""
 
 PACKAGES = ("bertft", "numpy", "scipy", "torch", "numba", "scikit-learn", "rsatoolbox", "transformers")
-"""Whose versions a run records, None where one is not installed."""
+"""Packages whose versions are recorded. The version is None if a package is not installed."""
 
 Work = Callable[[], Any]
 
 
 @pytest.fixture
 def checked(benchmark) -> Callable[[Mapping[str, float | None], Mapping[str, float]], None]:
-    """checked(errors, tolerances) fails where an error is above what it may be, and notes that answers were checked.
+    """Return checked(errors, tolerances), which fails if an error exceeds its tolerance and records the check.
 
-    By contestant; only lower bounds have no error.
+    Both mappings are by contestant. Only lower bounds have no error.
     """
 
     def run(errors: Mapping[str, float | None], tolerances: Mapping[str, float]) -> None:
         known = {name: float(error) for name, error in errors.items() if error is not None}
         assert OURS in known
-        assert set(errors) <= {*known, *LOWER_BOUNDS}, "the answer of every competitor is checked"
+        assert set(errors) <= {*known, *LOWER_BOUNDS}, "the answer of every competitor must be checked"
         for name, error in known.items():
-            assert error <= tolerances[name], f"{name} is off by {error:.1e}, above {tolerances[name]:.0e}"
+            assert error <= tolerances[name], f"{name} has error {error:.1e}, tolerance {tolerances[name]:.0e}"
         benchmark.extra_info.update(errors=known, tolerances={name: tolerances[name] for name in known}, checked=True)
 
     return run
@@ -44,22 +44,26 @@ def checked(benchmark) -> Callable[[Mapping[str, float | None], Mapping[str, flo
 
 @pytest.fixture
 def race(benchmark, checked, request) -> Callable[..., None]:
-    """race(ours, competitors, check, ...) times a function and others in turn, A B C A B C ..., so that drift hits all.
+    """Return race(ours, competitors, check, ...), which times bertft and its competitors.
 
-    competitors: by name what else runs; names of `recording.LOWER_BOUNDS` give no answer of their own.  A contestant
-        may be an `OwnProcess`, which is prepared before the clock starts.
-    check: check(name, answer) gives how far off the first answer of a contestant is, None for a lower bound.
-    reference: the competitor whose first answer is the truth where no better is at hand; `check` gets it too, as its
-        third argument, and not for the reference itself.
-    tolerances: how far off each may be; the benchmark fails where one is further.
-    rounds: of every contestant, and `rounds_of` of those for which fewer must do.  One with `make bench ROUNDS=short`.
-    warm_up: what runs before the clock; by default every contestant once, whose answers are the ones checked.
-    costs: by contestant what it computes and moves, from `costs`.
-    goals: what the project set out to reach against a contestant, "fastest dense" or "memory, MiB": "at most" or "at
-        least", and a number; None shows the ratio without a goal.  Ratios are ours over a lower bound's time, and a
-        competitor's over ours.
-    pause: seconds between two contestants; 0 where nobody has threads.
-    facts: whatever else the report should know.
+    The contestants run in turn, A B C A B C ..., so that drift of the machine affects all of them.
+
+    ours: the function of bertft. Like a competitor, it may be an `OwnProcess`, which is prepared before it is timed.
+    competitors: the other functions by name. Those named in `recording.LOWER_BOUNDS` return no answer.
+    check: check(name, answer) returns the error of the first answer of a contestant, or None for a lower bound.
+    tolerances: the largest error allowed, by contestant. The benchmark fails if an error exceeds it.
+    rounds: the number of rounds. It is 1 with `make bench ROUNDS=short`.
+    rounds_of: smaller numbers of rounds for slow competitors, by name.
+    reference: a competitor whose first answer serves as the reference if there is no better one. `check` receives this
+        answer as its third argument. It is not called for the reference itself.
+    warm_up: a function that runs before the timing. By default every contestant runs once, and these answers are
+        checked.
+    costs: the operations and bytes of each contestant, from `costs`.
+    goals: the goal against each contestant, "fastest dense" or "memory, MiB": ("at most" or "at least", number). None
+        shows the ratio without a goal. The ratio is the competitor's time over that of bertft. For a lower bound it is
+        the time of bertft over that of the bound.
+    pause: seconds between two contestants; 0 if none of them uses threads.
+    facts: any other values for the report.
     """
 
     def run(
@@ -79,8 +83,8 @@ def race(benchmark, checked, request) -> Callable[..., None]:
     ) -> None:
         short = benchmark.disabled or request.config.getoption("benchmark_min_rounds") == 1
         rounds = 1 if short else rounds
-        of_name = dict.fromkeys(competitors, rounds) | ({} if short else dict(rounds_of or {}))
-        contest = Contest(ours, competitors, of_name, pause)
+        rounds_by_name = dict.fromkeys(competitors, rounds) | ({} if short else dict(rounds_of or {}))
+        contest = Contest(ours, competitors, rounds_by_name, pause)
         if warm_up is not None:
             warm_up()
         elif not short:
@@ -93,7 +97,7 @@ def race(benchmark, checked, request) -> Callable[..., None]:
             rounds=rounds,
             iterations=1,
         )
-        if found:  # a disabled benchmark tears nothing down
+        if found:  # a disabled benchmark does not call teardown
             contest.keep(OURS, ours, found.pop())
         answers = contest.answers
         truth = () if reference is None else (answers.pop(reference),)
@@ -106,7 +110,7 @@ def race(benchmark, checked, request) -> Callable[..., None]:
 
 
 class Contest:
-    """The contestants of a race, the times of all but ours, and the first answer of each."""
+    """The contestants of a race, their first answers, and the times of the competitors."""
 
     def __init__(self, ours: Work, competitors: Mapping[str, Work], rounds: Mapping[str, int], pause: float) -> None:
         self.ours, self.competitors, self.rounds, self.pause = ours, competitors, rounds, pause
@@ -114,13 +118,13 @@ class Contest:
         self.answers: dict[str, Any] = {}
 
     def warm_up(self) -> None:
-        """Every contestant once, untimed."""
+        """Run every contestant once, untimed."""
         for name, work in {OURS: self.ours, **self.competitors}.items():
             self._prepare(work)
             self.keep(name, work, work())
 
     def round(self) -> None:
-        """Every competitor that has rounds left, and all that ours needs before the clock starts."""
+        """Run and time every competitor that has rounds left, then prepare bertft."""
         for name, work in self.competitors.items():
             if len(self.seconds[name]) < self.rounds[name]:
                 self._prepare(work)
@@ -131,6 +135,7 @@ class Contest:
         self._prepare(self.ours)
 
     def keep(self, name: str, work: Work, answer: Any) -> None:
+        """Store the answer if it is the first of this contestant."""
         if isinstance(work, OwnProcess):
             answer = work.finish()
         self.answers.setdefault(name, answer)
@@ -142,27 +147,27 @@ class Contest:
 
 
 class Outcomes:
-    """What became of each benchmark: a failed one may leave timings behind, and pytest's record does not say so."""
+    """Plugin that records outcomes. A failed benchmark can leave timings, and pytest-benchmark does not mark it."""
 
     def __init__(self) -> None:
-        self.of: dict[str, str] = {}
+        self.by_name: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome != "passed":
             reason = report.longrepr[-1] if report.skipped and isinstance(report.longrepr, tuple) else report.when
-            self.of[report.nodeid] = f"{report.outcome}: {reason}"
+            self.by_name[report.nodeid] = f"{report.outcome}: {reason}"
         elif report.when == "call":
-            self.of.setdefault(report.nodeid, "passed")
+            self.by_name.setdefault(report.nodeid, "passed")
 
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        output_json["outcomes"] = self.of
+        output_json["outcomes"] = self.by_name
 
 
 BUSY_BEFORE = [0.0]
 
 
 def busy() -> float:
-    """The share of the processors that others use while nothing runs here, in percent."""
+    """Return the processor time used by other work, in percent. Nothing runs here meanwhile."""
     return psutil.cpu_percent(interval=2.0)
 
 
@@ -181,11 +186,11 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     found = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
     machine_info["versions"] = {name: found.get(name) for name in PACKAGES}
     parts = ("internal_api", "version", "architecture", "num_threads")
-    # Its folder says whose library it is: numpy.libs, scipy.libs.
+    # The folder names the package of a library: numpy.libs, scipy.libs.
     machine_info["blas"] = [
         {"of": Path(pool["filepath"]).parent.name.partition(".")[0], **{part: pool.get(part) for part in parts}}
         for pool in threadpoolctl.threadpool_info()
         if pool["user_api"] == "blas"
     ]
-    if torch.backends.mkl.is_available():  # linked in, where threadpoolctl does not see it
+    if torch.backends.mkl.is_available():  # it is linked statically, so threadpoolctl does not find it
         machine_info["blas"].append({"of": "torch", "internal_api": "mkl", "num_threads": torch.get_num_threads()})

@@ -1,37 +1,43 @@
-"""What each method has to compute and to move, from shapes alone: floating-point operations and bytes.
+"""Floating-point operations and bytes of each method, computed from shapes alone.
 
-A multiplication and an addition are two operations; square roots, sorts and sums over rows are not counted.  Bytes are
-the least that a method reads and writes: inputs once, results once, and matrices over pairs that it stores written once
-and read once.  Caches too small for this make it more, so that GB/s is a lower bound of what was moved.
+A multiplication and an addition count as two operations. Square roots, sorts and sums over rows are not counted. Bytes
+are the minimum that a method reads and writes. Inputs are read once and results are written once. A stored matrix over
+pairs is written once and read once. Small caches cause more traffic, so GB/s is a lower bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-SINGLE = 4
-"""Bytes of a float32."""
+FLOAT32 = 4
+"""The size of a float32 in bytes."""
 
 Cost = dict[str, float]
 
 
 def moments(n: int, d: int) -> Cost:
-    """XᵀX, YᵀY and XᵀY of two spaces (n, d), the symmetric two by half."""
-    return {"flops": 4.0 * n * d * d, "bytes": 2.0 * n * d * SINGLE}
+    """Return the cost of XᵀX, YᵀY and XᵀY of two spaces (n, d). Half of each symmetric product is counted."""
+    return {"flops": 4.0 * n * d * d, "bytes": 2.0 * n * d * FLOAT32}
 
 
 def tiles(n: int, d: int, passes: int = 1) -> Cost:
-    """The products of each pair of rows once in both spaces, in as many passes; nothing over pairs is stored."""
-    return {"flops": 2.0 * passes * n * n * d, "bytes": 2.0 * passes * n * d * SINGLE}
+    """Return the cost of the products of all pairs of rows in both spaces, for each pass.
+
+    Each pair is computed once per pass. No matrix over pairs is stored.
+    """
+    return {"flops": 2.0 * passes * n * n * d, "bytes": 2.0 * passes * n * d * FLOAT32}
 
 
 def dense(n: int, d: int) -> Cost:
-    """Both n x n matrices in full, stored and read again."""
-    return {"flops": 4.0 * n * n * d, "bytes": 2.0 * (n * d + 2 * n * n) * SINGLE}
+    """Return the cost of two full n x n matrices, stored and read again."""
+    return {"flops": 4.0 * n * n * d, "bytes": 2.0 * (n * d + 2 * n * n) * FLOAT32}
 
 
 def forward_passes(batches: Iterable[tuple[int, int]], blocks: int, d: int, models: int = 1) -> Cost:
-    """Encoders of BERT's form over padded batches (sentences, longest): 12 d² weights a block, and attention."""
+    """Return the cost of BERT encoders over padded batches (sentences, longest).
+
+    Each block has 12 d² weights, and attention is added.
+    """
     flops = 0.0
     for sentences, longest in batches:
         tokens = sentences * longest
@@ -40,20 +46,23 @@ def forward_passes(batches: Iterable[tuple[int, int]], blocks: int, d: int, mode
 
 
 def pairs_of_words(lengths: Iterable[int], arrays: int, itemsize: int) -> Cost:
-    """Distances of sentences, each array read once: what an evaluation or a spanning tree reads."""
+    """Return the cost of reading the distances of all sentences once from each array.
+
+    This is what an evaluation or a spanning tree reads.
+    """
     return {"bytes": float(arrays * itemsize * sum(int(n) ** 2 for n in lengths))}
 
 
 def words(lengths: Iterable[int], arrays: int, itemsize: int) -> Cost:
-    """Depths of sentences, each array read once."""
+    """Return the cost of reading the depths of all sentences once from each array."""
     return {"bytes": float(arrays * itemsize * sum(map(int, lengths)))}
 
 
 def distance_probes(lengths: Iterable[int], layers: int, d: int, rank: int) -> Cost:
-    """An epoch of probes B (d, rank): the projection and its gradient, and of all pairs distances and their gradient.
+    """Return the cost of one epoch of distance probes B (d, rank).
 
-    Distances are counted as a product of the projected rows, and vectors as read once in float16, as the cache holds
-    them.
+    It includes the projection, the distances of all pairs, and the gradients of both. Distances are counted as a
+    product of the projected rows. Vectors are read once in float16, as the cache stores them.
     """
     n = [int(length) for length in lengths]
     flops = layers * (4.0 * sum(n) * d * rank + 6.0 * sum(length**2 for length in n) * rank)

@@ -1,11 +1,12 @@
-"""Records a run of `make bench` in results/PROCESSOR.json, and writes from it results/PROCESSOR.md and the README.
+"""Record runs of `make bench` in results/PROCESSOR.json, and generate results/PROCESSOR.md and the README block.
 
     python benchmarks/report.py build/benchmark.json [MORE.json ...]
     python benchmarks/report.py --readme benchmarks/results/PROCESSOR.json
 
-Several runs become one record if they were made with one processor and the same versions, each benchmark in one of
-them.  A run is refused, with exit status 1 and nothing written, where a benchmark failed, checked no answer, was
-further off than it may be, or is missing; `--partial` lets benchmarks be missing, and all that is written says which.
+Several runs are merged into one record. They must have the same processor and the same versions, and each benchmark
+must be in only one of them. A run is refused if a benchmark failed, did not check its answer, exceeded its tolerance,
+or is missing. The exit status is then 1, and nothing is written. `--partial` accepts missing benchmarks, and the
+generated text lists them.
 """
 
 from __future__ import annotations
@@ -28,50 +29,60 @@ RESULTS = "benchmarks/results"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 DENSE = ("numpy", "torch", "rsatoolbox", "scipy", "sklearn-chunked")
-"""Competitors that compute every pair; the fastest of them is the one to beat."""
+"""Competitors that compute all pairs. The goal "fastest dense" refers to the fastest of them."""
 
 BUSY = 10.0
-"""Percent of the processors that others may use before and after a run without a word about it."""
+"""Processor time used by other work, in percent, above which the report warns about the times."""
 
-VARIANTS = ("bertft, states cached", "the CUDA twin")
-"""Other ways through bertft itself: no competitors."""
+VARIANTS = ("bertft, hidden states cached", "the CUDA kernels")
+"""Other configurations of bertft. They are not competitors."""
+
+LEGEND = (
+    "N× is the median time of the competitor over that of bertft.",
+    "For a lower bound, the value is the median time of bertft over that of the bound.",
+)
+"""How to read the ratios of the goal table."""
 
 ACCURACY = "accuracy"
-"""The group of benchmarks that measure errors and no time."""
+"""The group of benchmarks that measure errors instead of times."""
 
-# Numbers as they are shown
+# Formatting
 
 
 def number(value: float, digits: int = 3) -> str:
+    """Return a number with this many significant digits, as in 1,335 or 1.11."""
     return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
 
 
 def duration(value: float) -> str:
+    """Return a time with its unit, as in 1.5 s or 700 ms."""
     return f"{number(value * 1000)} ms" if value < 1 else f"{number(value)} s"
 
 
 def small(value: float, digits: int = 0) -> str:
-    """An error: 2e-8."""
+    """Return an error in scientific notation, as in 2e-8."""
     return re.sub(r"e-0", "e-", f"{value:.{digits}e}") if value else "0"
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """25 %, median and 75 %, interpolated; of one value, itself."""
+    """Return the quartiles, interpolated. A single value is returned three times."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * list(values)
     return low, middle, high
 
 
 def title(benchmark: Json) -> str:
+    """Return the group of a benchmark, with the variant in parentheses."""
     variant = re.search(r"\[(.*)\]", benchmark["name"])
     return benchmark["group"] + (f" ({variant[1]})" if variant else "")
 
 
 def stem_of(record: Json) -> str:
+    """Return the file name of a record without its suffix."""
     return re.sub(r"[^a-z0-9]+", "-", name_of(record).lower()).strip("-")
 
 
 def products_of(record: Json) -> str:
-    """The libraries that multiply matrices: "OpenBLAS 0.3.31 Zen (numpy), MKL (torch)"."""
+    """Return the libraries for matrix products, as in "OpenBLAS 0.3.31 Zen (numpy), MKL (torch)"."""
     named = {"openblas": "OpenBLAS", "mkl": "MKL", "blis": "BLIS"}
     return ", ".join(
         " ".join(
@@ -84,12 +95,14 @@ def products_of(record: Json) -> str:
 
 
 def rounds_of(benchmarks: Iterable[Json]) -> str:
+    """Return the range of the numbers of rounds, as in "3 to 19"."""
     counts = [len(times) for benchmark in timed(benchmarks) for times in benchmark["seconds"].values()]
     low, high = min(counts, default=0), max(counts, default=0)
     return f"{low}" if low == high else f"{low} to {high}"
 
 
 def timed(benchmarks: Iterable[Json]) -> list[Json]:
+    """Return the benchmarks that measure times."""
     return [benchmark for benchmark in benchmarks if benchmark["group"] != ACCURACY]
 
 
@@ -97,20 +110,20 @@ def timed(benchmarks: Iterable[Json]) -> list[Json]:
 
 
 def goals(benchmark: Json) -> Iterator[Json]:
-    """Each number a benchmark stands for: what, against, goal and measured as text, missed or not, the rounds."""
+    """Yield a row of the goal table for each goal of a benchmark. `missed` is a flag, all other fields are text."""
     seconds = benchmark["seconds"]
     medians = {name: quartiles(times)[1] for name, times in seconds.items()}
     ours = medians[OURS]
     for name, goal in benchmark.get("goals", {}).items():
-        against, unit, other = name, " times", name
+        against, unit, other = name, "×", name
         if name == "memory, MiB":
             value, other = quartiles(benchmark["memory"])[1], OURS
-            against, unit = "memory over the base process", " MiB"
+            against, unit = "peak memory above the base process", " MiB"
         elif name == "fastest dense":
             other = min(medians.keys() & DENSE, key=medians.__getitem__)
             value, against = medians[other] / ours, f"the fastest dense competitor, {other}"
         elif name in LOWER_BOUNDS:
-            value, against, unit = ours / medians[name], f"{name}, a lower bound", ""
+            value, against, unit = ours / medians[name], f"{name} (lower bound)", ""
         else:
             value = medians[name] / ours
         counts = [len(seconds[OURS]), len(seconds[other])]
@@ -118,34 +131,38 @@ def goals(benchmark: Json) -> Iterator[Json]:
             "what": title(benchmark),
             "against": against,
             **judged(value, goal, unit),
-            "rounds": f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]}, theirs {counts[1]}",
+            "rounds": f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]}, competitor {counts[1]}",
         }
 
 
 def judged(value: float, goal: Sequence[Any] | None, unit: str) -> Json:
+    """Return the goal and the value as text, and whether the goal was missed."""
     if goal is None:
         return {"goal": "", "measured": number(value) + unit, "missed": False}
     sense, limit = goal
     missed = value > limit if sense == "at most" else value < limit
     digits = 3
-    while missed and digits < 9 and number(value, digits) == number(limit, digits):  # 1.302 is not 1.3
+    while missed and digits < 9 and number(value, digits) == number(limit, digits):  # show 1.302 rather than 1.3
         digits += 1
     return {"goal": f"{sense} {limit:,g}{unit}", "measured": number(value, digits) + unit, "missed": missed}
 
 
 def accuracy_goals(benchmarks: Sequence[Json]) -> Iterator[Json]:
-    """The largest error of ours over all inputs, and the range of other tools' where BERT's top layers lie."""
+    """Yield the largest error of bertft over all inputs, and the error range of its competitors.
+
+    The range is that at the mean cosine of BERT's top layers.
+    """
     if not benchmarks:
         return
     sizes = sorted({of["n"] for of in benchmarks})
     cosines = sorted({float(cosine) for of in benchmarks for cosine in of["accuracy"]})
     types = ", ".join(dict.fromkeys(of["dtype"] for of in benchmarks))
-    where = f"n from {sizes[0]:,} to {sizes[-1]:,}, mean cosine {cosines[0]:g} to {cosines[-1]:.10g}"
-    against = f"RSA in float64, dense up to n = {max(of['n'] for of in benchmarks if of['dense']):,}"
+    where = f"n = {sizes[0]:,} to {sizes[-1]:,}, mean cosine {cosines[0]:g} to {cosines[-1]:.10g}"
+    against = f"RSA in float64 (dense up to n = {max(of['n'] for of in benchmarks if of['dense']):,})"
     worst = max(of["errors"][OURS] for of in benchmarks)
     limit = min(of["tolerances"][OURS] for of in benchmarks)
     yield {
-        "what": f"largest error at {where}, {types}",
+        "what": f"largest error of rsa, {where}, {types}",
         "against": against,
         "goal": f"at most {small(limit)}",
         "measured": small(worst, 1),
@@ -156,7 +173,7 @@ def accuracy_goals(benchmarks: Sequence[Json]) -> Iterator[Json]:
         others = {name: error for name, error in of["accuracy"].get("0.9996", {}).items() if name != OURS}
         if others:
             yield {
-                "what": f"errors of {', '.join(others)} at a mean cosine of 0.9996, {of['dtype']}, n = {of['n']:,}",
+                "what": f"errors of {', '.join(others)}, n = {of['n']:,}, mean cosine 0.9996, {of['dtype']}",
                 "against": against,
                 "goal": "",
                 "measured": f"{small(min(others.values()), 1)} to {small(max(others.values()), 1)}",
@@ -166,13 +183,15 @@ def accuracy_goals(benchmarks: Sequence[Json]) -> Iterator[Json]:
 
 
 def all_goals(record: Json) -> list[Json]:
+    """Return all rows of the goal table, accuracy first."""
     accuracy = [benchmark for benchmark in record["benchmarks"] if benchmark["group"] == ACCURACY]
     found = list(accuracy_goals(accuracy))
     return found + [goal for benchmark in timed(record["benchmarks"]) for goal in goals(benchmark)]
 
 
 def goal_table(record: Json) -> list[str]:
-    rows = ["| what | against | goal | measured | rounds |", "|---|---|--:|--:|--:|"]
+    """Return the goal table in Markdown, with missed goals in bold."""
+    rows = ["| benchmark | compared with | goal | measured | rounds |", "|---|---|--:|--:|--:|"]
     for goal in all_goals(record):
         measured = f"**{goal['measured']}**" if goal["missed"] else goal["measured"]
         rows.append(f"| {goal['what']} | {goal['against']} | {goal['goal']} | {measured} | {goal['rounds']} |")
@@ -180,28 +199,31 @@ def goal_table(record: Json) -> list[str]:
 
 
 def verdict(record: Json) -> list[str]:
-    """Goals missed and competitors that are faster, in sentences; benchmarks that are missing or skipped."""
-    missed = [f"{g['what']}, {g['against']} ({g['measured']}, {g['goal']})" for g in all_goals(record) if g["missed"]]
-    lines = [f"Missed, in bold above: {'; '.join(missed)}." if missed else "Every goal is reached."]
-    lost = [
-        f"{title(benchmark)}, to {name}"
+    """Return sentences on missed goals, faster competitors, missing benchmarks and a busy machine."""
+    missed = [
+        f"{g['what']}, {g['against']}: {g['measured']}, goal {g['goal']}" for g in all_goals(record) if g["missed"]
+    ]
+    lines = [f"Missed goals (bold above): {'; '.join(missed)}." if missed else "All goals are met."]
+    faster = [
+        f"{name} on {title(benchmark)}"
         for benchmark in timed(record["benchmarks"])
         for name, times in benchmark["seconds"].items()
         if name not in (OURS, *LOWER_BOUNDS, *VARIANTS)
         and quartiles(times)[1] < quartiles(benchmark["seconds"][OURS])[1]
     ]
-    lines.append(f"Lost: {'; '.join(lost)}." if lost else "No competitor is faster.")
+    lines.append(f"Faster than bertft: {'; '.join(faster)}." if faster else "No competitor is faster.")
     if record["missing"]:
-        lines.append(f"Not in this run: {', '.join(record['missing'])}.")
+        lines.append(f"Not measured in this run: {', '.join(record['missing'])}.")
     if record["busy"] > BUSY:
-        lines.append(f"Other work took {record['busy']:.0f} % of the processors, so that times mean little.")
+        lines.append(f"Other work used {record['busy']:.0f} % of the processors, so the times are unreliable.")
     return lines
 
 
-# The page of one machine
+# Page of one machine
 
 
 def time_rows(benchmark: Json) -> list[str]:
+    """Return the rows of the time table for one benchmark."""
     medians = {name: quartiles(times)[1] for name, times in benchmark["seconds"].items()}
     limits = benchmark["errors"], benchmark["tolerances"]
     rows = []
@@ -213,16 +235,17 @@ def time_rows(benchmark: Json) -> list[str]:
             ratio = f"**{ratio}**"
         cost = benchmark["costs"].get(name, {})
         speeds = [number(cost[part] / medians[name] / 1e9) if part in cost else "" for part in ("flops", "bytes")]
-        off, allowed = (small(of[name]) if name in of else "" for of in limits)
-        off = "the reference" if name == benchmark["reference"] else off
+        error, tolerance = (small(of[name]) if name in of else "" for of in limits)
+        error = "reference" if name == benchmark["reference"] else error
         what = title(benchmark) if name == OURS else ""
-        bound = ", a lower bound" if name in LOWER_BOUNDS else ""
-        cells = [what, name + bound, len(times), low, middle, high, ratio, *speeds, off, allowed]
+        bound = " (lower bound)" if name in LOWER_BOUNDS else ""
+        cells = [what, name + bound, len(times), low, middle, high, ratio, *speeds, error, tolerance]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
 def accuracy_rows(benchmarks: Sequence[Json]) -> list[str]:
+    """Return the table of the largest errors over n, by type and mean cosine."""
     worst: dict[tuple[str, str], dict[str, float]] = {}
     for benchmark in benchmarks:
         for cosine, errors in benchmark["accuracy"].items():
@@ -230,7 +253,7 @@ def accuracy_rows(benchmarks: Sequence[Json]) -> list[str]:
                 cells = worst.setdefault((name, benchmark["dtype"]), {})
                 cells[cosine] = max(cells.get(cosine, 0.0), error)
     columns = list(next(iter(worst.values())))
-    rows = ["| | rows stored as | " + " | ".join(f"mean cosine {column}" for column in columns) + " |"]
+    rows = ["| method | dtype | " + " | ".join(f"mean cosine {column}" for column in columns) + " |"]
     rows.append("|---|---|" + "--:|" * len(columns))
     for (name, dtype), cells in worst.items():
         rows.append(f"| {name} | {dtype} | " + " | ".join(small(cells[column], 1) for column in columns) + " |")
@@ -238,14 +261,14 @@ def accuracy_rows(benchmarks: Sequence[Json]) -> list[str]:
 
 
 def phases(benchmark: Json) -> dict[str, float]:
-    """Seconds of each part of a run, the median over rounds; parts below a thousandth of the whole are left out."""
+    """Return the median seconds of each phase of a run. Phases below a thousandth of the whole are omitted."""
     whole = quartiles(benchmark["seconds"][OURS])[1]
     medians = {name: quartiles(times)[1] for name, times in benchmark["phases"].items()}
     return {name: spent for name, spent in medians.items() if spent > 0.001 * whole}
 
 
 def page(record: Json) -> str:
-    """results/PROCESSOR.md."""
+    """Return the text of results/PROCESSOR.md."""
     benchmarks = record["benchmarks"]
     accuracy = [benchmark for benchmark in benchmarks if benchmark["group"] == ACCURACY]
     phased = [benchmark for benchmark in benchmarks if "phases" in benchmark]
@@ -255,13 +278,18 @@ def page(record: Json) -> str:
         "",
         *wrapped(
             [
-                f"{record['date']}, {record['system']}, other work on {record['busy']:.0f} % of the processors, commit",
-                f"{record['commit']}. {versions}. Products by {products_of(record)}.",
-                "d = 768, float32 unless said. Contestants in turn (A, B, C, A, ...); answers checked in the same run.",
+                f"Measured on {record['date']} under {record['system']}, at commit {record['commit']}.",
+                f"Other work used {record['busy']:.0f} % of the processors.",
+                "bertft and its competitors run in turn (A, B, C, A, ...).",
+                "All answers are checked in the same run.",
+                "The data has d = 768 and is float32 unless stated otherwise.",
+                f"Versions: {versions}. Matrix products: {products_of(record)}.",
             ]
         ),
         "",
         "## Goals",
+        "",
+        *wrapped(LEGEND),
         "",
         *goal_table(record),
         "",
@@ -271,44 +299,48 @@ def page(record: Json) -> str:
         "",
         *wrapped(
             [
-                "Ratio: the median over bertft's; in bold a competitor that is faster.",
-                "GFLOP/s and GB/s: what the method has to compute and to move (`costs.py`) over the median.",
-                "Off by: the largest difference from an independent answer, and how large it may be.",
+                "The ratio is the median time over that of bertft. Faster competitors are in bold.",
+                "GFLOP/s and GB/s are the operations and bytes of the method (`costs.py`) over the median time.",
+                "The error is the largest difference from an independent answer.",
+                "A run is refused if an error exceeds its tolerance.",
             ]
         ),
         "",
-        "| what | by | rounds | 25 % | median | 75 % | ratio | GFLOP/s | GB/s | off by | may be |",
+        "| benchmark | method | rounds | 25 % | median | 75 % | ratio | GFLOP/s | GB/s | error | tolerance |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(row for benchmark in timed(benchmarks) for row in time_rows(benchmark)),
         "",
     ]
     if phased:
-        lines += ["## Where the time goes", "", "| what | phase | median | of the whole |", "|---|---|--:|--:|"]
+        lines += ["## Time by phase", "", "| benchmark | phase | median | share |", "|---|---|--:|--:|"]
         for benchmark in phased:
             whole = quartiles(benchmark["seconds"][OURS])[1]
             spent = phases(benchmark).items()
             lines += [f"| {title(benchmark)} | {name} | {duration(s)} | {s / whole:.1%} |" for name, s in spent]
         lines.append("")
     if accuracy:
-        lines += ["## Error against RSA in float64, the largest over n", "", *accuracy_rows(accuracy), ""]
+        lines += ["## Largest error over n, against RSA in float64", "", *accuracy_rows(accuracy), ""]
     if record["skipped"]:
         lines += ["## Skipped", "", *(f"- {name}: {why}" for name, why in record["skipped"].items()), ""]
     return "\n".join(lines)
 
 
-# The README
+# README
 
 
 def readme_block(record: Json) -> str:
-    """All that stands between the markers of the README."""
+    """Return the text between the markers of the README."""
     stem, versions = stem_of(record), record["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "scipy", "torch", "scikit-learn"))
     lines = [
-        f"{name_of(record)}, {record['date']}: medians of {rounds_of(record['benchmarks'])} rounds,",
-        "contestants in turn, answers checked in the same run; d = 768 and float32 unless said.",
-        f"Versions: {named}; products by {products_of(record)}.",
-        f"Quartiles, errors, GFLOP/s, GB/s and all competitors are in [the page of this machine]({RESULTS}/{stem}.md),",
-        f"which with these lines is made from [the recorded run]({RESULTS}/{stem}.json);",
+        f"Measured on {name_of(record)}, on {record['date']}.",
+        f"Times are medians of {rounds_of(record['benchmarks'])} rounds.",
+        "bertft and its competitors run in turn, and all answers are checked in the same run.",
+        "The data has d = 768 and is float32 unless stated otherwise.",
+        *LEGEND,
+        f"Versions: {named}. Matrix products: {products_of(record)}.",
+        f"The [results page]({RESULTS}/{stem}.md) has quartiles, errors, GFLOP/s, GB/s and all competitors.",
+        f"It is generated from the [recorded run]({RESULTS}/{stem}.json), as is this section.",
         "`make bench` measures your machine.",
     ]
     after = verdict(record)
@@ -316,28 +348,30 @@ def readme_block(record: Json) -> str:
         if "phases" in benchmark:
             whole = quartiles(benchmark["seconds"][OURS])[1]
             shares = ", ".join(f"{name} {spent / whole:.1%}" for name, spent in phases(benchmark).items())
-            after.append(f"Where the time of {title(benchmark)} goes: {shares}.")
+            after.append(f"Time by phase of {title(benchmark)}: {shares}.")
     return "\n".join([*wrapped(lines), "", *goal_table(record), "", *wrapped(after)])
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
+    """Return the sentences as lines of up to 120 characters."""
     return textwrap.wrap(" ".join(sentences), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def with_block(text: str, block: str) -> str:
-    """The README's text with this block between its markers."""
+    """Return the README with this block between its markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise Refused(f"the README has no {BEGIN} ... {END}")
+        raise Refused(f"the README lacks the markers {BEGIN} ... {END}")
     return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
 def main(arguments: Sequence[str], folder: Path, readme: Path) -> None:
-    parser = argparse.ArgumentParser(prog="report.py", description="Record runs of `make bench` and write them up.")
-    parser.add_argument("sources", nargs="+", type=Path, help="JSON files of pytest-benchmark, or one recorded result")
-    parser.add_argument("--readme", action="store_true", help="write the README's block from the record")
-    parser.add_argument("--partial", action="store_true", help="accept a run that lacks benchmarks")
+    """Run the command line. Results are written to `folder`, and the block to `readme`."""
+    parser = argparse.ArgumentParser(prog="report.py", description="Record runs of `make bench` and report them.")
+    parser.add_argument("sources", nargs="+", type=Path, help="JSON files of pytest-benchmark, or one recorded run")
+    parser.add_argument("--readme", action="store_true", help="update the benchmark block of the README")
+    parser.add_argument("--partial", action="store_true", help="accept missing benchmarks")
     options = parser.parse_args(arguments)
     loaded = [json.loads(source.read_text(encoding="utf-8")) for source in options.sources]
     if len(loaded) == 1 and "processor" in loaded[0]:
@@ -345,7 +379,7 @@ def main(arguments: Sequence[str], folder: Path, readme: Path) -> None:
         if wrong := list(faults(record["benchmarks"])):
             raise Refused("; ".join(wrong))
     elif any("processor" in source for source in loaded):
-        raise Refused("a recorded result stands alone: give it by itself, or the runs")
+        raise Refused("a recorded run cannot be merged: give it as the only file")
     else:
         record = recorded(loaded, suite_of(HERE), partial=options.partial)
     block = with_block(readme.read_text(encoding="utf-8"), readme_block(record)) if options.readme else None

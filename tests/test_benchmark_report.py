@@ -84,15 +84,16 @@ def test_a_run_is_recorded_whole(run):
     # 25 %, median and 75 % of 1, 1, 2; 4 GFLOP and 2 GB in a second.
     assert "| a group | bertft | 3 | 1 s | 1 s | 1.5 s | 1 | 4 | 2 | 1e-9 | 1e-7 |" in page
     assert "|  | numpy | 3 | 4.5 s | 5 s | 6.5 s | 5 |  |  | 2e-5 | 1e-4 |" in page
-    assert "|  | bare products, a lower bound | 3 | 700 ms | 900 ms | 950 ms | 0.9 |  |  |  |  |" in page
+    assert "|  | bare products (lower bound) | 3 | 700 ms | 900 ms | 950 ms | 0.9 |  |  |  |  |" in page
     for text in (page, block):
-        assert "| a group (some, variant) | numpy | at least 4 times | 5 times | 3 |" in text
-        assert "| a group | bare products, a lower bound | at most 1.1 | **1.11** | 3 |" in text
+        assert "| a group (some, variant) | numpy | at least 4× | 5× | 3 |" in text
+        assert "| a group | bare products (lower bound) | at most 1.1 | **1.11** | 3 |" in text
         assert "OpenBLAS 0.3 Zen (numpy)" in text
     said = unwrapped(block)
-    assert "Missed, in bold above: a group, bare products, a lower bound (1.11, at most 1.1); a group (some" in said
+    missed = "a group, bare products (lower bound): 1.11, goal at most 1.1; a group (some"
+    assert f"Missed goals (bold above): {missed}" in said
     assert "No competitor is faster." in said
-    assert "Other work took" not in said
+    assert "times are unreliable" not in said
 
 
 def test_losses_and_a_busy_machine_are_shown(run):
@@ -100,10 +101,10 @@ def test_losses_and_a_busy_machine_are_shown(run):
     run["machine_info"]["busy"] = 60.0
     record = recording.recorded([run], [FAST, SLOW])
     said = unwrapped(report.readme_block(record))
-    assert "Lost: a group, to numpy." in said
-    assert "Other work took 60 % of the processors" in said
+    assert "Faster than bertft: numpy on a group." in said
+    assert "Other work used 60 % of the processors, so the times are unreliable." in said
     assert "|  | numpy | 1 | 500 ms | 500 ms | 500 ms | **0.5** |" in report.page(record)
-    assert "| a group | numpy | at least 4 times | **0.5 times** | 3, theirs 1 |" in report.page(record)
+    assert "| a group | numpy | at least 4× | **0.5×** | 3, competitor 1 |" in report.page(record)
 
 
 def failed(run):
@@ -123,12 +124,12 @@ def absent(run):
 
 def unmeasured(run):
     del run["benchmarks"][1]
-    return "bench_a.py::bench_slow[some, variant] measured nothing"
+    return "bench_a.py::bench_slow[some, variant] recorded no time"
 
 
 def unchecked(run):
     del run["benchmarks"][0]["extra_info"]["checked"]
-    return "bench_a.py::bench_fast checked no answer"
+    return "bench_a.py::bench_fast did not check its answer"
 
 
 def unchecked_competitor(run):
@@ -138,17 +139,17 @@ def unchecked_competitor(run):
 
 def off(run):
     run["benchmarks"][0]["extra_info"]["errors"]["bertft"] = 2e-7
-    return "bench_a.py::bench_fast: bertft is off by 2.0e-07, above 1e-07"
+    return "bench_a.py::bench_fast: bertft has error 2.0e-07, tolerance 1e-07"
 
 
 def undefined(run):
     run["benchmarks"][0]["extra_info"]["errors"]["bertft"] = float("nan")
-    return "bench_a.py::bench_fast: bertft is off by nan, above 1e-07"
+    return "bench_a.py::bench_fast: bertft has error nan, tolerance 1e-07"
 
 
 def without_outcomes(run):
     del run["outcomes"]
-    return "a run does not say what became of its benchmarks"
+    return "a run has no benchmark outcomes"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_partial_run_says_what_is_missing(run, tmp_path, monkeypatch):
     report.main([str(source), "--partial", "--readme"], results, readme)
     (recorded,) = results.glob("*.json")
     written = readme.read_text()
-    assert "Not in this run: bench_a.py::bench_slow." in unwrapped(written)
+    assert "Not measured in this run: bench_a.py::bench_slow." in unwrapped(written)
     assert written.startswith("before ")
     assert written.endswith(" after")
     report.main([str(recorded), "--readme"], results, readme)
@@ -184,10 +185,10 @@ def test_a_partial_run_says_what_is_missing(run, tmp_path, monkeypatch):
 
 
 def test_skipped_benchmarks_are_named(run):
-    run["outcomes"][SLOW] = "skipped: Skipped: no GPU is at hand"
+    run["outcomes"][SLOW] = "skipped: Skipped: no GPU is available"
     del run["benchmarks"][1]
     record = recording.recorded([run], [FAST, SLOW])
-    assert "- bench_a.py::bench_slow[some, variant]: skipped: Skipped: no GPU is at hand" in report.page(record)
+    assert "- bench_a.py::bench_slow[some, variant]: skipped: Skipped: no GPU is available" in report.page(record)
 
 
 def test_runs_are_merged_only_where_they_are_alike(run):
@@ -196,7 +197,7 @@ def test_runs_are_merged_only_where_they_are_alike(run):
         of["outcomes"] = {name: "passed"}
         of["benchmarks"] = [benchmark(name)]
     assert len(recording.recorded([run, other], [FAST, SLOW])["benchmarks"]) == 2
-    with pytest.raises(recording.Refused, match=re.escape("in two of the runs: bench_a.py::bench_fast")):
+    with pytest.raises(recording.Refused, match=re.escape("benchmarks in more than one run: bench_a.py::bench_fast")):
         recording.recorded([run, run], [FAST])
     newer = copy.deepcopy(other)
     newer["machine_info"]["versions"]["numpy"] = "3"
@@ -204,7 +205,7 @@ def test_runs_are_merged_only_where_they_are_alike(run):
         recording.recorded([run, newer], [FAST, SLOW])
     other["machine_info"]["cpu"] = CPU | {"model": 7}
     with pytest.raises(
-        recording.Refused, match=r"different processors are not mixed: Some Processor .* model 1.* model 7"
+        recording.Refused, match=r"different processors cannot be merged: Some Processor .* model 1.* model 7"
     ):
         recording.recorded([run, other], [FAST, SLOW])
 
@@ -218,7 +219,7 @@ def test_a_refusal_ends_in_status_1_and_one_line(run, tmp_path):
         [sys.executable, report.__file__, str(source)], capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 1
-    assert ended.stderr == "report.py: refused: bench_a.py::bench_fast: bertft is off by 2.0e-07, above 1e-07\n"
+    assert ended.stderr == "report.py: refused: bench_a.py::bench_fast: bertft has error 2.0e-07, tolerance 1e-07\n"
     assert not ended.stdout
 
 
@@ -239,7 +240,7 @@ def test_a_wrong_answer_in_a_session_is_refused(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-json=run.json"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 1, ended.stdout
-    assert "bertft is off by 1.0e+00, above 5e-01" in ended.stdout
+    assert "bertft has error 1.0e+00, tolerance 5e-01" in ended.stdout
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["outcomes"] == {"bench_a.py::bench_wrong": "failed: call", "bench_a.py::bench_right": "passed"}
     with pytest.raises(recording.Refused, match=r"^bench_a.py::bench_wrong failed: call$"):
