@@ -164,3 +164,17 @@ def test_shards_elsewhere_that_are_no_files(folder: Path) -> None:
     for shard in ("/dev/zero", "/dev", ".."):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
         refusal(folder, "a folder, a pipe or a device")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel@main:f"},
+        {"_attn_implementation_internal": {"": "evil/kernel"}},
+        {"text_config": {"experts_implementation": "evil/kernel"}},
+    ],
+)
+def test_kernels_of_the_hub(folder: Path, changes: dict[str, Any]) -> None:
+    edit(folder, **changes)
+    refusal(folder, "implementation.* names a kernel of the hub, and bertft does not run code")

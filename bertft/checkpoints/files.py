@@ -89,11 +89,24 @@ def checked_config(folder: Path) -> dict[str, Any]:
                 f"{folder / name}: needs remote code (auto_map), and bertft does not run code from checkpoints; "
                 "use a model whose class is part of transformers"
             )
+        if settings and (field := _kernel_of_hub(settings)):
+            raise CheckpointError(
+                f"{folder / name}: {field} names a kernel of the hub, and bertft does not run code from there; remove it"
+            )
     if config.get("is_encoder_decoder"):
         raise CheckpointError(
             f"{folder}: {config.get('model_type')} is an encoder-decoder; use an encoder or a decoder"
         )
     return config
+
+
+def _kernel_of_hub(settings: Any, field: str = "", depth: int = 0) -> str | None:
+    """Return the field of a config for which transformers would download code, such as an attention kernel, or None."""
+    if isinstance(settings, dict) and depth < 8:
+        for name, value in settings.items():
+            if found := _kernel_of_hub(value, field if "implementation" in field else str(name), depth + 1):
+                return found
+    return field if "implementation" in field and isinstance(settings, str) and "/" in settings else None
 
 
 def checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
