@@ -32,6 +32,11 @@ class Parser(argparse.ArgumentParser):
             message += " (write --option=-1 if the value begins with a minus)"
         raise OptionError(f"{message}; see `{self.prog} --help`")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse itself says nothing where the help cannot be written.
+        with printing() as stdout:
+            stdout.write(message)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -40,12 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             show_own_warnings()
             keep_descriptors()
-            try:
-                options = parser().parse_args(arguments)
-            except SystemExit:  # after --help or --version
-                with printing():
-                    pass
-                raise
+            options = parser().parse_args(arguments)
             status: int = options.run(options)
             if sys.stdout is not None:
                 with printing():

@@ -3,8 +3,8 @@
 JSON has no nan: an undefined number is `null` in JSON and `nan` in CSV. Floats are written with as many digits as it
 takes to read back the same float.
 
-A text that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` before it in CSV, because a spreadsheet would
-run it as a formula (OWASP, CSV injection). JSON has every text as it is.
+A text that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` before it in CSV, because a spreadsheet
+would run it as a formula (OWASP, CSV injection). JSON has every text as it is.
 """
 
 from __future__ import annotations
@@ -68,10 +68,13 @@ def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
     """
     columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_cell(column) for column in columns)
-    for row in rows:
-        writer.writerow(_cell(row.get(column, "")) for column in columns)
+    plainly, quoted = (
+        csv.writer(text, lineterminator="\n", quoting=quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
+    )
+    for cells in (columns, *([row.get(column, "") for column in columns] for row in rows)):
+        # Python quotes no carriage return, which other readers take for the end of the line.
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plainly).writerow(map(_cell, cells))
     return text.getvalue().encode(errors="backslashreplace")
 
 

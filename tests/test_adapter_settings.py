@@ -16,7 +16,7 @@ import tiny
 import torch
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.adapter_config import SECONDS, TYPES, Limits, Refused, peft_settings
+from bertft.checkpoints.adapter_config import SECONDS, TYPES, Limits, SettingError, peft_settings
 from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import CheckpointError
 
@@ -98,9 +98,7 @@ def saved_adapter(folder: Path, base: Path, kind: str, options: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=[*LORA, *OTHERS])
-def test_every_type_merges_as_peft_does_and_leaves_the_base(
-    tmp_path: Path, kind: str, options: dict[str, Any]
-) -> None:
+def test_every_type_merges_as_peft_does_and_leaves_the_base(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     base = base_folder(tmp_path / "base")
     expected = saved_adapter(tmp_path / "adapter", base, kind, options).state_dict()
     given = load_checkpoint(base)
@@ -192,7 +190,7 @@ def test_a_regular_expression_that_would_take_years_is_ended(field: str, pattern
     names = tuple(f"encoder.layer.{layer}.attention.self.query.very.long.name.{'a' * 30}" for layer in range(24))
     given = {field: {pattern: 4} if "pattern" in field else pattern}
     start = time.monotonic()
-    with pytest.raises(Refused, match="takes more than 2 s|matches no module") as caught:
+    with pytest.raises(SettingError, match=r"takes more than 2 s|matches no module") as caught:
         raise_where_quick(peft_settings(given, {field: None}, Limits(1024, names)))
     assert time.monotonic() - start < 2 * SECONDS
     assert "write the names" in str(caught.value) or "matches no" in str(caught.value)
@@ -201,7 +199,7 @@ def test_a_regular_expression_that_would_take_years_is_ended(field: str, pattern
 def raise_where_quick(passed: dict[str, Any]) -> None:
     """Some patterns are matched quickly after all: then nothing of them may have been passed on."""
     assert not [value for name, value in passed.items() if name != "inference_mode" and value], passed
-    raise Refused("matches no module")
+    raise SettingError("matches no module")
 
 
 def test_matches_are_passed_on_as_names() -> None:

@@ -360,7 +360,9 @@ def test_nested_values_are_refused_at_every_depth(tmp_path: Path, name: str, dep
 
 def test_json_lines_of_another_release(tmp_path: Path) -> None:
     mrqa = '{"header": {"dataset": "HotpotQA"}}\n{"id": "", "context": "It rains.", "qas": []}\n'
-    with pytest.raises(DataError, match=r"got JSON lines, as those of MRQA; give one document in the form of SQuAD v1.1"):
+    with pytest.raises(
+        DataError, match=r"got JSON lines, as those of MRQA; give one document in the form of SQuAD v1.1"
+    ):
         read_questions(str(write(tmp_path / "mrqa.jsonl", mrqa)))
     with pytest.raises(DataError, match="got JSON lines; give one document"):
         read_questions(str(write(tmp_path / "other.jsonl", '{"a": 1}\n{"b": 2}\n')))
@@ -377,19 +379,19 @@ def test_pipes_are_read_and_devices_are_not(tmp_path: Path) -> None:
     assert [example.text for example in read_corpus(pipe).examples] == ["It rains."]
     writer.join()
     for device in ("/dev/zero", "/dev/urandom"):
-        with pytest.raises(DataError, match=f"{device}: cannot be read .a device, not a file"):
+        with pytest.raises(DataError, match=f"{device}: cannot be read \\(a device, not a file"):
             read_corpus(device)
     os.rename(pipe, tmp_path / "x-ud-dev.conllu")
-    with pytest.raises(DataError, match="x-ud-dev.conllu: a folder, a pipe or a device"):
+    with pytest.raises(DataError, match=r"x-ud-dev\.conllu: a folder, a pipe or a device"):
         read_treebank(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["n" * 300, "/" + "n" * 300, "~nosuchuser/x", "a\0b"])
 def test_paths_that_the_system_refuses(source: str) -> None:
     for read in (read_corpus, read_treebank, read_edge_records, read_questions, read_pairs, read_split):
-        with pytest.raises(DataError, match="cannot be opened|no such file"):
+        with pytest.raises(DataError, match=r"cannot be read|no such file"):
             read(source)
-    with pytest.raises(DataError, match="cannot be opened|is not a folder"):
+    with pytest.raises(DataError, match=r"cannot be read|is not a folder"):
         read_edge_corpus(source)
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +107,15 @@ def test_pictures_draw_names_as_they_are(tmp_path: Path, name: str) -> None:
 
 
 def test_the_style_of_the_user_does_not_turn_mathematics_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import matplotlib
+    import matplotlib as mpl
 
-    with matplotlib.rc_context({"text.usetex": True, "text.parse_math": True}):
+    with mpl.rc_context({"text.usetex": True, "text.parse_math": True}):
         assert drawing.png(figure(rows("$$")))
 
 
-def test_errors_and_lines_for_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["score", f"/{ESCAPE}", "t", "--text", "x"]) == 2
+def test_errors_and_lines_for_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.txt").write_text("It rains.\n")
+    assert cli.main(["score", f"/{ESCAPE}", "t", "--text", str(tmp_path / "x.txt")]) == 2
     output.say(f"Wrote {ESCAPE}")
     err = capsys.readouterr().err
     assert not obeyed(err)
@@ -168,10 +168,9 @@ def shell(redirection: str, *arguments: str, **environment: str) -> subprocess.C
 
 
 @pytest.fixture
-def bash() -> Iterator[None]:
+def bash() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("without /dev/full")
-    yield
 
 
 @pytest.mark.usefixtures("bash")

@@ -85,7 +85,9 @@ def test_answers_keep_their_place(tmp_path: Path, made: Any) -> None:
     tokenizer = made()
     squad = named_task("squad")
     question = Question("q", FIRST, SECOND, (Answer("the rain", 0),), "x")
-    features = squad.encode(Records("x", (question,), "0f"), tokenizer, squad.recipes["paper"], labels={}, training=True)
+    features = squad.encode(
+        Records("x", (question,), "0f"), tokenizer, squad.recipes["paper"], labels={}, training=True
+    )
     row = features.rows[0]
     ids = row["input_ids"]
     assert ids == tokenise([Example(FIRST, SECOND, "x:1")], tokenizer, 384).ids.tolist()

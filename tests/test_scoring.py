@@ -328,11 +328,13 @@ def test_long_texts_are_cut_and_said(folders: dict[str, Path]) -> None:
 def test_unknown_tokens_are_said(folders: dict[str, Path]) -> None:
     known = ["the cat sat on the mat", "a dog ran under the tree"]
     texts = [*known, "the zebra sat", "the yak ran"]
-    assert score(folders["base"], folders["tuned"], known, tokens=None, layers=1).run["notes"] == []
-    notes = score(folders["base"], folders["tuned"], texts, tokens=None, layers=1).run["notes"]
-    assert notes == ["texts: 2 of 18 tokens are unknown to the tokenizer"]
-    notes = score(folders["base"], folders["tuned"], ["xa xb", "xc xd"], tokens=None, layers=1).run["notes"]
-    assert notes == ["texts: all 4 tokens are unknown to the tokenizer"]
+    for given, said in (
+        (known, []),
+        (texts, ["texts: 2 of 18 tokens are unknown to the tokenizer"]),
+        (["xa xb", "xc xd"], ["texts: all 4 tokens are unknown to the tokenizer"]),
+    ):
+        notes = score(folders["base"], folders["tuned"], given, tokens=None, layers=1).run["notes"]
+        assert [note for note in notes if "unknown" in note] == said
 
 
 def test_a_real_model_with_its_last_blocks_changed(model_dir: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from bertft.errors import DataError
 class Stimuli:
     """The drawn sentences of a corpus, their tokens, the drawn tokens, and the sentences of each batch.
 
-    `notes` holds what a reader of the numbers should know: fewer tokens than requested, truncated texts, and tokens that
-    the tokenizer does not know.
+    `notes` holds what a reader of the numbers should know: fewer tokens than requested, truncated texts, and tokens
+    that the tokenizer does not know.
     """
 
     corpus: Corpus

@@ -42,7 +42,7 @@ _CHANGES_BASE = ("olora", "pissa")
 """Initial values that change the weights of the base, from which they are computed again in the same way."""
 
 
-class Refused(ValueError):
+class SettingError(ValueError):
     """A setting that is not passed on to peft; the message names it, without the folder."""
 
 
@@ -60,7 +60,7 @@ class Limits:
 
 
 def peft_settings(given: Mapping[str, Any], known: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """Return the keyword arguments for the config of an adapter; raise `Refused` for a setting that is not passed on.
+    """Return the keyword arguments for the config of an adapter; raise `SettingError` for one that is not passed on.
 
     `given` is the content of `adapter_config.json`, and `known` the fields of the class of the config in the installed
     peft, each with its default.
@@ -70,7 +70,7 @@ def peft_settings(given: Mapping[str, Any], known: Mapping[str, Any], limits: Li
     >>> peft_settings({"megatron_core": "os"}, {"megatron_core": "megatron.core"}, Limits(1024, ("query",)))
     Traceback (most recent call last):
     ...
-    bertft.checkpoints.adapter_config.Refused: megatron_core is 'os', a setting that bertft does not pass on to peft
+    bertft.checkpoints.adapter_config.SettingError: megatron_core is 'os', which bertft does not pass on to peft
     """
     passed: dict[str, Any] = {}
     ada = given.get("peft_type") == "ADALORA"
@@ -85,7 +85,7 @@ def peft_settings(given: Mapping[str, Any], known: Mapping[str, Any], limits: Li
         elif name in _CHECKS and name in known:
             passed[name] = _CHECKS[name](name, value, limits)
         elif name in known or not (value is None or value is False or value in ([], {}, "")):
-            raise Refused(f"{name[:60]} is {value!r:.60}, a setting that bertft does not pass on to peft")
+            raise SettingError(f"{name[:60]} is {value!r:.60}, which bertft does not pass on to peft")
     if ada:  # needed by the config, used only in training
         passed["total_step"] = 1
     return {**passed, "inference_mode": True}
@@ -100,14 +100,14 @@ def _checked_init(name: str, value: Any) -> str | None:
         return None
     if name == "init_lora_weights" and isinstance(value, str) and value.lower() in _CHANGES_BASE:
         return value.lower()
-    raise Refused(
+    raise SettingError(
         f"{name} is {value!r:.60}, which may change the base in a way that cannot be repeated; convert the adapter "
         "where it was trained (path_initial_model_for_weight_conversion), or merge it there (merge_and_unload)"
     )
 
 
-def _wanted(name: str, value: Any, wanted: str) -> Refused:
-    return Refused(f"{name} is {value!r:.60}; expected {wanted}")
+def _wanted(name: str, value: Any, wanted: str) -> SettingError:
+    return SettingError(f"{name} is {value!r:.60}; expected {wanted}")
 
 
 def _flag(name: str, value: Any, limits: Limits) -> bool:
@@ -171,7 +171,7 @@ def _modules(name: str, value: Any, limits: Limits) -> list[str] | str | None:
         return "all-linear"
     matches = _matching(name, [value], limits)[value]
     if not matches and name == "target_modules":
-        raise Refused(f"target_modules is {value!r:.60}, which matches no module of the base")
+        raise SettingError(f"target_modules is {value!r:.60}, which matches no module of the base")
     return _alternatives(matches) or None
 
 
@@ -202,7 +202,7 @@ def _rank_masks(value: Any, limits: Limits) -> dict[str, list[bool]]:
 def _matching(
     name: str, patterns: Iterable[str], limits: Limits, before: str = "", after: str = ""
 ) -> dict[str, list[str]]:
-    """Return the modules whose names each pattern matches, and no earlier one; raise `Refused` where it takes long."""
+    """Return the modules whose names each pattern matches, and no earlier one; `SettingError` where it takes long."""
     left = list(limits.modules)
     found: dict[str, list[str]] = {}
     for pattern in patterns:
@@ -218,12 +218,12 @@ def _matching(
                 if compiled.fullmatch(module, timeout=max(1e-6, limits.until - time.monotonic())):
                     matches.append(module)
         except TimeoutError:
-            raise Refused(
+            raise SettingError(
                 f"{name} has the regular expression {pattern!r:.60}, which takes more than {SECONDS:.0f} s to match "
                 "the names of the modules; write the names of the modules as a list"
             ) from None
         except (regex.error, RecursionError, OverflowError, MemoryError) as error:
-            raise Refused(f"{name} has {pattern!r:.60}, which is no regular expression ({error})") from None
+            raise SettingError(f"{name} has {pattern!r:.60}, which is no regular expression ({error})") from None
         found[pattern] = matches
         taken = set(matches)
         left = [module for module in left if module not in taken]
@@ -273,4 +273,3 @@ def largest_size(shapes: Iterable[tuple[int, ...]]) -> int:
     4096
     """
     return max([1024, *(dimension for shape in shapes for dimension in shape)])
-

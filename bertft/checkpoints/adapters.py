@@ -3,8 +3,8 @@
 peft works on a copy with memory of its own, because the initialisation of some adapters (OLoRA, PiSSA) changes weights
 in place. Afterwards the weights that are unchanged are those of the base again, so in the end the copy takes only the
 memory of the adapted weights. A layer without an adapter, or with a LoRA of zeros, keeps weights equal to the base's,
-bit for bit. An adapter that was trained on a model with a head, such as a sequence classifier, names the modules of that
-model; only the part for the body is used.
+bit for bit. An adapter that was trained on a model with a head, such as a sequence classifier, names the modules of
+that model; only the part for the body is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertft.checkpoints.adapter_config import TYPES, Limits, Refused, largest_size, peft_settings
+from bertft.checkpoints.adapter_config import TYPES, Limits, SettingError, largest_size, peft_settings
 from bertft.checkpoints.files import check_safetensors, first_line, hash_files, read_json
 from bertft.errors import CheckpointError
 
@@ -126,7 +126,7 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
                 model.merge_and_unload(safe_merge=True)
     except Exception as error:  # peft raises many types of error for an adapter that does not fit
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
-        who = "" if isinstance(error, Refused) else f"peft {peft.__version__} "
+        who = "" if isinstance(error, SettingError) else f"peft {peft.__version__} "
         raise CheckpointError(
             f"{adapter.folder}: {who}cannot apply this adapter to {adapter.base}: {reason}"
         ) from error
@@ -142,23 +142,23 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
         )
     if body.state_dict().keys() != base.state_dict().keys():
         raise CheckpointError(
-            f"{adapter.folder}: merging this adapter leaves modules of peft in the model; merge it where it was trained "
-            "(merge_and_unload), and save the full model"
+            f"{adapter.folder}: merging this adapter leaves modules of peft in the model; merge it where it was "
+            "trained (merge_and_unload), and save the full model"
         )
     _share_unchanged(body, base)
     return body.train(False).requires_grad_(False)
 
 
 def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> Any:
-    """Return the config of the adapter for peft, of checked settings only; raise `Refused` for any other setting."""
+    """Return the config of the adapter for peft, of checked settings only; raise `SettingError` for any other."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     given = read_json(adapter.folder, CONFIG) or {}
     kind = given.get("peft_type")
     if not isinstance(kind, str) or kind not in TYPES:
-        raise Refused(
-            f"it is of the type {kind!r:.60}; the types that can be merged are {', '.join(sorted(TYPES))}; for another, "
-            "merge it where it was trained (merge_and_unload), and save the full model"
+        raise SettingError(
+            f"it is of the type {kind!r:.60}; the types that can be merged are {', '.join(sorted(TYPES))}; for "
+            "another, merge it where it was trained (merge_and_unload), and save the full model"
         )
     made = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
     known = {

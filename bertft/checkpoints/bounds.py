@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel
 
 from bertft.errors import CheckpointError
 
-_FEW = 256
-"""As many layers, experts and the like are built without a look at the weights."""
+_FEW, _EXPERTS = 256, 2**14
+"""As many layers and the like, and as many experts, are built without a look at the weights."""
 
 _LARGE = 10**6
 """A number up to this one is no danger by itself."""
@@ -27,10 +27,12 @@ _LARGE = 10**6
 _BUFFERS = 2**28
 """As many elements of tables and masks are built without a look at the weights, which do not hold them."""
 
-_MODULES = re.compile(r"(.*_)?(layers?|blocks|stages|depths?|experts|groups|group_num)")
+_MODULES = re.compile(r"(.*_)?(layers?|blocks|stages|depths?|experts|hidden_groups|group_num)")
 """Names of numbers of modules. Every layer and expert has tensors of its own, but for models that share weights."""
 
-_NO_SIZE = re.compile(r".*(_id|_ids|theta|base|seed|position\w*|length|len|window|context|ctx|factor|token|eps|scale)")
+_NO_SIZE = re.compile(
+    r".*(_id|_ids|theta|base|seed|position\w*|length|len|window|chunk_size|attention|context|ctx|factor|token|eps|scale)"
+)
 """Names of numbers that build nothing by themselves, or whose tensors are counted below."""
 
 
@@ -41,16 +43,17 @@ def check_sizes(folder: Path, config: Mapping[str, Any], weights: Sequence[Path]
     for name, number in _numbers(config):
         most, held = max(_LARGE, size), f"the weights have {size} bytes"
         if _MODULES.fullmatch(name):
-            most, held = max(_FEW, tensors), f"the weights hold {tensors} tensors"
+            few = _EXPERTS if name.endswith("experts") else _FEW  # a tensor can hold all experts of a layer
+            most, held = max(few, tensors), f"the weights hold {tensors} tensors"
         elif name == "num_labels":
             # A name is made up for each label, before any model is built.
             most, held = _LARGE, f"at most {_LARGE} labels are read"
-        elif _NO_SIZE.fullmatch(name):
+        elif isinstance(number, float) or _NO_SIZE.fullmatch(name):
             continue
         if number > most:
             raise CheckpointError(
-                f"{folder / 'config.json'}: {name} is {_short(number)}, but {held}; the config and the weights belong to "
-                "different models, or the config is damaged"
+                f"{folder / 'config.json'}: {name} is {_short(number)}, but {held}; "
+                "they belong to different models, or the config is damaged"
             )
     parameters, buffers = _n_elements(folder)
     # A parameter takes half a byte or more. Eight times that leaves room for whatever is drawn or tied.

@@ -91,7 +91,8 @@ def checked_config(folder: Path) -> dict[str, Any]:
             )
         if settings and (field := _kernel_of_hub(settings)):
             raise CheckpointError(
-                f"{folder / name}: {field} names a kernel of the hub, and bertft does not run code from there; remove it"
+                f"{folder / name}: {field} names a kernel of the hub, and bertft does not run code from there; "
+                "remove it"
             )
     if config.get("is_encoder_decoder"):
         raise CheckpointError(
@@ -155,7 +156,9 @@ def check_safetensors(file: Path) -> None:
         with file.open("rb") as stream:
             pointer = stream.read(20).startswith(b"version https://git")
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({reason(error)}); check the file and its permissions") from error
+        raise CheckpointError(
+            f"{file}: cannot be read ({reason(error)}); check the file and its permissions"
+        ) from error
     if pointer:
         raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
     try:

@@ -67,8 +67,8 @@ def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
 def read_pairs(source: str) -> Pairs:
     """Return the labelled pairs of a local file, JSON lines or tab-separated, or of a data set `NAME:SPLIT`.
 
-    Pairs with the label "-" are left out and counted. Raises `DataError` with the number of a malformed line or row, and
-    where no pair has another label.
+    Pairs with the label "-" are left out and counted. Raises `DataError` with the number of a malformed line or row,
+    and where no pair has another label.
 
     >>> read_pairs("no/such/file.jsonl")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -88,7 +88,8 @@ def read_pairs(source: str) -> Pairs:
     pairs = tuple(pair for pair in found if pair.label != UNLABELLED)
     if not pairs:
         raise DataError(
-            f"{source}: no pair has a gold label ({len(found)} have {UNLABELLED!r}, as in test sets); give labelled pairs"
+            f"{source}: no pair has a gold label ({len(found)} have {UNLABELLED!r}, as in test sets); "
+            "give labelled pairs"
         )
     return Pairs(name, pairs, len(found) - len(pairs), content_hash)
 
@@ -147,7 +148,9 @@ def _table(
 def _field(file: TextFile, number: int, record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str):
-        got = f"the fields {', '.join(record)[:200] or '(none)'}" if field not in record else f"{brief(value)} in {field}"
+        got = (
+            f"the fields {', '.join(record)[:200] or '(none)'}" if field not in record else f"{brief(value)} in {field}"
+        )
         wanted = "sentence1 and sentence2" + (", and a gold_label" if field == "gold_label" else "")
         raise file.error(
             number,

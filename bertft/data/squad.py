@@ -17,7 +17,6 @@ from bertft.data.text_file import TextFile, brief, read_text_file
 from bertft.errors import DataError
 from bertft.untrusted import parse_json
 
-
 _LONG_NUMBER = re.compile(r"[0-9]{4301}")
 """More digits than Python converts."""
 

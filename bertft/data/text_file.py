@@ -117,7 +117,7 @@ def local_path(source: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{source}: cannot be opened ({reason}); give the path of a file") from error
+        raise DataError(f"{source}: cannot be read ({reason}); give the path of a file") from error
     return path
 
 

@@ -265,7 +265,22 @@ def test_command_lines(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     text, bank = str(models / "text.txt"), str(models / "bank")
-    odd = ["", "-1", "0", "x", "1e9", "nan", "all", "9" * 30, "0,3-5,-1", "n" * 300, "~nosuchuser/x", "\x1b[2J", "é", "--"]
+    odd = [
+        "",
+        "-1",
+        "0",
+        "x",
+        "1e9",
+        "nan",
+        "all",
+        "9" * 30,
+        "0,3-5,-1",
+        "n" * 300,
+        "~nosuchuser/x",
+        "\x1b[2J",
+        "é",
+        "--",
+    ]
     starts = [
         ["score", str(models / "base"), str(models / "tuned"), "--text", text],
         ["score", "--pair", str(models / "base"), str(models / "tuned"), "--text", text],
@@ -274,10 +289,33 @@ def test_command_lines(
     ]
     options = [
         *("--text", "--layers", "--measures", "--tokens", "--sentences", "--seed", "--max-length", "--batch-tokens"),
-        *("--device", "--dtype", "--out", "--json", "--single", "--special-tokens", "--standardize", "--pair", "--model"),
+        *(
+            "--device",
+            "--dtype",
+            "--out",
+            "--json",
+            "--single",
+            "--special-tokens",
+            "--standardize",
+            "--pair",
+            "--model",
+        ),
         *("--epochs", "--rank", "--treebank", "--task", "--data", "--cache", "--random-seeds", "--allow-pickle", "--x"),
     ]
-    values = [*odd, text, bank, str(models), str(models / "base"), "out", "cpu", "float64", "rsa,cka", "rsa", "2", "/dev/null"]
+    values = [
+        *odd,
+        text,
+        bank,
+        str(models),
+        str(models / "base"),
+        "out",
+        "cpu",
+        "float64",
+        "rsa,cka",
+        "rsa",
+        "2",
+        "/dev/null",
+    ]
     count, refused = 60 * TIMES, 0
     for number in range(count):
         rng = np.random.default_rng([SEED, number])
