@@ -12,7 +12,7 @@ from typing import Any
 from bertft.data.hub import is_file, read_hub
 from bertft.data.json_lines import read_objects
 from bertft.data.records import Example
-from bertft.data.text_file import TextFile, brief, read_text_file
+from bertft.data.text_file import TextFile, brief, field_names, read_text_file
 from bertft.errors import DataError
 
 LABELS = ("contradiction", "entailment", "neutral")
@@ -148,9 +148,7 @@ def _table(
 def _field(file: TextFile, number: int, record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str):
-        got = (
-            f"the fields {', '.join(record)[:200] or '(none)'}" if field not in record else f"{brief(value)} in {field}"
-        )
+        got = f"the fields {field_names(record)}" if field not in record else f"{brief(value)} in {field}"
         wanted = "sentence1 and sentence2" + (", and a gold_label" if field == "gold_label" else "")
         raise file.error(
             number,

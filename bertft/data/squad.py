@@ -13,7 +13,7 @@ from typing import Any
 
 from bertft.data.hub import is_file, read_hub
 from bertft.data.records import Example
-from bertft.data.text_file import TextFile, brief, read_text_file
+from bertft.data.text_file import TextFile, brief, field_names, read_text_file
 from bertft.errors import DataError
 from bertft.untrusted import parse_json
 
@@ -199,7 +199,7 @@ def _string(file: TextFile, parent: dict[str, Any], place: str, field: str) -> s
 
 
 def _not_squad(file: TextFile, place: str, wanted: str, got: Any) -> DataError:
-    found = f"the fields {', '.join(got)[:200] or '(none)'}" if isinstance(got, dict) else brief(got)
+    found = f"the fields {field_names(got)}" if isinstance(got, dict) else brief(got)
     return DataError(
         f"{file.path}: {place or 'the document'}: expected {wanted}, as in SQuAD v1.1, got {found}; "
         "write other texts to a .txt file, one on each line"

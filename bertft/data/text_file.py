@@ -6,6 +6,7 @@ import hashlib
 import os
 import reprlib
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +104,15 @@ def brief(value: Any) -> str:
     ("['a', 3]", 60)
     """
     return _BRIEF.repr(value)[:60]
+
+
+def field_names(record: Iterable[str]) -> str:
+    """Return the names of the fields of a record on one line, for a message.
+
+    >>> field_names({"text": 1, "new\\nline": 2})
+    'text, new\\\\nline'
+    """
+    return repr(", ".join(record))[1:-1][:200] or "(none)"
 
 
 def local_path(source: str | Path) -> Path:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bertft.data.conllu import ConlluRow, Sentence, read_sentences
 from bertft.data.hub import is_file, read_hub
-from bertft.data.text_file import TextFile, local_path, read_text_file
+from bertft.data.text_file import TextFile, field_names, local_path, read_text_file
 from bertft.errors import DataError
 
 # The training split of the largest UD treebanks has several files, such as cs_pdt-ud-train-c.conllu.
@@ -163,7 +163,7 @@ def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
     columns = [row[name] for name in ("tokens", "head", "deprel") if isinstance(row.get(name), list)]
     if len(columns) != 3 or len(set(map(len, columns))) != 1:
         raise DataError(
-            f"{where}: expected lists of equal length tokens, head and deprel, got the columns {', '.join(row)}; "
+            f"{where}: expected lists of equal length tokens, head and deprel, got the columns {field_names(row)}; "
             "give a data set with the columns of Universal Dependencies, or a CoNLL-U file"
         )
     # Ranges and empty nodes have no head, and the numbers of heads skip them.
