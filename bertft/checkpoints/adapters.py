@@ -146,7 +146,8 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
             "trained (merge_and_unload), and save the full model"
         )
     _share_unchanged(body, base)
-    return body.train(False).requires_grad_(False)
+    body.train(False).requires_grad_(False)
+    return body
 
 
 def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> Any:
