@@ -1,5 +1,6 @@
 # `make demo` shows what bertft does, `make test` checks it; `make lint`, `make bench` and `make test-cpus` are for work on
-# it. `make test-cpus` runs the tests with the code that libraries choose on other processors.
+# it. `make test-cpus` runs the tests with the code that libraries choose on other processors. `make fuzz` reads damaged
+# files, configs and command lines: TIMES=100 times as many as `make test` does, chosen by SEED=1.
 #
 # Each installs what it needs into .venv in this folder, at the versions of constraints.txt, and again only after a
 # change to the build. PYTHON=python3.12 chooses the interpreter; ROUNDS=short runs each quick benchmark once; with QUICK=1
@@ -8,6 +9,8 @@
 PYTHON ?= python3
 ROUNDS ?= full
 QUICK ?=
+TIMES ?= 100
+SEED ?= 1
 
 BIN := .venv/bin
 CPP := $(wildcard csrc/*.hpp csrc/*.cpp csrc/tests/*.hpp csrc/tests/*.cpp bertft/kernels/*.cu)
@@ -18,7 +21,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpus lint bench
+.PHONY: demo test test-cpus lint bench fuzz
 
 demo: .venv/with-demo
 	$(BIN)/bertft demo
@@ -28,6 +31,9 @@ test: .venv/with-test
 
 test-cpus: .venv/with-test
 	$(BIN)/python tests/run_on_cpus.py $(if $(QUICK),--quick)
+
+fuzz: .venv/with-test
+	BERTFT_FUZZ=$(TIMES) BERTFT_FUZZ_SEED=$(SEED) $(BIN)/pytest -q -x tests/fuzz
 
 lint: .venv/with-dev $(FUZZERS)
 	$(BIN)/ruff check --quiet .

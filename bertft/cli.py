@@ -7,6 +7,7 @@ interruption, 1 for any other. Set the variable BERTFT_DEBUG=1 to see the traceb
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import os
 import re
@@ -17,7 +18,9 @@ from typing import Any, NoReturn
 
 from bertft import __version__, errors
 from bertft.commands import COMMANDS, GROUPS
+from bertft.commands.output import discard_stdout, printing
 from bertft.errors import BertftError, OptionError
+from bertft.untrusted import shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +32,11 @@ class Parser(argparse.ArgumentParser):
             message += " (write --option=-1 if the value begins with a minus)"
         raise OptionError(f"{message}; see `{self.prog} --help`")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse itself says nothing where the help cannot be written.
+        with printing() as stdout:
+            stdout.write(message)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -36,20 +44,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             show_own_warnings()
+            keep_descriptors()
             options = parser().parse_args(arguments)
             status: int = options.run(options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                with printing():
+                    pass
             return status
-    except BrokenPipeError:
-        # The reader of a pipe has ended (`| head`). Python must not fail again when it flushes and closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of a pipe has ended (`| head`)
+        discard_stdout()
         return 141
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             raise
         message, status = explanation(error)
-        print(f"bertft: {one_line(message)}", file=sys.stderr)
+        tell(f"bertft: {one_line(message)}")
         return status
+
+
+def keep_descriptors() -> None:
+    """Open the null device in place of standard streams that are closed; a file opened later would be taken for one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr, where there is one that can be written to."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def explanation(error: BaseException) -> tuple[str, int]:
@@ -64,19 +88,19 @@ def explanation(error: BaseException) -> tuple[str, int]:
 
 
 def one_line(message: str) -> str:
-    """Return a message without line breaks."""
-    return " ".join(message.split())
+    """Return a message without line breaks, and with control characters as escapes."""
+    return shown(" ".join(message.split()))
 
 
 def show_own_warnings() -> None:
     """Show each warning of bertft once, as one line on stderr, and no warning of other packages."""
-    shown = set()
+    known = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         line = f"bertft: warning: {one_line(str(message))}"
-        if line not in shown:
-            shown.add(line)
-            print(line, file=sys.stderr)
+        if line not in known:
+            known.add(line)
+            tell(line)
 
     warnings.showwarning = show
     warnings.simplefilter("ignore")

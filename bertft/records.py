@@ -2,6 +2,9 @@
 
 JSON has no nan: an undefined number is `null` in JSON and `nan` in CSV. Floats are written with as many digits as it
 takes to read back the same float.
+
+A text that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` before it in CSV, because a spreadsheet
+would run it as a formula (OWASP, CSV injection). JSON has every text as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""The first characters of what a spreadsheet takes for a formula, or skips before one."""
 
 COLUMNS = (
     *("base", "tuned", "corpus", "layer", "measure", "value", "stderr", "n_tokens", "n_sentences"),
@@ -40,22 +47,39 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+_UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What some terminals obey, and halves of characters, which UTF-8 does not have."""
+
+
 def json_bytes(rows: list[Row], run: dict[str, Any]) -> bytes:
     """Return a JSON object with the rows, one on each line, and the record of the run."""
     lines = ",\n    ".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
     record = json.dumps(plain(run), ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n  ")
-    return f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n'.encode()
+    text = f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n'
+    # In JSON an escape stands for the character itself.
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
-    """Return CSV with a header and a line for each row; keys that are not in `columns` come last."""
+    """Return CSV with a header and a line for each row; keys that are not in `columns` come last.
+
+    >>> csv_bytes([{"corpus": "=1+1.txt", "value": -0.5}], ("corpus",))
+    b"corpus,value\\n'=1+1.txt,-0.5\\n"
+    """
     columns = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([row.get(column, "") for column in columns])
-    return text.getvalue().encode()
+    plainly, quoted = (
+        csv.writer(text, lineterminator="\n", quoting=quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)
+    )
+    for cells in (columns, *([row.get(column, "") for column in columns] for row in rows)):
+        # Python quotes no carriage return, which other readers take for the end of the line.
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if returns else plainly).writerow(map(_cell, cells))
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 @dataclass(frozen=True)

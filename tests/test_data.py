@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
+from bertft.data import (
+    Corpus,
+    Example,
+    corpus_from_texts,
+    read_corpus,
+    read_edge_corpus,
+    read_edge_records,
+    read_treebank,
+)
 from bertft.data.conllu import parse_row, read_sentences, surface_tokens
+from bertft.data.mnli import read_pairs
+from bertft.data.squad import read_questions
 from bertft.data.text_file import read_text_file
+from bertft.data.treebank import read_split
 from bertft.errors import DataError
 
 MNLI = {"pairID": "7", "sentence1": "It pours.", "sentence2": "It rains.", "gold_label": "entailment"}
@@ -291,3 +304,105 @@ def test_text_of_another_format_is_not_read_as_language(tmp_path, name, text, me
 def test_a_sentence_in_brackets_is_a_sentence(tmp_path):
     (tmp_path / "stage.txt").write_text("[Enter a ghost.]\n{Exit.}\n")
     assert [example.text for example in read_corpus(tmp_path / "stage.txt").examples] == ["[Enter a ghost.]", "{Exit.}"]
+
+
+# ---------------------------------------------------------------------------------------------- limits of the readers
+
+LONG = "1" * 4301
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.conllu", f"{LONG}\tw\t_\t_\t_\t_\t0\troot\t_\t_\n\n", 1),
+        ("a.conllu", f"1-{LONG}\tw\t_\t_\t_\t_\t0\troot\t_\t_\n\n", 1),
+        ("a.conllu", f"1.{LONG}\tw\t_\t_\t_\t_\t0\troot\t_\t_\n\n", 1),
+        ("b.conllu", f"# text = w\n1\tw\t_\t_\t_\t_\t{LONG}\troot\t_\t_\n\n", 2),
+        ("c.json", f'{{"data":\n {LONG}}}', 2),
+        ("c.json", f'{{"data": [{{"paragraphs": [{{"context": "a", "qas": [{{"id": -{LONG}}}]}}]}}]}}', 1),
+        ("d.jsonl", f"{json.dumps(MNLI)}\n{LONG}\n", 2),
+        ("d.jsonl", f'{{"sentence1": {LONG}}}\n', 1),
+    ],
+)
+def test_numbers_of_too_many_digits(tmp_path: Path, name: str, content: str, line: int) -> None:
+    path = write(tmp_path / name, content)
+    read = read_treebank if name == "b.conllu" else read_corpus
+    with pytest.raises(DataError, match=f"{name}:{line}: ") as caught:
+        read(path)
+    assert len(str(caught.value)) < 600
+
+
+def test_edge_records_with_numbers_of_too_many_digits(tmp_path: Path) -> None:
+    record = '{"text": "a b", "targets": [{"span1": [0, %s], "label": "x"}]}'
+    path = write(tmp_path / "dev.jsonl", f"{record % 1}\n{record % LONG}\n")
+    with pytest.raises(DataError, match=r"dev\.jsonl:2: .*too many digits"):
+        read_edge_records(path)
+    path = write(tmp_path / "dev.jsonl", record % ("1" * 4000))
+    with pytest.raises(DataError, match=r"dev\.jsonl:1: targets\[0\]\.span1 is \[0, 1{20}\]"):
+        read_edge_records(path)
+
+
+@pytest.mark.parametrize("depth", [900, 950, 970, 980, 990, 1000, 5000])
+@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl", "deep.txt", "edge.jsonl"])
+def test_nested_values_are_refused_at_every_depth(tmp_path: Path, name: str, depth: int) -> None:
+    """Just below the depth that the parser refuses, the value must not break the message."""
+    nested = "[" * depth + "]" * depth
+    content = {
+        "deep.json": f'{{"data": {nested}}}',
+        "deep.jsonl": f'{{"sentence1": {nested}}}',
+        "edge.jsonl": f'{{"text": {nested}}}',
+    }
+    path = write(tmp_path / name, content.get(name, nested))
+    with pytest.raises(DataError) as caught:
+        (read_edge_records if name == "edge.jsonl" else read_corpus)(path)
+    assert len(str(caught.value)) < 600
+
+
+def test_json_lines_of_another_release(tmp_path: Path) -> None:
+    mrqa = '{"header": {"dataset": "HotpotQA"}}\n{"id": "", "context": "It rains.", "qas": []}\n'
+    with pytest.raises(
+        DataError, match=r"got JSON lines, as those of MRQA; give one document in the form of SQuAD v1.1"
+    ):
+        read_questions(str(write(tmp_path / "mrqa.jsonl", mrqa)))
+    with pytest.raises(DataError, match="got JSON lines; give one document"):
+        read_questions(str(write(tmp_path / "other.jsonl", '{"a": 1}\n{"b": 2}\n')))
+    with pytest.raises(DataError, match="'Extra data'; is the file truncated or damaged"):
+        read_questions(str(write(tmp_path / "other.json", "[1]\n[2]\n")))
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="without pipes that have names")
+def test_pipes_are_read_and_devices_are_not(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("It rains.\n",))
+    writer.start()
+    assert [example.text for example in read_corpus(pipe).examples] == ["It rains."]
+    writer.join()
+    for device in ("/dev/zero", "/dev/urandom"):
+        with pytest.raises(DataError, match=f"{device}: cannot be read \\(a device, not a file"):
+            read_corpus(device)
+    os.rename(pipe, tmp_path / "x-ud-dev.conllu")
+    with pytest.raises(DataError, match=r"x-ud-dev\.conllu: a folder, a pipe or a device"):
+        read_treebank(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["n" * 300, "/" + "n" * 300, "~nosuchuser/x", "a\0b"])
+def test_paths_that_the_system_refuses(source: str) -> None:
+    for read in (read_corpus, read_treebank, read_edge_records, read_questions, read_pairs, read_split):
+        with pytest.raises(DataError, match=r"cannot be read|no such file"):
+            read(source)
+    with pytest.raises(DataError, match=r"cannot be read|is not a folder"):
+        read_edge_corpus(source)
+
+
+def test_pairs_without_any_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.jsonl", f"{json.dumps(MNLI | {'gold_label': '-'})}\n" * 3)
+    with pytest.raises(DataError, match=r"dev\.jsonl: no pair has a gold label \(3 have '-'.*give labelled pairs"):
+        read_pairs(str(path))
+    assert len(read_corpus(path).examples) == 3
+
+
+def test_half_a_surrogate_pair_in_edge_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.jsonl", '{"text": "a \\ud800", "targets": []}')
+    with pytest.raises(DataError, match=r"dev\.jsonl:1: text has half of a surrogate pair"):
+        read_edge_records(path)

@@ -112,6 +112,16 @@ def test_tasks_that_cannot_be_arrays_are_refused() -> None:
         group_tasks([EdgeCorpus("x", {"train": (tags("a b"),), "dev": (record("a b"),)}, "x")])
 
 
+def test_tasks_without_a_label_are_refused() -> None:
+    none = record("a b", ((0, 1), None, ()))
+    with pytest.raises(DataError, match="spr: no target has a label"):
+        group_tasks([EdgeCorpus("spr", {"train": (none,), "dev": (none,)}, "spr")])
+    for split in ("train", "dev", "test"):
+        splits = {name: (none if name == split else tags("a b"),) for name in ("train", "dev", "test")}
+        with pytest.raises(DataError, match=f"spr, {split}: no target has a label"):
+            group_tasks([EdgeCorpus("spr", splits, "spr")])
+
+
 def test_tasks_are_read_from_their_folder_or_made_of_the_treebank(tmp_path: Path) -> None:
     (tmp_path / "edge" / "ner").mkdir(parents=True)
     for split in ("train", "dev"):

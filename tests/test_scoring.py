@@ -325,6 +325,18 @@ def test_long_texts_are_cut_and_said(folders: dict[str, Path]) -> None:
     assert score(folders["base"], folders["tuned"], texts, max_length=99).run["options"]["max_length"] == 40
 
 
+def test_unknown_tokens_are_said(folders: dict[str, Path]) -> None:
+    known = ["the cat sat on the mat", "a dog ran under the tree"]
+    texts = [*known, "the zebra sat", "the yak ran"]
+    for given, said in (
+        (known, []),
+        (texts, ["texts: 2 of 18 tokens are unknown to the tokenizer"]),
+        (["xa xb", "xc xd"], ["texts: all 4 tokens are unknown to the tokenizer"]),
+    ):
+        notes = score(folders["base"], folders["tuned"], given, tokens=None, layers=1).run["notes"]
+        assert [note for note in notes if "unknown" in note] == said
+
+
 def test_a_real_model_with_its_last_blocks_changed(model_dir: Path, tmp_path: Path) -> None:
     base = load_checkpoint(model_dir)
     tuned = Checkpoint("tuned", changed(base.model, [5], amount=0.01), base.tokenizer, "hash")

@@ -35,9 +35,20 @@ class TokenisedTexts:
         return np.diff(self.starts)
 
 
+def pair_lead(tokenizer: Any) -> str:
+    """Return what to write before the second text of a pair, so that its first word does not join the word before it.
+
+    This is "" for tokenizers that put a token between the texts, such as [SEP], and a space for all others, such as
+    those of GPT-2 and Qwen.
+    """
+    between = tokenizer.num_special_tokens_to_add(pair=True) - tokenizer.num_special_tokens_to_add(pair=False)
+    return "" if between > 0 else " "
+
+
 def tokenise(examples: Sequence[Example], tokenizer: Any, max_length: int) -> TokenisedTexts:
     """Tokenise texts and pairs; truncate those longer than `max_length` tokens, the longer part of a pair first.
 
+    The texts of a pair are separated as the tokenizer does it, or by a space where it puts nothing between them.
     `tokenizer` is a Hugging Face tokenizer. Raises `OptionError` where `max_length` leaves no room in addition to the
     special tokens.
     """
@@ -78,7 +89,8 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, max_length: int) -> To
 
 def _encode(tokenizer: Any, examples: Sequence[Example], max_length: int | None) -> Any:
     texts = [example.text for example in examples]
-    pairs = None if examples[0].pair is None else [example.pair for example in examples]
+    lead = "" if examples[0].pair is None else pair_lead(tokenizer)
+    pairs = None if examples[0].pair is None else [f"{lead}{example.pair}" for example in examples]
     return tokenizer(
         texts,
         pairs,

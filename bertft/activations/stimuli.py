@@ -21,7 +21,8 @@ from bertft.errors import DataError
 class Stimuli:
     """The drawn sentences of a corpus, their tokens, the drawn tokens, and the sentences of each batch.
 
-    `notes` holds what a reader of the numbers should know: fewer tokens than requested, and truncated texts.
+    `notes` holds what a reader of the numbers should know: fewer tokens than requested, truncated texts, and tokens
+    that the tokenizer does not know.
     """
 
     corpus: Corpus
@@ -66,6 +67,10 @@ class Stimuli:
                 f"{corpus.name}: {texts.n_truncated} of {len(examples)} texts were longer than {max_length} tokens "
                 "and were cut"
             )
+        unknown = int(np.count_nonzero(texts.ids[draw.positions] == getattr(tokenizer, "unk_token_id", None)))
+        if unknown:
+            share = f"all {draw.n_tokens}" if unknown == draw.n_tokens else f"{unknown} of {draw.n_tokens}"
+            notes.append(f"{corpus.name}: {share} tokens are unknown to the tokenizer")
         # Sentences without a drawn token are not run.
         plan = plan_batches(texts.lengths, np.unique(draw.sentences), batch_tokens)
         return cls(corpus, examples, texts, draw, plan, tuple(notes))

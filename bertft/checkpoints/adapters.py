@@ -1,17 +1,19 @@
 """Adapters of LoRA and similar methods, as `peft` saves them, merged into a copy of their base model.
 
-The copy shares all unchanged weights with the base, so it takes only the memory of the adapted weights. A layer without
-an adapter, or with a LoRA of zeros, keeps weights equal to the base's, bit for bit. An adapter that was trained on a
-model with a head, such as a sequence classifier, names the modules of that model; only the part for the body is used.
+peft works on a copy with memory of its own, because the initialisation of some adapters (OLoRA, PiSSA) changes weights
+in place. Afterwards the weights that are unchanged are those of the base again, so in the end the copy takes only the
+memory of the adapted weights. A layer without an adapter, or with a LoRA of zeros, keeps weights equal to the base's,
+bit for bit. An adapter that was trained on a model with a head, such as a sequence classifier, names the modules of
+that model; only the part for the body is used.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bertft.checkpoints.adapter_config import TYPES, Limits, SettingError, largest_size, peft_settings
 from bertft.checkpoints.files import check_safetensors, first_line, hash_files, read_json
 from bertft.errors import CheckpointError
 
@@ -83,8 +86,9 @@ def find_adapter(folder: Path, *, allow_pickle: bool) -> Adapter | None:
 def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of a bare model with the adapter merged into its weights; the base is not changed.
 
-    Raises `CheckpointError` where the package peft is missing, where the modules or shapes of the adapter do not match
-    the base, and where the adapter does not change weights (prompts, prefixes).
+    While peft works, the copy takes as much memory as the base; afterwards, only that of the adapted weights. Raises
+    `CheckpointError` where the package peft is missing, where the adapter is of a type, or has a setting, that is not
+    passed on to peft, and where its modules or shapes do not match the base.
 
     >>> merged(find_adapter(Path("runs/lora"), allow_pickle=False), base.model)  # doctest: +SKIP
 
@@ -103,19 +107,18 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
             f"{adapter.folder}: none of its {len(tensors)} tensors (such as {next(iter(tensors))}) belongs to a module "
             f"of {type(base).__name__}; it was made for another model than {adapter.base}"
         )
-    body = _sharing_copy(base)
+    body = copy.deepcopy(base)
     try:
         # Random initial values are replaced at once, but drawing them must not advance the caller's generator.
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            config = peft.PeftConfig.from_pretrained(str(adapter.folder))
+            outer = _outer(place, body)
+            config = _config(adapter, tensors, outer)
             # The task head is not loaded, nor are the modules that were saved with it.
-            config.task_type, config.inference_mode = None, True
             if getattr(config, "modules_to_save", None):
                 named = [name for name in config.modules_to_save if any(f".{name}." in f".{key}" for key in inside)]
                 config.modules_to_save = named or None
-            model = peft.PeftModel(_outer(place, body), config)
-            _own_what_changes(model, inside)
+            model = peft.PeftModel(outer, config)
             found = peft.set_peft_model_state_dict(model, inside)
             mark = model.base_model.prefix
             lacking = [key for key in found.missing_keys if mark in key]
@@ -123,8 +126,9 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
                 model.merge_and_unload(safe_merge=True)
     except Exception as error:  # peft raises many types of error for an adapter that does not fit
         reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), first_line(error))
+        who = "" if isinstance(error, SettingError) else f"peft {peft.__version__} "
         raise CheckpointError(
-            f"{adapter.folder}: peft {peft.__version__} cannot apply this adapter to {adapter.base}: {reason}"
+            f"{adapter.folder}: {who}cannot apply this adapter to {adapter.base}: {reason}"
         ) from error
     if found.unexpected_keys:
         raise CheckpointError(
@@ -136,8 +140,37 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
             f"{adapter.folder}: the weights lack {len(lacking)} tensors (such as {lacking[0]}) of modules that its "
             f"{CONFIG} names; the file is incomplete, or the adapter was made for another model than {adapter.base}"
         )
+    if body.state_dict().keys() != base.state_dict().keys():
+        raise CheckpointError(
+            f"{adapter.folder}: merging this adapter leaves modules of peft in the model; merge it where it was "
+            "trained (merge_and_unload), and save the full model"
+        )
+    _share_unchanged(body, base)
     body.train(False).requires_grad_(False)
     return body
+
+
+def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> Any:
+    """Return the config of the adapter for peft, of checked settings only; raise `SettingError` for any other."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    given = read_json(adapter.folder, CONFIG) or {}
+    kind = given.get("peft_type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise SettingError(
+            f"it is of the type {kind!r:.60}; the types that can be merged are {', '.join(sorted(TYPES))}; for "
+            "another, merge it where it was trained (merge_and_unload), and save the full model"
+        )
+    made = PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+    known = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(made)
+    }
+    limits = Limits(
+        size=largest_size(tuple(tensor.shape) for tensor in tensors.values()),
+        modules=tuple(name for name, _ in outer.named_modules() if name),
+    )
+    return made(**peft_settings(given, known, limits))
 
 
 def _tensors(adapter: Adapter) -> dict[str, Tensor]:
@@ -153,7 +186,8 @@ def _tensors(adapter: Adapter) -> dict[str, Tensor]:
 def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str, dict[str, Tensor]]:
     """Return the path of the body in the trained model ("bert" in a classifier, "" for a bare body) and its tensors.
 
-    The path is the prefix after which the tensors' names match the body's modules to the greatest depth.
+    The path is the prefix after which the tensors' names match the body's modules to the greatest depth. Tensors that
+    all modules share, such as the projections of VeRA, belong to every body.
     """
     modules = {name for name, _ in body.named_modules() if name}
     votes: Counter[str] = Counter()
@@ -167,7 +201,7 @@ def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str
     if not votes[place]:
         return "", {}
     lead = f"{_ROOT}{place}." if place else _ROOT
-    return place, {key: tensor for key, tensor in tensors.items() if key.startswith(lead)}
+    return place, {key: tensor for key, tensor in tensors.items() if key.startswith(lead) or not key.startswith(_ROOT)}
 
 
 def _outer(place: str, body: nn.Module) -> nn.Module:
@@ -179,22 +213,11 @@ def _outer(place: str, body: nn.Module) -> nn.Module:
     return body
 
 
-def _sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy with its own modules and parameters, which share the memory of the original."""
-    memory: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in model.parameters()}
-    memory |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, memory)
-
-
-def _own_what_changes(model: nn.Module, names: Iterable[str]) -> None:
-    """Copy the memory of the parameters that loading and merging will write to."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    loaded = set(names)
-    for name, parameter in model.named_parameters():
-        if name in loaded:
-            parameter.data = parameter.data.clone()
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            for parameter in module.get_base_layer().parameters():
-                parameter.data = parameter.data.clone()
+@torch.no_grad()
+def _share_unchanged(body: PreTrainedModel, base: PreTrainedModel) -> None:
+    """Let the parameters and buffers of a copy that equal those of the base share the base's memory."""
+    theirs = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    for name, ours in {**dict(body.named_parameters()), **dict(body.named_buffers())}.items():
+        other = theirs.get(name)
+        if other is not None and ours.dtype == other.dtype and torch.equal(ours, other):
+            ours.data = other.data

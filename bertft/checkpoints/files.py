@@ -6,8 +6,8 @@ The messages name the file, which the messages of the libraries often do not.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from bertft import untrusted
 from bertft.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
@@ -22,14 +23,33 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "
 
 def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
     """Return the local folder of a path or a hub name; raise `CheckpointError` where there is none."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    try:
+        folder = Path(source).expanduser()
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # such as a name too long, or ~ of an unknown user
+        raise CheckpointError(f"{source}: cannot be opened ({reason(error)}); give the folder of a model") from error
+    else:
+        if stat.S_ISDIR(mode):
+            _check_regular(folder)
+            return folder
         raise CheckpointError(f"{source}: a file, not a model folder; give the folder that contains config.json")
     if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise CheckpointError(f"{source}: no such folder; give the folder of a model, or a hub name")
     return _download(source, allow_pickle=allow_pickle)
+
+
+def _check_regular(folder: Path) -> None:
+    """Raise `CheckpointError` where a folder cannot be listed, or has a pipe or device, for which libraries wait."""
+    try:
+        for entry in sorted(folder.iterdir()):
+            # A link to nothing is met by whoever opens it.
+            mode = entry.stat().st_mode if entry.exists() else stat.S_IFREG
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CheckpointError(f"{entry}: a pipe or a device, not a file; give a folder of ordinary files")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be listed ({reason(error)}); check its permissions") from error
 
 
 def _download(name: str, *, allow_pickle: bool) -> Path:
@@ -69,11 +89,25 @@ def checked_config(folder: Path) -> dict[str, Any]:
                 f"{folder / name}: needs remote code (auto_map), and bertft does not run code from checkpoints; "
                 "use a model whose class is part of transformers"
             )
+        if settings and (field := _kernel_of_hub(settings)):
+            raise CheckpointError(
+                f"{folder / name}: {field} names a kernel of the hub, and bertft does not run code from there; "
+                "remove it"
+            )
     if config.get("is_encoder_decoder"):
         raise CheckpointError(
             f"{folder}: {config.get('model_type')} is an encoder-decoder; use an encoder or a decoder"
         )
     return config
+
+
+def _kernel_of_hub(settings: Any, field: str = "", depth: int = 0) -> str | None:
+    """Return the field of a config for which transformers would download code, such as an attention kernel, or None."""
+    if isinstance(settings, dict) and depth < 8:
+        for name, value in settings.items():
+            if found := _kernel_of_hub(value, field if "implementation" in field else str(name), depth + 1):
+                return found
+    return field if "implementation" in field and isinstance(settings, str) and "/" in settings else None
 
 
 def checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
@@ -116,15 +150,24 @@ def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
 
 def check_safetensors(file: Path) -> None:
     """Raise `CheckpointError` unless the file is complete and contains tensors."""
-    with file.open("rb") as stream:
-        if stream.read(20).startswith(b"version https://git"):
-            raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
+    if file.exists() and not file.is_file():
+        raise CheckpointError(f"{file}: a folder, a pipe or a device, not the weights; copy or download them again")
+    try:
+        with file.open("rb") as stream:
+            pointer = stream.read(20).startswith(b"version https://git")
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: cannot be read ({reason(error)}); check the file and its permissions"
+        ) from error
+    if pointer:
+        raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
     try:
         with safe_open(file, framework="pt") as tensors:
-            if not list(tensors.keys()):
-                raise CheckpointError(f"{file}: contains no tensors; save the model again")
+            empty = not list(tensors.keys())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
+    if empty:
+        raise CheckpointError(f"{file}: contains no tensors; save the model again")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -145,10 +188,12 @@ def check_tokenizer_files(folder: Path) -> None:
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     """Return the object in a JSON file, or None without the file; raise `CheckpointError` for anything else."""
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = untrusted.read_json(folder / name)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{folder / name}: cannot be read ({reason(error)}); check its permissions") from error
+    except ValueError as error:
         raise CheckpointError(
             f"{folder / name}: cannot be read as JSON ({error}); copy or download it again"
         ) from error
@@ -166,6 +211,11 @@ def hash_files(files: list[Path]) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def reason(error: Exception) -> str:
+    """Return why a file cannot be opened, in the words of the system and without the path."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from bertft.arrays import ALIGNMENT
 from bertft.checkpoints.adapters import Adapter, find_adapter, merged
+from bertft.checkpoints.bounds import check_sizes
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.files import (
     check_tokenizer_files,
@@ -80,6 +81,8 @@ def load_checkpoint(
         return Checkpoint(name, model, tokenizer, content_hash, still_drawn, folder.resolve(), base)
     config = checked_config(folder)
     weights = checked_weights(folder, allow_pickle=allow_pickle)
+    with quiet_transformers():
+        check_sizes(folder, config, weights)
     check_tokenizer_files(folder)
     tokenizer = _load_tokenizer(folder)
     model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")

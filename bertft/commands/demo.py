@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import positive
-from bertft.commands.output import console, get_ready, progress_bar, say, written_line
+from bertft.commands.output import console, get_ready, printing, progress_bar, say, written_line
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -30,7 +30,9 @@ def run(options: argparse.Namespace) -> int:
 
     with progress_bar(sys.stderr) as progress:
         result = demo(options.out, seconds=options.seconds, seed=options.seed, progress=progress)
-    show(result.scores.rows, result.scores.run, console(sys.stdout))
-    say(written_line(result.files))
-    print(f"\n{result.summary}\nYour own: bertft score BASE TUNED --text FILE --out DIR")
+    with printing(written_line(result.files)) as stdout:
+        show(result.scores.rows, result.scores.run, console(stdout))
+        stdout.flush()
+        say(written_line(result.files))
+        print(f"\n{result.summary}\nYour own: bertft score BASE TUNED --text FILE --out DIR", file=stdout)
     return 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bertft.errors import BertftError
 from bertft.progress import Progress
+from bertft.untrusted import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,9 +32,9 @@ def quiet_libraries() -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(stream: TextIO) -> Iterator[Progress | None]:
+def progress_bar(stream: TextIO | None) -> Iterator[Progress | None]:
     """Yield a function that draws progress on a terminal, or None if the stream is not a terminal."""
-    if not stream.isatty():
+    if stream is None or not stream.isatty():
         yield None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,14 +47,17 @@ def progress_bar(stream: TextIO) -> Iterator[Progress | None]:
             if what not in tasks:
                 for task in tasks.values():
                     bar.update(task, visible=False)
-                tasks[what] = bar.add_task(what, total=total)
+                tasks[what] = bar.add_task(shown(what), total=total)
             bar.update(tasks[what], completed=done, total=total)
 
         yield advance
 
 
 def console(stream: TextIO) -> Console:
-    """Return a rich console for a stream, as wide as the terminal, or 80 characters in a pipe."""
+    """Return a rich console for a stream, as wide as the terminal, or 80 characters in a pipe.
+
+    It reads no markup in texts.
+    """
     from rich.console import Console
 
     class PipedConsole(Console):
@@ -60,15 +66,17 @@ def console(stream: TextIO) -> Console:
         def on_broken_pipe(self) -> None:
             raise
 
-    return PipedConsole(file=stream, highlight=False)
+    return PipedConsole(file=stream, highlight=False, markup=False, emoji=False)
 
 
 def get_ready(out: Path | None) -> None:
-    """Raise `BertftError` if the output directory cannot be written, and silence other libraries."""
+    """Raise `BertftError` if the results can be written nowhere, and silence other libraries."""
     from bertft.files import require_writable
 
     if out is not None:
         require_writable(out)
+    elif sys.stdout is None:
+        raise BertftError("stdout is closed, so the results would be lost; name a folder for them (--out DIR)")
     quiet_libraries()
 
 
@@ -88,17 +96,49 @@ def give_back(
     from bertft.records import json_bytes
 
     written = write(options.out) if options.out is not None else []
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(rows, run))
-        return 0
-    show(rows, run, console(sys.stdout))
+    with printing(written_line(written) if written else "") as stdout:
+        if options.json:
+            stdout.buffer.write(json_bytes(rows, run))
+            return 0
+        show(rows, run, console(stdout))
     say(written_line(written) if written else f"Nothing was written; --out DIR writes {kept}.")
     return 0
 
 
+@contextlib.contextmanager
+def printing(kept: str = "") -> Iterator[Any]:
+    """Yield stdout; raise `BertftError`, which names stdout and ends with `kept`, where it cannot be written to.
+
+    Characters that the encoding of stdout lacks are written as escapes. A reader that has ended (`| head`) raises
+    `BrokenPipeError`, as elsewhere.
+    """
+    try:
+        if sys.stdout is None:  # closed before Python began
+            raise OSError(9, "it is closed")
+        with contextlib.ExitStack() as restored:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                restored.callback(sys.stdout.reconfigure, errors=sys.stdout.errors)
+                sys.stdout.reconfigure(errors="backslashreplace")
+            yield sys.stdout
+            sys.stdout.flush()
+    except (BertftError, BrokenPipeError):
+        raise
+    except OSError as error:
+        discard_stdout()
+        advice = kept or "free space, or name a folder for the results (--out DIR)"
+        raise BertftError(f"stdout: cannot write to it: {error.strerror or error}; {advice}") from error
+
+
+def discard_stdout() -> None:
+    """Let nothing more reach stdout, so that Python does not fail again when it flushes and closes it."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(message: str) -> None:
-    """Print a line for the user on stderr; stdout is for results only."""
-    print(message, file=sys.stderr)
+    """Print a line for the user on stderr, where there is one; stdout is for results only."""
+    if sys.stderr is not None:
+        print(shown(message), file=sys.stderr)
 
 
 def written_line(paths: Sequence[Path]) -> str:

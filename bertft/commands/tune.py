@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import RECIPE, add_recipe, add_task_data, chosen, positive
-from bertft.commands.output import console, get_ready, progress_bar, say
+from bertft.commands.output import console, get_ready, printing, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -68,10 +68,11 @@ def run(options: argparse.Namespace) -> int:
     from bertft.records import json_bytes
     from bertft.report.tune import show
 
-    if options.json:
-        sys.stdout.buffer.write(json_bytes(tuned.rows, tuned.run))
-        return 0
-    show(tuned.rows, tuned.run, console(sys.stdout))
+    with printing(f"the models and the numbers are in {options.out}") as stdout:
+        if options.json:
+            stdout.buffer.write(json_bytes(tuned.rows, tuned.run))
+            return 0
+        show(tuned.rows, tuned.run, console(stdout))
     say(
         f"Wrote the models to {options.out}/seed-*/best and last. "
         f"Score one: bertft score {options.model} {options.out}/seed-{options.seeds[0]}/best --text FILE"

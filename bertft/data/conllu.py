@@ -15,7 +15,8 @@ from bertft.data.records import Example
 from bertft.data.text_file import TextFile
 from bertft.errors import DataError
 
-_ID = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+)|\.(?P<empty>\d+))?")
+_ID = re.compile(r"(?P<first>\d{1,9})(?:-(?P<last>\d{1,9})|\.(?P<empty>\d{1,9}))?")
+"""Nine digits are more than any sentence has words. Python converts no more than 4,300."""
 
 
 class ConlluRow(NamedTuple):
@@ -112,7 +113,7 @@ def parse_row(line: str) -> ConlluRow:
         raise DataError(f"expected 10 columns separated by tabs, got {len(columns)} in {line[:40]!r}")
     row = ConlluRow(*columns)
     if not _ID.fullmatch(row.id):
-        raise DataError(f"expected a word number such as 3, 3-4 or 3.1 in column 1, got {row.id!r}")
+        raise DataError(f"expected a word number such as 3, 3-4 or 3.1 in column 1, got {row.id!r:.40}")
     if not row.form:
         raise DataError(f"word {row.id} has no form in column 2")
     return row

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft.data.json_lines import read_objects
-from bertft.data.text_file import TextFile, read_text_file
+from bertft.data.text_file import TextFile, brief, local_path, read_text_file
 from bertft.errors import DataError
 
 SPLITS = ("train", "dev", "test")
@@ -89,7 +89,7 @@ def read_edge_corpus(folder: str | Path, name: str | None = None) -> EdgeCorpus:
 
     Raises `DataError` where `train.jsonl` or `dev.jsonl` is missing, and for malformed records.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     missing = [f"{split}.jsonl" for split in SPLITS[:2] if not (folder / f"{split}.jsonl").is_file()]
     if missing:
         found = "has no " + " and no ".join(missing) if folder.is_dir() else "is not a folder"
@@ -174,6 +174,10 @@ def _span(span: Any, field: str) -> Span:
 
 def _problem(words: Sequence[str], targets: Sequence[Target]) -> str | None:
     """Return what is wrong with the words and spans of a record, or None."""
+    try:
+        " ".join(words).encode()
+    except UnicodeEncodeError:
+        return "text has half of a surrogate pair, which is not a character; write the text again as UTF-8"
     for word in words:
         if not word or " " in word:
             return f"text has the word {word!r}; separate words by single spaces, with none at the start or end"
@@ -181,11 +185,11 @@ def _problem(words: Sequence[str], targets: Sequence[Target]) -> str | None:
         for name, span in (("span1", target.span1), ("span2", target.span2)):
             if span is not None and not 0 <= span[0] < span[1] <= len(words):
                 return (
-                    f"targets[{number}].{name} is [{span[0]}, {span[1]}]; a span of {len(words)} words is "
+                    f"targets[{number}].{name} is [{span[0]!s:.20}, {span[1]!s:.20}]; a span of {len(words)} words is "
                     f"[start, end) with 0 <= start < end <= {len(words)}"
                 )
     return None
 
 
 def _shown(value: Any) -> str:
-    return "missing" if value is None else f"{value!r:.60}"
+    return "missing" if value is None else brief(value)

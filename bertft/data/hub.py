@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bertft.data.text_file import local_path
 from bertft.errors import DataError
 
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?:(?P<split>[\w.-]+(\[[\d:%]*\])?)")
@@ -24,7 +24,7 @@ class HubRows:
 
 def is_file(source: str) -> bool:
     """Return whether a source is a local file, or a wrong path to one, rather than a source for `read_hub`."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     return path.is_file() or not (path.is_dir() or _folder_and_split(source) or _NAME.fullmatch(source))
 
 
@@ -63,4 +63,4 @@ def read_hub(source: str) -> HubRows:
 def _folder_and_split(source: str) -> tuple[str, str] | None:
     """Return the two parts of FOLDER:SPLIT, or None where there is no such folder."""
     folder, _, split = source.rpartition(":")
-    return (str(Path(folder).expanduser()), split) if folder and Path(folder).expanduser().is_dir() else None
+    return (str(local_path(folder)), split) if folder and local_path(folder).is_dir() else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from bertft.data.text_file import TextFile
+from bertft.untrusted import parse_json
 
 
 def read_objects(file: TextFile, what: str, fields: str, advice: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -24,8 +24,8 @@ def read_objects(file: TextFile, what: str, fields: str, advice: str) -> Iterato
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(line)
+        except ValueError as error:
             raise file.error(
                 number, f"expected {what} as JSON on each line, got {line[:40]!r} ({error}); {advice}"
             ) from error

@@ -12,7 +12,7 @@ from typing import Any
 from bertft.data.hub import is_file, read_hub
 from bertft.data.json_lines import read_objects
 from bertft.data.records import Example
-from bertft.data.text_file import TextFile, read_text_file
+from bertft.data.text_file import TextFile, brief, field_names, read_text_file
 from bertft.errors import DataError
 
 LABELS = ("contradiction", "entailment", "neutral")
@@ -67,7 +67,8 @@ def read_mnli(file: TextFile, *, single: bool = False) -> Iterator[Example]:
 def read_pairs(source: str) -> Pairs:
     """Return the labelled pairs of a local file, JSON lines or tab-separated, or of a data set `NAME:SPLIT`.
 
-    Pairs with the label "-" are left out and counted. Raises `DataError` with the number of a malformed line or row.
+    Pairs with the label "-" are left out and counted. Raises `DataError` with the number of a malformed line or row,
+    and where no pair has another label.
 
     >>> read_pairs("no/such/file.jsonl")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -85,6 +86,11 @@ def read_pairs(source: str) -> Pairs:
     if not found:
         raise DataError(f"{source}: contains no pairs; give MNLI as JSON lines or tab-separated")
     pairs = tuple(pair for pair in found if pair.label != UNLABELLED)
+    if not pairs:
+        raise DataError(
+            f"{source}: no pair has a gold label ({len(found)} have {UNLABELLED!r}, as in test sets); "
+            "give labelled pairs"
+        )
     return Pairs(name, pairs, len(found) - len(pairs), content_hash)
 
 
@@ -93,7 +99,7 @@ def _pair(file: TextFile, number: int, record: Mapping[str, Any]) -> Pair:
         _field(file, number, record, field) for field in ("sentence1", "sentence2", "gold_label")
     )
     if label not in (*LABELS, UNLABELLED):
-        raise file.error(number, f"the label is {label!r}; expected {', '.join(LABELS)} or {UNLABELLED!r}")
+        raise file.error(number, f"the label is {brief(label)}; expected {', '.join(LABELS)} or {UNLABELLED!r}")
     pair = Pair(premise, hypothesis, label, file.where(number))
     _check_texts(pair)
     return pair
@@ -108,7 +114,7 @@ def _hub_pair(name: str, place: int, row: Mapping[str, Any]) -> Pair:
     if None in values.values() or label not in (*LABELS, UNLABELLED):
         raise DataError(
             f"{where}: expected the texts premise and hypothesis and one of the labels {', '.join(LABELS)}, "
-            f"got {dict(row)!r:.200}"
+            f"got {brief(dict(row))}"
         )
     pair = Pair(str(values["premise"]), str(values["hypothesis"]), str(label), where)
     _check_texts(pair)
@@ -142,7 +148,7 @@ def _table(
 def _field(file: TextFile, number: int, record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str):
-        got = f"the fields {', '.join(record) or '(none)'}" if field not in record else f"{value!r} in {field}"
+        got = f"the fields {field_names(record)}" if field not in record else f"{brief(value)} in {field}"
         wanted = "sentence1 and sentence2" + (", and a gold_label" if field == "gold_label" else "")
         raise file.error(
             number,

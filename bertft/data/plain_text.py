@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator
 
 from bertft.data.records import Example
 from bertft.data.text_file import TextFile
+from bertft.untrusted import parse_json
 
 
 def read_plain_text(file: TextFile) -> Iterator[Example]:
@@ -64,7 +64,8 @@ def _another_format(file: TextFile, line: str) -> tuple[str, str] | None:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return isinstance(sys.exc_info()[1], RecursionError)
+        parse_json(text)
+    except ValueError as error:
+        # JSON that cannot be read, for its depth or its numbers, is JSON.
+        return not isinstance(error.__context__, json.JSONDecodeError)
     return True

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bertft.data.hub import is_file, read_hub
 from bertft.data.records import Example
-from bertft.data.text_file import TextFile, read_text_file
+from bertft.data.text_file import TextFile, brief, field_names, read_text_file
 from bertft.errors import DataError
+from bertft.untrusted import parse_json
+
+_LONG_NUMBER = re.compile(r"[0-9]{4301}")
+"""More digits than Python converts."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ def read_squad(file: TextFile, *, single: bool = False) -> Iterator[Example]:
     >>> [(example.text, example.pair) for example in read_squad(file)]
     [('What falls?', 'It rains.')]
     """
-    for text, passage, question, place in _questions(file):
-        where = f"{file.path.name}: question {question.get('id', place)}"
+    for text, passage, question, place in _questions(file, "JSON lines need the suffix .jsonl"):
+        where = f"{file.path.name}: question {_id(question, place)}"
         yield Example(text, None if single else passage, where)
 
 
@@ -95,10 +100,8 @@ def read_questions(source: str) -> Questions:
         file = read_text_file(source)
         name, content_hash = file.path.name, file.content_hash
         found = [
-            Question(
-                str(question.get("id", place)), text, passage, tuple(_answers(file, question, place)), file.path.name
-            )
-            for text, passage, question, place in _questions(file)
+            Question(_id(question, place), text, passage, tuple(_answers(file, question, place)), file.path.name)
+            for text, passage, question, place in _questions(file, "give one document in the form of SQuAD v1.1")
         ]
     else:
         hub = read_hub(source)
@@ -111,20 +114,44 @@ def read_questions(source: str) -> Questions:
     return Questions(name, tuple(found), content_hash)
 
 
-def _questions(file: TextFile) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """Yield the text, the passage, the JSON object and the location in the document of each question."""
+def _questions(file: TextFile, advice: str) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Yield the text, the passage, the JSON object and the location in the document of each question.
+
+    `advice` is for a file of JSON lines.
+    """
     try:
-        document = json.loads(file.text)
-    except json.JSONDecodeError as error:
-        advice = "JSON lines need the suffix .jsonl" if error.msg == "Extra data" else "is the file truncated?"
-        raise file.error(error.lineno, f"expected one SQuAD document as JSON, got {error.msg!r}; {advice}") from error
-    except RecursionError as error:
-        raise file.error(1, "expected one SQuAD document as JSON, got too deeply nested brackets") from error
+        document = parse_json(file.text)
+    except ValueError as error:
+        wanted, found = "expected one SQuAD document as JSON", error.__context__
+        if not isinstance(found, json.JSONDecodeError):
+            number = next((number for number, line in enumerate(file.lines, 1) if _LONG_NUMBER.search(line)), 1)
+            got = "too deeply nested brackets" if "deeply" in str(error) else error
+            raise file.error(number, f"{wanted}, got {got}") from error
+        if found.msg == "Extra data" and (lines := _json_lines(file)):
+            raise file.error(found.lineno, f"{wanted}, got {lines}; {advice}") from error
+        raise file.error(found.lineno, f"{wanted}, got {found.msg!r}; is the file truncated or damaged?") from error
     for article, article_place in _items(file, document, "", "data"):
         for paragraph, place in _items(file, article, article_place, "paragraphs"):
             passage = _string(file, paragraph, place, "context")
             for question, question_place in _items(file, paragraph, place, "qas"):
                 yield _string(file, question, question_place, "question"), passage, question, question_place
+
+
+def _json_lines(file: TextFile) -> str | None:
+    """Return what a file is if its first line is a JSON object, which makes it JSON lines; otherwise None."""
+    try:
+        first = parse_json(next(line for line in file.lines if line.strip()))
+    except (StopIteration, ValueError):
+        return None
+    if not isinstance(first, dict):
+        return None
+    # The files of MRQA begin with a header.
+    return "JSON lines, as those of MRQA" if "header" in first else "JSON lines"
+
+
+def _id(question: Mapping[str, Any], place: str) -> str:
+    found = question.get("id", place)
+    return found if isinstance(found, str) else brief(found)
 
 
 def _answers(file: TextFile, question: dict[str, Any], place: str) -> Iterator[Answer]:
@@ -148,7 +175,7 @@ def _hub_question(name: str, place: int, row: Mapping[str, Any]) -> Question:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{where}: expected the fields id, question, context and answers of SQuAD v1.1, got {dict(row)!r:.200}"
+            f"{where}: expected the fields id, question, context and answers of SQuAD v1.1, got {brief(dict(row))}"
         ) from error
 
 
@@ -172,7 +199,7 @@ def _string(file: TextFile, parent: dict[str, Any], place: str, field: str) -> s
 
 
 def _not_squad(file: TextFile, place: str, wanted: str, got: Any) -> DataError:
-    found = f"the fields {', '.join(got) or '(none)'}" if isinstance(got, dict) else f"{json.dumps(got)[:40]}"
+    found = f"the fields {field_names(got)}" if isinstance(got, dict) else brief(got)
     return DataError(
         f"{file.path}: {place or 'the document'}: expected {wanted}, as in SQuAD v1.1, got {found}; "
         "write other texts to a .txt file, one on each line"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import reprlib
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bertft.errors import DataError
 
 _WANTED = "a UTF-8 file of one sentence a line, or CoNLL-U (.conllu), MNLI (.jsonl) or SQuAD (.json)"
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxstring, _BRIEF.maxlong = 4, 20, 20, 100, 60
 
 # First bytes of files that are often given by mistake.
 _SIGNATURES = {
@@ -62,15 +70,16 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     ...
     bertft.errors.DataError: no/such/file.txt: no such file; give a UTF-8 file of one sentence a line, ...
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give {wanted}") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: a folder, not a file; give {wanted}") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give {wanted}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); give {wanted}") from error
     if not content.strip():
         raise DataError(f"{path}: the file is empty; give {wanted}")
     for signature, found in _SIGNATURES.items():
@@ -86,6 +95,49 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
             f"{error.start}; convert the file from its encoding (for example iconv -f ISO-8859-1 -t UTF-8)"
         ) from error
     return TextFile(path, text.removeprefix("\ufeff"), hashlib.sha256(content).hexdigest())
+
+
+def brief(value: Any) -> str:
+    """Return a value from a file as at most 60 characters of Python, however long or deeply nested it is.
+
+    >>> brief(["a", 3]), len(brief("a" * 1000))
+    ("['a', 3]", 60)
+    """
+    return _BRIEF.repr(value)[:60]
+
+
+def field_names(record: Iterable[str]) -> str:
+    """Return the names of the fields of a record on one line, for a message.
+
+    >>> field_names({"text": 1, "new\\nline": 2})
+    'text, new\\\\nline'
+    """
+    return repr(", ".join(record))[1:-1][:200] or "(none)"
+
+
+def local_path(source: str | Path) -> Path:
+    """Return a path with `~` in full; raise `DataError` for one that the system refuses, such as a name too long.
+
+    A path to nothing is returned too.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: cannot be read ({reason}); give the path of a file") from error
+    return path
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file or a pipe. A device, such as /dev/zero, may never end, unless it is a terminal."""
+    with path.open("rb") as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not stream.isatty()):
+            raise OSError(22, "a device, not a file")
+        return stream.read()
 
 
 def _line_of(content: bytes, offset: int) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bertft.data.conllu import ConlluRow, Sentence, read_sentences
 from bertft.data.hub import is_file, read_hub
-from bertft.data.text_file import TextFile, read_text_file
+from bertft.data.text_file import TextFile, field_names, local_path, read_text_file
 from bertft.errors import DataError
 
 # The training split of the largest UD treebanks has several files, such as cs_pdt-ud-train-c.conllu.
@@ -113,7 +113,7 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
 
     Source: universaldependencies.org/format.html; Hewitt and Manning 2019.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a CoNLL-U file, or a folder of *-ud-*.conllu files")
     if not path.is_dir():
@@ -144,16 +144,18 @@ def read_split(source: str) -> Treebank:
     bertft.errors.DataError: no/such/file.conllu: no such file or folder; give ...
     """
     folder, _, split = source.rpartition(":")
-    if Path(source).expanduser().is_dir():
-        splits = ", ".join(_split_files(Path(source).expanduser())[1])
+    if local_path(source).is_dir():
+        splits = ", ".join(_split_files(local_path(source))[1])
         raise DataError(f"{source}: a folder with the splits {splits}; add one of them, for example {source}:train")
     if is_file(source):
         return read_treebank(source)
-    if folder and any(Path(folder).expanduser().glob("*.conllu")):
+    if folder and any(local_path(folder).glob("*.conllu")):
         treebank = read_treebank(folder)
         return Treebank(f"{treebank.name}:{split}", {split: treebank.split(split)}, treebank.content_hash)
     hub = read_hub(source)
     trees = tuple(_hub_tree(f"{hub.name}[{place}]", row) for place, row in enumerate(hub.rows))
+    if not trees:
+        raise DataError(f"{source}: contains no sentences; give another split")
     return Treebank(hub.name, {"all": trees}, hub.content_hash)
 
 
@@ -161,11 +163,14 @@ def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
     columns = [row[name] for name in ("tokens", "head", "deprel") if isinstance(row.get(name), list)]
     if len(columns) != 3 or len(set(map(len, columns))) != 1:
         raise DataError(
-            f"{where}: expected lists of equal length tokens, head and deprel, got the columns {', '.join(row)}; "
+            f"{where}: expected lists of equal length tokens, head and deprel, got the columns {field_names(row)}; "
             "give a data set with the columns of Universal Dependencies, or a CoNLL-U file"
         )
     # Ranges and empty nodes have no head, and the numbers of heads skip them.
     words = [word for word in zip(*columns, strict=True) if str(word[1]).isdecimal()]
+    for _, head, _ in words:
+        if len(str(head)) > 9:
+            raise DataError(f"{where}: expected the number of a word as a head, got {head!s:.40}")
     forms, heads, relations = ([word[column] for word in words] for column in range(3))
     tree = Tree(
         where, where, tuple(forms), ("_",) * len(words), ("_",) * len(words), tuple(map(int, heads)), tuple(relations)
@@ -178,10 +183,12 @@ def _hub_tree(where: str, row: Mapping[str, Any]) -> Tree:
 def _split_files(folder: Path) -> tuple[str, dict[str, list[Path]]]:
     """Return the name of the only treebank in a folder, and the files of each split in the order train, dev, test."""
     found = {path: match for path in sorted(folder.iterdir()) if (match := _SPLIT_FILE.fullmatch(path.name))}
+    if others := [path for path in found if not path.is_file()]:
+        raise DataError(f"{others[0]}: a folder, a pipe or a device, not a file; give a folder of CoNLL-U files")
     names = sorted({match["treebank"] for match in found.values()})
     if not names:
-        others = [path.name for path in sorted(folder.glob("*.conllu"))]
-        advice = f"; to read a single file, give {folder / others[0]}" if others else ""
+        single = [path.name for path in sorted(folder.glob("*.conllu"))]
+        advice = f"; to read a single file, give {folder / single[0]}" if single else ""
         raise DataError(f"{folder}: no file named *-ud-train.conllu, *-ud-dev.conllu or *-ud-test.conllu{advice}")
     if len(names) > 1:
         raise DataError(
@@ -222,11 +229,11 @@ def _head(file: TextFile, sentence: Sentence, place: int, *, keep_ranges: bool) 
     row = sentence.rows[place]
     if keep_ranges and row.head == "_":
         return 0
-    if not (row.head.isascii() and row.head.isdecimal()):
+    if not (row.head.isascii() and row.head.isdecimal() and len(row.head) < 10):
         raise file.error(
             sentence.line_of(place),
             f"sentence {sentence.sentence_id or file.where(sentence.line)}: expected the number of the head of word "
-            f"{row.id} ({row.form}) in column 7, 0 for the root, got {row.head!r}",
+            f"{row.id} ({row.form}) in column 7, 0 for the root, got {row.head!r:.40}",
         )
     return int(row.head)
 

@@ -21,6 +21,7 @@ from bertft.activations.subwords import SubwordRanges
 from bertft.activations.vectors import CachedSubwords, subword_vectors
 from bertft.checkpoints.anatomy import n_layers
 from bertft.data.edge import EdgeCorpus, EdgeRecord, read_edge_corpus
+from bertft.data.text_file import local_path
 from bertft.data.treebank import read_treebank
 from bertft.data.treebank_edges import edge_corpus
 from bertft.errors import DataError, OptionError
@@ -116,11 +117,11 @@ def read_tasks(
     """
     if not names:
         raise OptionError("no task was named; name at least one")
-    folder = None if data is None else Path(data).expanduser()
+    folder = None if data is None else local_path(data)
     bank = None
     found = []
     for name in dict.fromkeys(names):
-        if folder is not None and (folder / name).is_dir():
+        if folder is not None and local_path(folder / name).is_dir():
             found.append(read_edge_corpus(folder / name))
         elif name in FROM_TREEBANK and treebank is not None:
             bank = bank or read_treebank(treebank)
@@ -150,8 +151,8 @@ def group_tasks(corpora: Iterable[EdgeCorpus], sentences: int | None = None, see
     """Group tasks that share their text, with at most `sentences` training sentences of each task.
 
     Which sentences are drawn depends only on the seed and their words, so tasks on one text draw the same ones where
-    they can. Raises `DataError` for a task without targets in a split, and for one in which some targets have one span
-    and some two.
+    they can. Raises `DataError` for a task without targets or labels in a split, and for one in which some targets have
+    one span and some two.
 
     >>> from bertft.data.edge import EdgeRecord, Target
     >>> rain = EdgeRecord(("It", "rains"), (Target((1, 2), None, ("VBZ",)),), {}, "rain:1")
@@ -228,6 +229,9 @@ def _task(
     gold = np.zeros((len(targets), len(labels)), dtype=np.bool_)
     for row, (_, target) in zip(gold, targets, strict=True):
         row[[index[label] for label in target.labels]] = True
+    if not gold.any():
+        where = f"{name}, {split}" if labels else name
+        raise DataError(f"{where}: no target has a label; give records of which some have labels")
     sentence: NDArray[np.int64] = np.array([numbers.setdefault(record.words, len(numbers)) for record, _ in targets])
     return WordTask(
         name=name,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
@@ -31,7 +30,8 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.tables import plain_marks, say
+from bertft.report.tables import cell as text_cell
+from bertft.report.tables import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +191,7 @@ def table(sweep: SweepCurve, rows: Sequence[Row], kind: str, ascii_only: bool) -
     """Return the table of one sweep of one task."""
     built = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     built.add_column("frozen to" if kind == "freeze" else "blocks", justify="right", no_wrap=True)
-    built.add_column(METRICS.get(sweep.metric, sweep.metric), justify="right", no_wrap=True)
+    built.add_column(text_cell(METRICS.get(sweep.metric, sweep.metric)), justify="right", no_wrap=True)
     built.add_column("change", justify="right", no_wrap=True)
     built.add_column("seconds", justify="right", no_wrap=True)
     for k, mean, spread in zip(sweep.ks, sweep.means, sweep.spreads, strict=True):
@@ -203,9 +203,7 @@ def table(sweep: SweepCurve, rows: Sequence[Row], kind: str, ascii_only: bool) -
         ]
         whole = k == sweep.whole
         cells = [str(k), value, "" if whole else f"{sweep.change(k):+.4f}", f"{sum(times) / len(times):.0f}"]
-        built.add_row(
-            *(Text(plain_marks(cell) if ascii_only else cell, style="bold" if whole else "") for cell in cells)
-        )
+        built.add_row(*(text_cell(cell, ascii_only, "bold" if whole else "") for cell in cells))
     return built
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertft.report.rows import fit, task_name
+from bertft.untrusted import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,9 @@ STYLE: dict[str, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "svg.hashsalt": "bertft",
+    # Names and words are drawn as they are: matplotlib would read a dollar sign as the start of mathematics.
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
@@ -138,9 +142,33 @@ def positions(block: Sequence[float], gap: float) -> list[float]:
 
 def png(drawing: Figure) -> bytes:
     """Return a figure as PNG bytes, on a white background."""
+    import matplotlib.style
+
     stream = io.BytesIO()
-    drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    with matplotlib.style.context(["default", STYLE]):
+        plain_texts(drawing)
+        drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
     return stream.getvalue()
+
+
+def plain_texts(drawing: Figure) -> None:
+    """Let every text of a figure be drawn as it is: no mathematics, and control characters as escapes."""
+    from matplotlib.text import Text
+
+    for text in drawing.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        if (plain := shown(text.get_text())) != text.get_text():
+            text.set_text(plain)
+
+
+def legend_name(name: str) -> str:
+    """Return a name for a legend, which leaves out those that begin with an underscore.
+
+    >>> legend_name("_run"), legend_name("run")
+    (' _run', 'run')
+    """
+    return f" {name}" if name.startswith("_") else name
 
 
 def svg(drawing: Figure, name: str) -> str:
@@ -153,6 +181,7 @@ def svg(drawing: Figure, name: str) -> str:
 
     stream = io.StringIO()
     with matplotlib.style.context(["default", STYLE]):
+        plain_texts(drawing)
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -237,7 +266,7 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
             linewidth=1.2 if line.baseline else 1.7,
             marker="" if line.baseline else MARKERS[models % len(MARKERS)],
             markersize=4,
-            label=fit(line.name, 30),
+            label=legend_name(fit(line.name, 30)),
         )
         if math.isfinite(line.center):
             axes.plot(

@@ -22,7 +22,7 @@ from bertft.report.drawing import png
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
 from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
 from bertft.report.rows import NAME, fit, task_name
-from bertft.report.tables import empty_table, marks, say
+from bertft.report.tables import cell, empty_table, say
 
 COLUMNS = (
     *("model", "baseline", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
@@ -109,13 +109,14 @@ def main_tables(
     for part in parts:
         table = empty_table(console)
         table.add_column("task", no_wrap=True)
-        table.add_column(Text(column_name(base, source, names)), justify="right", no_wrap=True)
+        table.add_column(cell(column_name(base, source, names)), justify="right", no_wrap=True)
         for own in part:
-            table.add_column(Text(titles[own]), justify="right", no_wrap=True)
+            table.add_column(cell(titles[own]), justify="right", no_wrap=True)
         for task, scoring in scores.tasks:
             if scoring == "all" or both:
                 cells = [difference(scores.score(own, task, scoring, "f1_difference")) for own in part]
-                table.add_row(task_name(task, scoring), marks(str(scores.score(base, task, scoring)), console), *cells)
+                score = cell(str(scores.score(base, task, scoring)), console.options.ascii_only)
+                table.add_row(cell(task_name(task, scoring)), score, *cells)
         yield table
 
 
@@ -140,9 +141,8 @@ def layer_table(scores: EdgeTable, model: str, console: Console) -> Table:
             own = [ModelInput(model, False, f"layer:{layer}") for layer in layers]
             values = [scores.score(of_layer, task, scoring).value for of_layer in own]
             best = max(values, default=0.0)
-            table.add_row(
-                task_name(task, scoring), *(Text(f"{v:.1f}", style="bold green" if v == best else "") for v in values)
-            )
+            cells = [Text(f"{value:.1f}", style="bold green" if value == best else "") for value in values]
+            table.add_row(cell(task_name(task, scoring)), *cells)
     return table
 
 
@@ -158,7 +158,7 @@ def control_table(scores: EdgeTable, names: Mapping[str, str], console: Console)
             found = [scores.score(own, task, scoring, m).value for m in ("f1", "control_f1", "selectivity")]
             cells = [f"{value:.1f}" if math.isfinite(value) else "-" for value in found]
             name = column_name(own, scores.inputs[0], names)
-            table.add_row(task_name(task, scoring) if index == 0 else "", name, *cells)
+            table.add_row(cell(task_name(task, scoring) if index == 0 else ""), cell(name), *cells)
     return table
 
 
@@ -168,12 +168,12 @@ def mix_table(mixes: Sequence[Row], names: Mapping[str, str], console: Console, 
     table.add_column("task", no_wrap=True)
     models = list(dict.fromkeys(mix["model"] for mix in mixes))
     for model in models:
-        table.add_column(Text(fit(names[model], NAME)), justify="right", no_wrap=True)
+        table.add_column(cell(fit(names[model], NAME)), justify="right", no_wrap=True)
     for task in ordered({mix["task"] for mix in mixes}):
         cells = []
         for model in models:
             own = [mix for mix in mixes if (mix["task"], mix["model"]) == (task, model)]
             centers = [mean([mix[name] for mix in own]) for name in ("center", "center_of_shares")]
             cells.append(", ".join(f"{center:.2f}" for center in centers[: 1 + both]))
-        table.add_row(task_name(task, "all"), *cells)
+        table.add_row(cell(task_name(task, "all")), *cells)
     return table

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bertft.records import Row
-from bertft.report.drawing import LINES, MARKERS, MUTED, PAPER, STYLE, Line, task_panels
+from bertft.report.drawing import LINES, MARKERS, MUTED, PAPER, STYLE, Line, legend_name, task_panels
 from bertft.report.edge_scores import EdgeTable, ModelInput, column_name, mean, ordered, shown_names
 from bertft.report.rows import task_name
 
@@ -41,7 +41,7 @@ def figure(rows: Sequence[Row]) -> Figure:
                 markersize=6,
                 markerfacecolor=PAPER if column.baseline else colour,
                 elinewidth=1.2,
-                label=column_name(column, source, names),
+                label=legend_name(column_name(column, source, names)),
             )
         axes.set_yticks(range(len(tasks)), [task_name(task, "all") for task in tasks])
         axes.set_ylim(len(tasks) - 0.45, -0.55)

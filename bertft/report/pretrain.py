@@ -15,7 +15,7 @@ from rich.table import Table
 from bertft.files import write_files
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png, set_title
-from bertft.report.tables import plain_marks, say
+from bertft.report.tables import cell, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         if len(seeds) > 1:
             cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
         cells.insert(0, f"{baselines[metric]:.3f}")
-        table.add_row(title, *(plain_marks(cell) if ascii_only else cell for cell in cells))
+        table.add_row(*(cell(text, ascii_only) for text in (title, *cells)))
     console.print(table)
     console.print()
     say(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from bertft.records import Row
+from bertft.untrusted import shown
 
 NAME = 14
 """Longest name of a model in the title of a column, in characters."""
@@ -28,7 +29,7 @@ REPORTED = {"coref": "label 1 alone", "srl": "core and modifiers", "rel": "witho
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return for each path or hub name its shortest tail that is unique in the list.
+    """Return for each path or hub name its shortest tail that is unique in the list, control characters as escapes.
 
     >>> short_names(["runs/mnli/best", "runs/squad/best"])
     {'runs/mnli/best': 'mnli/best', 'runs/squad/best': 'squad/best'}
@@ -38,11 +39,14 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     def tail(name: str, length: int) -> str:
         return str(PurePath(*parts[name][-length:])) if length < len(parts[name]) else name
 
-    short = {}
+    short: dict[str, str] = {}
     for name in parts:
         lengths = range(1, len(parts[name]) + 1)
         clashes = (any(other != name and tail(other, n) == tail(name, n) for other in parts) for n in lengths)
-        short[name] = next((tail(name, n) for n, clash in zip(lengths, clashes, strict=True) if not clash), name)
+        label = shown(next((tail(name, n) for n, clash in zip(lengths, clashes, strict=True) if not clash), name))
+        while label in short.values():  # an escape in one name, and the same characters in another
+            label += "'"
+        short[name] = label
     return short
 
 
@@ -70,4 +74,4 @@ def task_name(task: str, scoring: str) -> str:
     >>> task_name("coref", "all"), task_name("coref", "reported")
     ('Coreference', '  label 1 alone')
     """
-    return TASKS.get(task, task) if scoring == "all" else f"  {REPORTED.get(task, scoring)}"
+    return TASKS.get(task, shown(task)) if scoring == "all" else f"  {REPORTED.get(task, scoring)}"

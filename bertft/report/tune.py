@@ -9,10 +9,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bertft.records import Row
-from bertft.report.tables import plain_marks, say
+from bertft.report.tables import cell, say
 
 LOSSES = ("train_loss", "dev_loss")
 
@@ -27,11 +26,11 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     measures = list(dict.fromkeys(measures))
     table = Table(box=box.ASCII2 if marks else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("", *measures):
-        table.add_column(name, justify="left")
+        table.add_column(cell(name), justify="left")
 
     def add(name: str, chosen: Sequence[Row], style: str = "") -> None:
         found = [spread([row["value"] for row in chosen if row["measure"] == measure]) for measure in measures]
-        table.add_row(name, *(Text(plain_marks(text) if marks else text) for text in found), style=style)
+        table.add_row(*(cell(text, marks) for text in (name, *found)), style=style)
 
     for epoch in sorted({row["epoch"] for row in trained}):
         add(f"epoch {epoch}", [row for row in trained if row["epoch"] == epoch])

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertft.activations.encode import pair_lead
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.mnli import LABELS, Pair, read_pairs
@@ -77,9 +78,10 @@ class Mnli:
     ) -> Features:
         """Return one row for each pair."""
         pairs = records.items
+        lead = pair_lead(tokenizer)
         encoded = tokenizer(
             [pair.premise for pair in pairs],
-            [pair.hypothesis for pair in pairs],
+            [lead + pair.hypothesis for pair in pairs],
             truncation="longest_first",
             max_length=recipe.max_length,
             return_length=True,
@@ -93,7 +95,7 @@ class Mnli:
         ]
         # The tokenizer does not say which pairs it cut, so those of the greatest length are encoded again in full.
         full = [pair for pair, row in zip(pairs, rows, strict=True) if len(row["input_ids"]) == recipe.max_length]
-        whole = tokenizer([p.premise for p in full], [p.hypothesis for p in full], verbose=False) if full else {}
+        whole = tokenizer([p.premise for p in full], [lead + p.hypothesis for p in full], verbose=False) if full else {}
         cut = sum(len(ids) > recipe.max_length for ids in whole.get("input_ids", ()))
         notes = (f"{cut:,} of {len(pairs):,} pairs were cut to {recipe.max_length} tokens",) if cut else ()
         return Features(rows, notes)

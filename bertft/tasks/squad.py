@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertft.activations.encode import pair_lead
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.squad import Question, read_questions
@@ -248,10 +249,11 @@ def _windows(
     for index, (_, length) in enumerate(texts):
         by_length[length].append(index)
     found: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(texts))}
+    lead = pair_lead(tokenizer)
     for length, indices in by_length.items():
         encoded = tokenizer(
             [texts[index][0] for index in indices],
-            [records.items[index].passage for index in indices],
+            [lead + records.items[index].passage for index in indices],
             truncation="only_second",
             max_length=recipe.max_length,
             stride=max(0, room - length - recipe.extras["stride"]),
@@ -263,7 +265,8 @@ def _windows(
             inside = [position for position, part in enumerate(encoded.sequence_ids(number)) if part == 1]
             window = {name: encoded[name][number] for name in encoded if name in tokenizer.model_input_names}
             window["first"] = inside[0] if inside else 0
-            window["offsets"] = [encoded["offset_mapping"][number][position] for position in inside]
+            offsets = [encoded["offset_mapping"][number][position] for position in inside]
+            window["offsets"] = [(max(0, first - len(lead)), max(0, end - len(lead))) for first, end in offsets]
             found[indices[sample]].append(window)
     yield from found.items()
 

@@ -30,5 +30,5 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
     files = {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)}
     for measure in dict.fromkeys(curve.measure for curve in series(rows)):
         files[f"{measure}.png"] = png(figure(rows, measure))
-    files["report.html"] = page(rows, run).encode()
+    files["report.html"] = page(rows, run).encode(errors="backslashreplace")
     return write_files(folder, files)

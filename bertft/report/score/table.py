@@ -17,7 +17,9 @@ from rich.text import Text
 from bertft.records import Row
 from bertft.report.rows import fit
 from bertft.report.score.series import Series, headline, panels
+from bertft.report.tables import cell as text_cell
 from bertft.report.tables import plain_marks, say
+from bertft.untrusted import shown
 
 CELL = ("0.0000 ± 0.0000", "0.0000 +/- 0.0000")
 GAP = 3
@@ -27,8 +29,8 @@ SHORTEST_BAR = 5
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print the tables of the rows, the main finding and the notes of the run."""
-    shown = panels(rows)
-    for panel in shown:
+    found = panels(rows)
+    for panel in found:
         console.print()
         say(console, panel.heading, "bold")
         say(console, panel.detail, "dim")
@@ -40,7 +42,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         "1 = same as the base model, lower = more change; ± = half the 95 % interval (1.96 standard errors).",
         "dim",
     )
-    if any(curve.n_pairs > 1 for panel in shown for curve in panel.lines.values()):
+    if any(curve.n_pairs > 1 for panel in found for curve in panel.lines.values()):
         say(console, "σ = standard deviation over the pairs in a mean.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
@@ -63,8 +65,7 @@ def tables(lines: Mapping[str, Series], console: Console) -> list[Table]:
         table.add_column("layer", justify="right", no_wrap=True, min_width=5)
         cells: dict[int, list[Text]] = {layer: [Text("")] * len(part) for _, curve in part for layer in curve.layers}
         for column, (name, curve) in enumerate(part):
-            name = fit(name, number + 1 + bar)
-            table.add_column(Text(plain_marks(name) if ascii_only else name), no_wrap=True)
+            table.add_column(text_cell(fit(shown(name), number + 1 + bar), ascii_only), no_wrap=True)
             for layer, value, text in zip(curve.layers, curve.values, curve.estimates(), strict=True):
                 cells[layer][column] = cell(value, text, bar, ascii_only)
         for layer in sorted(cells):
