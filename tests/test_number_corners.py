@@ -117,7 +117,7 @@ def inputs(dtype, scale, side, outlier=1.0, offset=0.0, shape=(24, 7, 5)):
     changed = pair[side]
     changed += offset * rng.standard_normal(changed.shape[1])
     changed[3] *= outlier
-    changed *= scale / outlier
+    changed *= scale / max(outlier, 4 * offset)
     return [torch.from_numpy(rows).to(TYPES[dtype]) for rows in pair]
 
 
@@ -126,7 +126,7 @@ CASES = [
     for dtype, scales in SCALES.items()
     for scale in (1.0, *scales)
     for side in (0, 1)
-    for outlier in ((1.0, 1e6) if dtype == "float64" or 1e-30 < scale < 1e35 and dtype != "float16" else (1.0,))
+    for outlier in ((1.0, 1e6) if dtype == "float64" or (1e-30 < scale < 1e35 and dtype != "float16") else (1.0,))
     for offset in (0.0, 30.0)
 ]
 
@@ -298,11 +298,29 @@ def test_spaces_constant_up_to_rounding(level):
                 assert found == pytest.approx(truth_of(name, x, y), abs=1e-7), name
 
 
+@pytest.mark.parametrize("ratio", [1e-10, 1e-28, 1e-55])
+@pytest.mark.parametrize("level", [0.1, 1e200, 1e-200])
+def test_a_constant_column_far_larger_than_what_varies(ratio, level):
+    """The mean of a constant column is not always its value, and that rounding error must not hide what varies."""
+    x, y = related(30, 6, 4)
+    rows = np.concatenate([np.full((30, 2), level), x * (ratio * level)], axis=1)
+    for name in ("cka", "cka-biased", "procrustes", "rsa-sqeuclidean", "rsa-dot", "cca"):
+        if name == "rsa-dot" and ratio < 1e-10:
+            continue  # the products of the rows do not vary beyond rounding
+        expected = compare(x, y, [name])[name].value
+        if name == "rsa-dot":
+            expected = truth_of(name, rows, y)
+        assert compare(rows, y, [name])[name].value == pytest.approx(expected, abs=1e-8), name
+    for kernel in ("euclidean", "rbf", "sqeuclidean"):
+        assert rsa(rows, y, kernel=kernel) == pytest.approx(rsa(x, y, kernel=kernel), abs=1e-8)
+
+
 def test_rows_beyond_the_range_of_sums_are_refused():
     """A column so large that all that varies is below the last digit of sums of squares."""
     x, y = related(30, 6, 4)
     x *= 1e-200
     x[:, 0] = 1e200
-    for find in (lambda: cka(x, y), lambda: procrustes(x, y), lambda: rsa(x, y, kernel="euclidean")):
-        with pytest.raises(ArrayError, match=r"the rows of x differ by less than 6e-61 of the largest number"):
-            find()
+    for pair, side in (((x, y), "x"), ((y, x), "y")):
+        for find in (cka, procrustes, lambda a, b: rsa(a, b, kernel="euclidean")):
+            with pytest.raises(ArrayError, match=f"the rows of {side} differ by less than 6e-61 of the largest number"):
+                find(*pair)

@@ -21,18 +21,9 @@ def covariances(moments: Moments) -> tuple[Array, Array, Array]:
     )
 
 
-CONSTANT_SHARE = 1e-13
-"""Rows do not vary if their variance is below this share of their mean square about the center: rounding errors."""
-
-
 def constant_side(moments: Moments) -> str | None:
     """Return the name of the side, "x" or "y", whose rows do not vary, or None."""
-    vectors = moments.sums.x_vectors, moments.sums.y_vectors
-    for side, square, sums in zip("xy", moments.mean_squares(), vectors, strict=True):
-        mean = sums[0] / moments.n
-        if not square - float(mean @ mean) > CONSTANT_SHARE * square:
-            return side
-    return None
+    return next((side for side, varies in zip("xy", moments.varies(), strict=True) if not varies), None)
 
 
 ROUNDING = 1e-13

@@ -156,7 +156,7 @@ def _moments(flat: Mapping[str, Array], row_map: RowMap, n: int) -> Moments:
     if (
         exponents.shape != (2,)
         or exponents.dtype != np.int64
-        or not ((-LARGEST_EXPONENT < exponents) & (exponents < LARGEST_EXPONENT)).all()
+        or not ((exponents > -LARGEST_EXPONENT) & (exponents < LARGEST_EXPONENT)).all()
     ):
         raise ArrayError(f"{row_map}.exponents should be two small int64; this state was changed")
     centers = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]

@@ -34,6 +34,7 @@ from bertft.statistics.scaling import (
     placed,
     scaled,
     too_close,
+    varies,
     vary,
     with_ordinary_rows,
 )
@@ -160,22 +161,28 @@ class Moments:
     @classmethod
     def _of_extreme_scale(cls, ops: Operations, x: Array, y: Array, row_map: RowMap, first_row: int) -> Moments:
         """Return the moments of a batch with its scale taken out. Raises `ArrayError` naming what has no value."""
-        placed_sides, frames = [], []
+        placed_sides, exponents = [], []
         for side, batch in (("x", x), ("y", y)):
             if (found := bad_row(batch, row_map)) is not None:
                 raise RowError(side, first_row + found[0], found[1])
-            exponent = extreme_exponent((batch,)) if row_map == "raw" else 0
-            rows = placed(as_double(batch), row_map, exponent)
-            placed_sides.append(rows)
-            frames.append(Frame(center_of(ops, rows, row_map), exponent))
-        (x_rows, y_rows), (x_frame, y_frame) = placed_sides, frames
-        (sums,) = ops.shared_moments(x_rows, (y_rows,), x_frame.center, (y_frame.center,), row_map)
-        state = cls(row_map, len(x), x_frame.center, y_frame.center, sums, x_frame.exponent, y_frame.exponent)
-        if not state._fits(DOUBLE, x, y):
-            if row_map == "raw":
-                raise ArrayError(too_close(state._misfit(DOUBLE, x, y) or "x"))
-            raise _row_error(ops, x_rows, y_rows, row_map, first_row)
-        return state
+            exponents.append(extreme_exponent((batch,)) if row_map == "raw" else 0)
+            placed_sides.append(placed(as_double(batch), row_map, exponents[-1]))
+        x_rows, y_rows = placed_sides
+        # Columns that are constant leave nothing about the first row, and a rounding error about their mean.
+        for centers in (
+            [center_of(ops, rows, row_map) for rows in placed_sides],
+            [
+                host(ops.shifted_rows(rows[:1], np.zeros(rows.shape[1]), row_map, "dot").vectors)[0]
+                for rows in placed_sides
+            ],
+        ):
+            (sums,) = ops.shared_moments(x_rows, (y_rows,), centers[0], centers[1:], row_map)
+            state = cls(row_map, len(x), *centers, sums, *exponents)
+            if state._fits(DOUBLE, x, y):
+                return state
+        if row_map == "raw":
+            raise ArrayError(too_close(state._misfit(DOUBLE, x, y) or "x"))
+        raise _row_error(ops, x_rows, y_rows, row_map, first_row)
 
     def _with_pairs_apart(self, ops: Operations, x: Array, y: Array) -> Moments:
         """Return the moments of this batch, rows x and y, with its pairs of different rows summed apart."""
@@ -204,6 +211,12 @@ class Moments:
         scalars = host(self.sums.scalars)
         return float(scalars[0, 3]) / self.n, float(scalars[0, 4]) / self.n
 
+    def varies(self) -> tuple[bool, bool]:
+        """Return whether the rows of x, and those of y, differ by more than rounding errors."""
+        x_square, y_square = self.mean_squares()
+        x_mean, y_mean = self._means()
+        return varies(x_square, x_mean), varies(y_square, y_mean)
+
     def fits(self, limits: Range) -> bool:
         """Return whether the rows, as they are placed, are in a range, or all equal."""
         return self.row_map != "raw" or all(square == 0 or inside(square, limits) for square in self.mean_squares())
@@ -216,12 +229,13 @@ class Moments:
 
     def _misfit(self, limits: Range, x: Array, y: Array) -> str | None:
         """Return the name of the side whose raw rows are beyond a range, or None."""
-        for side, square, rows, frame in zip("xy", self.mean_squares(), (x, y), self.frames, strict=True):
+        sides = zip("xy", self.mean_squares(), self.varies(), (x, y), self.frames, strict=True)
+        for side, square, differ, rows, frame in sides:
             offset = np.abs(frame.center).max()
             if not offset <= DOUBLE.most or (square > 0 and not inside(square, limits)):
                 return side
             # Rows may be all equal, or so close or so small that their squares vanish.
-            if square == 0 and (vary((rows,)) or 0 < offset < DOUBLE.least):
+            if not differ and (vary((rows,)) or 0 < offset < DOUBLE.least):
                 return side
         return None
 

@@ -119,5 +119,5 @@ def mid_ranks(counts: Array) -> tuple[Array, float, float]:
     ranks = (below + (counts + 1) / 2 - (total + 1) / 2) / total
     variance = float(counts @ np.square(ranks)) / total
     shares = counts / total
-    loss = float(np.sum(shares**3 - shares / total**2)) / 12.0
+    loss = max(float(np.sum(shares**3 - shares / total**2)) / 12.0, 0.0)  # of rounding, where no bin is shared
     return ranks, variance, loss / (variance + loss)

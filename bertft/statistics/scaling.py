@@ -29,6 +29,9 @@ SINGLE = Range(2.0**-30, 2.0**30)
 DOUBLE = Range(2.0**-200, 2.0**200)
 """Sums of fourth powers of such rows keep their digits in float64, also over 2^60 rows."""
 
+CONSTANT_SHARE = 1e-13
+"""Rows do not vary if their variance is below this share of their mean square about the center: rounding errors."""
+
 EXTREME = 100
 """Rows are scaled if the exponent of their largest number is beyond this."""
 
@@ -36,6 +39,11 @@ EXTREME = 100
 def inside(mean_square: float, limits: Range) -> bool:
     """Return whether rows of this mean squared distance are in a range."""
     return bool(limits.least**2 <= mean_square <= limits.most**2)
+
+
+def varies(mean_square: float, mean: np.ndarray) -> bool:
+    """Return whether rows vary, from the mean and the mean square of shifted rows, which rounding errors have too."""
+    return mean_square - float(mean @ mean) > CONSTANT_SHARE * mean_square
 
 
 def exponent_of(batches: Iterable[Array]) -> int:

@@ -27,6 +27,7 @@ from bertft.statistics.scaling import (
     inside,
     scaled,
     too_close,
+    varies,
     vary,
     with_ordinary_rows,
 )
@@ -77,13 +78,17 @@ def space_of(source: RowSource, kernel: str, ops: kernels.Operations, gamma: flo
     mean, square = _first_moments(rows.vectors)
     if raw and square > 0 and not is_double(rows.vectors) and not inside(square, SINGLE):
         return space_of(source, kernel, ops, gamma, True)
-    if raw and not (inside(square, DOUBLE) and np.abs(center).max() <= DOUBLE.most):
+    if raw and not (inside(square, DOUBLE) and np.abs(center).max() <= DOUBLE.most and varies(square, mean)):
         exponent = extreme_exponent(_batches(source, ops))
         if exponent:
             rows, center = placing.rows(source, exponent)
             mean, square = _first_moments(rows.vectors)
-        if not inside(square, DOUBLE) and (square > 0 or vary(_batches(source, ops))):
-            raise ArrayError(too_close(source.name))
+        if not (inside(square, DOUBLE) and varies(square, mean)) and vary(_batches(source, ops)):
+            # Columns that are constant leave nothing about the first row, and a rounding error about their mean.
+            rows, center = placing.rows(source, exponent, about_first=True)
+            mean, square = _first_moments(rows.vectors)
+            if not inside(square, DOUBLE):
+                raise ArrayError(too_close(source.name))
     constant, typical = float(center @ center), min(square, _typical_square(rows.vectors))
     noise = noise_of(constant, typical, form.form)
     if form.form == "dot":
@@ -96,7 +101,7 @@ def space_of(source: RowSource, kernel: str, ops: kernels.Operations, gamma: flo
         if gamma is not None:
             with np.errstate(over="ignore"):
                 rate = float(min(np.ldexp(gamma, 2 * exponent), np.finfo(np.float64).max))
-        return Space(rows, Link("rbf", rate), 0.0, rate * noise + 1e-15)
+        return Space(rows, Link("rbf", rate), 0.0, min(rate * noise + 1e-15, 1.0))
     if form.link == "euclidean":
         return Space(rows, Link("euclidean"), 0.0, 1e-13 * math.sqrt(typical) + 1e-14 * math.sqrt(constant))
     return Space(rows, Link(), 0.0, noise)
@@ -110,13 +115,17 @@ class _Placing:
     ops: kernels.Operations
     double: bool
 
-    def rows(self, source: RowSource, exponent: int) -> tuple[Rows, Array]:
+    def rows(self, source: RowSource, exponent: int, *, about_first: bool = False) -> tuple[Rows, Array]:
         """Return the rows of a source divided by 2^exponent, shifted, and the center they were shifted by.
 
+        The center is the first row if `about_first`, else the mean of a sample.
         Raises `RowError` for a row without a value. Sums that leave the range of float64 are returned as they are.
         """
         row_map = self.form.row_map
-        sample = _typed(source.spread(SAMPLE_ROWS, self.ops.arrays), self.double)
+        sample = (
+            source.batch(0, 1, arrays=self.ops.arrays) if about_first else source.spread(SAMPLE_ROWS, self.ops.arrays)
+        )
+        sample = _typed(sample, self.double)
         center = center_of(self.ops, scaled(sample, exponent), row_map)
         parts, n = [], len(source)
         for low in range(0, n, _CHUNK):
@@ -124,7 +133,10 @@ class _Placing:
             batch = scaled(batch, exponent)
             part = self.ops.shifted_rows(batch, center, row_map, self.form.form)
             if not _all_finite(part.offsets):
-                part = self._of_extreme_scale(batch, center, source.name, low)
+                if (found := bad_row(batch, row_map)) is not None:
+                    raise RowError(source.name, low + found[0], found[1])
+                if row_map != "raw":  # under the raw map the whole space is scaled, by the caller
+                    part = self._of_extreme_scale(batch, center, source.name, low)
             parts.append(part)
             source.release()
         if len(parts) == 1:
@@ -132,13 +144,10 @@ class _Placing:
         return Rows(_concatenate([p.vectors for p in parts]), _concatenate([p.offsets for p in parts])), center
 
     def _of_extreme_scale(self, batch: Array, center: Array, name: str, first: int) -> Rows:
-        """Return the shifted rows of a batch in which a kernel found a row without a value, or raise `RowError`."""
-        row_map = self.form.row_map
-        if (found := bad_row(batch, row_map)) is not None:
-            raise RowError(name, first + found[0], found[1])
-        part = self.ops.shifted_rows(with_ordinary_rows(batch), center, row_map, self.form.form)
+        """Return the shifted rows of a batch with rows of extreme length, or raise `RowError`."""
+        part = self.ops.shifted_rows(with_ordinary_rows(batch), center, self.form.row_map, self.form.form)
         good = np.isfinite(host(part.offsets))
-        if row_map != "raw" and not good.all():
+        if not good.all():
             raise RowError(name, first + int(np.argmin(good)), CONSTANT_ROW)
         return part
 
