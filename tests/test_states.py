@@ -99,7 +99,7 @@ def _with_checksum(flat):
     """Return a state with its checksum made again, as someone who changes it on purpose may do."""
     try:
         return {**flat, "checksum": states._checksum(flat)}
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return flat
 
 
@@ -134,7 +134,7 @@ def mutated(rng, state):
     for _ in range(rng.integers(1, 4)):
         name = rng.choice(sorted(flat))
         array = np.atleast_1d(np.asarray(flat[name]))
-        kind = rng.integers(0, 9)
+        kind = rng.integers(0, 9) if array.dtype.kind in "iuf" else 0  # what was made text before is taken away
         if kind == 0:
             del flat[name]
             if not flat:
@@ -170,7 +170,8 @@ def test_mutated_states_are_refused_or_give_the_same_numbers():
     messages = []
     for number in range(MUTATIONS):
         state = sources[number % 3]
-        flat = mutated(rng, state)
+        with np.errstate(all="ignore"):
+            flat = mutated(rng, state)
         forged = number % 4 == 3
         try:
             found = PairMoments.from_state(_with_checksum(flat) if forged else flat)
