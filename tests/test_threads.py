@@ -10,11 +10,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-import threadpoolctl
 
 from bertft import PairMoments, cka, compare, rsa
 from bertft.kernels import blas_threads, numba_threads, one_blas_thread
@@ -45,19 +43,14 @@ def run(code, **environment):
 @pytest.fixture
 def two_blas_threads():
     """Give NumPy's BLAS two threads, and return a function that counts them."""
-
-    def count():
-        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if "openblas" in library.values()]
-
-    if not count():
-        pytest.skip("NumPy's BLAS is not OpenBLAS")
-    with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        pass  # the number before, if it is restored wrongly
-    before = [(library, library.num_threads) for kind in blas_threads._libraries() for library in kind]
-    for library, _ in before:
+    libraries = [library for kind in blas_threads._libraries() for library in kind]
+    if not libraries:
+        pytest.skip("NumPy's BLAS is neither OpenBLAS nor BLIS")
+    before = [library.num_threads for library in libraries]
+    for library in libraries:
         blas_threads._set_threads(library, 2)
-    yield count
-    for library, number in before:
+    yield lambda: [library.num_threads for library in libraries]
+    for library, number in zip(libraries, before, strict=True):
         blas_threads._set_threads(library, number)
 
 
@@ -282,15 +275,7 @@ def test_forks_while_other_threads_compute(warm, tmp_path):
     assert words.count("value") == (21 if warm else 5)
 
 
-def _rsa_of(seed):
-    return rsa(*spaces(400, seed=seed))
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_processes_of_a_pool(method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"there is no {method} here")
-    code = f"""
+POOL = """
 import multiprocessing
 import numpy as np
 from bertft import rsa
@@ -303,15 +288,17 @@ if __name__ == "__main__":
     with multiprocessing.get_context({method!r}).Pool(2) as pool:
         print(*pool.map(work, range(3)))
 """
-    path = Path(os.environ.get("PYTEST_CURRENT_TEST", "work").split("[")[0].replace("/", "_").replace(":", "_"))
-    script = Path(os.environ.get("TMPDIR", "/tmp")) / f"{path.name}_{os.getpid()}_{method}.py"
-    script.write_text(code)
-    try:
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=LIMIT)
-    finally:
-        script.unlink()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_of_a_pool(method, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"there is no {method} here")
+    script = tmp_path / "work.py"  # a started process imports it
+    script.write_text(POOL.format(method=method))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
-    assert [float(word) for word in done.stdout.split()] == [_rsa_of(seed) for seed in range(3)]
+    assert [float(word) for word in done.stdout.split()] == [rsa(*spaces(400, seed=seed)) for seed in range(3)]
 
 
 def test_workers_of_a_data_loader():
