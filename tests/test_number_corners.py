@@ -177,7 +177,8 @@ def test_rsa_does_not_depend_on_the_scale(kernel, shape, monkeypatch):
             for side in (0, 1):
                 x, y = inputs(dtype, scale, side, shape=shape)
                 for method in METHODS:
-                    for exact_pairs in (10**9, 0) if method == "spearman" else (10**9,):
+                    binned = method == "spearman" and side == flops == 0 and scale in (1e-300, 1e37)
+                    for exact_pairs in (10**9, 0) if binned else (10**9,):
                         monkeypatch.setattr(ranks, "EXACT_PAIRS", exact_pairs)
                         tolerance = 1e-6 if flops else 3e-6
                         found = rsa(x, y, kernel=kernel, method=method)
