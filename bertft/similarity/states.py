@@ -170,7 +170,7 @@ def _check(moments: Moments) -> None:
     """Raise `ArrayError` unless the arrays fit each other and are those of n rows."""
     d1, d2 = (len(center) if center.ndim else 0 for center in (moments.x_center, moments.y_center))
     shapes = [(5, 5), (5, d1), (5, d2), (d1, d1), (d1, d2), (d2, d2)]
-    parts = [*zip(moments.sums._fields, moments.sums, shapes, strict=True)]
+    parts: list[tuple[str, Array, tuple[int, ...]]] = [*zip(moments.sums._fields, moments.sums, shapes, strict=True)]
     parts += [("x_center", moments.x_center, (max(d1, 1),)), ("y_center", moments.y_center, (max(d2, 1),))]
     if moments.off_diagonal is not None:
         parts.append(("off_diagonal", moments.off_diagonal, (2, 3)))

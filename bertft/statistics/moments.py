@@ -161,7 +161,8 @@ class Moments:
     @classmethod
     def _of_extreme_scale(cls, ops: Operations, x: Array, y: Array, row_map: RowMap, first_row: int) -> Moments:
         """Return the moments of a batch with its scale taken out. Raises `ArrayError` naming what has no value."""
-        placed_sides, exponents = [], []
+        placed_sides: list[Array] = []
+        exponents: list[int] = []
         for side, batch in (("x", x), ("y", y)):
             if (found := bad_row(batch, row_map)) is not None:
                 raise RowError(side, first_row + found[0], found[1])
