@@ -34,7 +34,7 @@ DENSE = ("numpy", "torch", "rsatoolbox", "scipy", "sklearn-chunked")
 BUSY = 10.0
 """Processor time used by other work, in percent, above which the report warns about the times."""
 
-VARIANTS = ("bertft, hidden states cached", "the CUDA kernels")
+VARIANTS = ("bertft, hidden states cached", "the CUDA kernels", "one after another")
 """Other configurations of bertft. They are not competitors."""
 
 LEGEND = (

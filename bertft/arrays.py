@@ -23,6 +23,11 @@ ALIGNMENT = 64
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
+CONSTANT = 1e-13
+"""A row is constant if its distance from its mean is at most this share of the mean's length: rounding, not signal."""
+
+CONSTANT_ROW = "is constant (to rounding), so it has no correlation; drop it"
+
 
 class RowSource:
     """The rows of one checked array: `len(source)`, `source.width`, `source.device`, and `source.batch(low, high)`.
@@ -111,21 +116,22 @@ def check_pair(x: RowSource, y: RowSource, least: int = 3) -> None:
 
 def bad_row(batch: Any, row_map: str) -> tuple[int, str] | None:
     """Return the first row of a batch without a value under a row map, and why, or None."""
-    rows = batch if isinstance(batch, np.ndarray) else batch.detach().double().cpu().numpy()
-    rows = rows.astype(np.float64)
+    rows = host(as_double(batch))
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         column = int(np.argmin(np.isfinite(rows[row])))
         return row, f"is not finite ({rows[row, column]} in column {column}); drop the row or find what overflowed"
-    with np.errstate(over="ignore"):
-        squares = np.square(rows).sum(axis=1)
-    if not np.isfinite(squares).all():
-        return int(np.argmin(np.isfinite(squares))), "is too large to square in float64; divide the array by a constant"
-    if row_map == "centred_unit" and (rows == rows[:, :1]).all(axis=1).any():
-        return int(np.argmax((rows == rows[:, :1]).all(axis=1))), "is constant, so it has no correlation; drop it"
-    if row_map == "unit" and (squares == 0).any():
-        return int(np.argmin(squares)), "is all zeros, so it has no cosine; drop it or use kernel='dot' or 'euclidean'"
+    largest = np.abs(rows).max(axis=1)
+    if row_map == "unit" and (largest == 0).any():
+        return int(np.argmin(largest)), "is all zeros, so it has no cosine; drop it or use kernel='dot' or 'euclidean'"
+    if row_map == "centred_unit":
+        rows = np.ldexp(rows, -np.frexp(largest)[1][:, None])  # so that squares neither overflow nor vanish
+        means = rows.mean(axis=1)
+        spreads = np.sqrt(np.square(rows - means[:, None]).mean(axis=1))
+        constant = spreads <= 1.01 * CONSTANT * np.abs(means)  # a kernel may round otherwise at the limit
+        if constant.any():
+            return int(np.argmax(constant)), CONSTANT_ROW
     return None
 
 
@@ -142,6 +148,11 @@ def is_double(array: Any) -> bool:
 def as_double(array: Any) -> Any:
     """Return the array in float64, without a copy where it is float64 already."""
     return array.astype(np.float64, copy=False) if isinstance(array, np.ndarray) else array.double()
+
+
+def of_one_type(*arrays: Any) -> tuple[Any, ...]:
+    """Return the arrays as they are, or all in float64 where one of them is, in which smaller types are exact."""
+    return tuple(map(as_double, arrays)) if any(map(is_double, arrays)) else arrays
 
 
 def like(table: np.ndarray, array: Any) -> Any:

@@ -17,13 +17,15 @@ import numpy as np
 
 from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.numba_threads import PARTS, compiled, in_threads, scratch, spans
-from bertft.kernels.types import CONSTANT, Array, Form, MomentSums, RowMap, Rows
+from bertft.kernels.types import CONSTANT, LENGTHS, Array, Form, MomentSums, RowMap, Rows
 
 HALVED = 2048
 """Rows from which a product is made in two halves, so that the products balance two threads."""
 
 ROW_OPERATIONS = 20
 """Operations on one number of a row, products apart."""
+
+SQUARES = (LENGTHS[0] ** 2, LENGTHS[1] ** 2)
 
 _RAW, _UNIT, _CENTRED_UNIT = 0, 1, 2
 _MAPS: dict[RowMap, int] = {"raw": _RAW, "unit": _UNIT, "centred_unit": _CENTRED_UNIT}
@@ -44,8 +46,8 @@ def _map_of_row(x: Array, row_map: int) -> tuple[float, float]:
             centred = np.float64(x[j]) - mean
             square += centred * centred
         constant = CONSTANT * abs(mean)
-        least = constant * constant * x.shape[0]
-        scale = 1.0 / math.sqrt(square) if least < square < np.inf else np.nan
+        least = max(constant * constant * x.shape[0], SQUARES[0])
+        scale = 1.0 / math.sqrt(square) if least < square < SQUARES[1] else np.nan
     return mean, scale
 
 
@@ -171,7 +173,8 @@ def _row_sums(
         _row_moments(x[rows], y[rows], *centers, kept[rows], again, u[rows], v[rows], *sums)
 
     in_threads(work, spans(len(x)), operations=ROW_OPERATIONS * x.size)
-    return ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0)
+    with np.errstate(all="ignore"):
+        return ww.sum(axis=0), wu.sum(axis=0), wv.sum(axis=0)
 
 
 def _products(*pairs: tuple[Array, Array]) -> list[Array]:
@@ -197,12 +200,14 @@ def _product(pair: tuple[Array, Array], rows: slice) -> Array:
     left, right = pair
     # NumPy makes the product of a matrix with itself as a symmetric rank update: half the work.
     out = aligned_empty((left.shape[1], right.shape[1]), np.result_type(left, right))
-    return np.matmul(left[rows].T, right[rows], out=out)
+    with np.errstate(all="ignore"):  # what leaves the range of the type is found in the sums, and made again
+        return np.matmul(left[rows].T, right[rows], out=out)
 
 
 def _write_sum(total: Array, parts: tuple[Array, ...], low: int, high: int) -> None:
     """Write a block of rows of the sum, in float64, small enough to stay in the cache between two parts."""
     rows = slice(low, high)
     total[rows] = parts[0][rows]
-    for part in parts[1:]:
-        total[rows] += part[rows]
+    with np.errstate(all="ignore"):
+        for part in parts[1:]:
+            total[rows] += part[rows]

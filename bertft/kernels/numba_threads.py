@@ -1,8 +1,8 @@
-"""Threads and scratch memory for the Numba kernels.
+"""Threads, scratch memory and the compiler for the Numba kernels.
 
-Threads come from a plain pool, and each thread makes its own products: BLAS is held to one thread meanwhile. A team of
-BLAS or OpenMP threads spins for up to a tenth of a second after its work, and takes the processors from whatever runs
-next, here and in the model that made the rows.
+The calling thread works, and threads of a plain pool help it; each makes its own products, and BLAS is held to one
+thread meanwhile. A team of BLAS or OpenMP threads spins for up to a tenth of a second after its work, and takes the
+processors from whatever runs next, here and in the model that made the rows.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, wraps
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core.compiler_lock import global_compiler_lock
 
+from bertft.errors import PerformanceWarning
 from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.blas_threads import one_blas_thread
 from bertft.kernels.types import Array
@@ -29,8 +32,41 @@ PARTS = 16
 INLINE = 5e6
 """Operations below which waking threads takes longer than the work."""
 
-# Sums may be reordered, which is what vectorises them, but nan and inf keep their meaning.
-compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Return a function as Numba compiles it at its first call. Machine code is kept on disk where that can be done."""
+    # Sums may be reordered, which is what vectorises them, but nan and inf keep their meaning.
+    dispatcher = njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})(function)
+    try:
+        dispatcher.enable_caching()
+        store = dispatcher._cache
+        store.load_overload, store.save_overload = _optional(store.load_overload), _optional(store.save_overload)
+    except (RuntimeError, OSError, AttributeError):
+        _warn_once()
+    return dispatcher
+
+
+def _optional(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step of Numba's cache that does nothing where it fails: a full disk, a damaged file."""
+
+    @wraps(step)
+    def attempt(*arguments: Any) -> Any:
+        try:
+            return step(*arguments)
+        except Exception:  # a damaged file of pickled code can raise anything
+            return None
+
+    return attempt
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        "no folder can be written to, so compiled code is not kept, and every process compiles it again, which takes "
+        "seconds; set NUMBA_CACHE_DIR to a folder that can be written to",
+        PerformanceWarning,
+        stacklevel=4,
+    )
 
 
 @cache
@@ -38,7 +74,14 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_threads(), thread_name_prefix="bertft")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads of a pool do not survive a fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads of a pool do not survive a fork
+    # A child could not compile if another thread of the parent was compiling when it was forked.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 @cache
@@ -54,10 +97,62 @@ def spans(n: int) -> list[tuple[int, int, int]]:
 
 def in_threads(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], *, operations: float) -> list[Any]:
     """Return work(*task) for each task, in order of the tasks; `operations` is roughly how much work that is."""
+    helpers = min(_threads(), len(tasks)) - 1
     with one_blas_thread():
-        if operations < INLINE:
+        if operations < INLINE or helpers < 1:
             return [work(*task) for task in tasks]
-        return list(_pool().map(lambda task: work(*task), tasks))
+        return _Tasks(work, tasks).done(helpers)
+
+
+class _Tasks:
+    """The tasks of one call: the calling thread takes one after another, and so do those who help it.
+
+    The call waits for no one who has not begun. So calls from many threads share the pool and do not queue for it, and
+    a call ends where the pool takes no more work: at the end of the interpreter, or without memory for a thread.
+    """
+
+    def __init__(self, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> None:
+        self._work, self._tasks = work, tasks
+        self._results: list[Any] = [None] * len(tasks)
+        self._next, self._lock = 0, threading.Lock()
+
+    def done(self, helpers: int) -> list[Any]:
+        """Do all tasks and return their results."""
+        futures: list[Future[None]] = []
+        try:
+            for _ in range(helpers):
+                futures.append(_pool().submit(self._help))
+        except RuntimeError:
+            pass
+        try:
+            self._take()
+        finally:
+            self._stop()
+            begun = [future for future in futures if not future.cancel()]
+            errors = [future.exception() for future in begun]
+        for error in filter(None, errors):
+            raise error
+        return self._results
+
+    def _help(self) -> None:
+        with one_blas_thread():
+            self._take()
+
+    def _take(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    number, self._next = self._next, self._next + 1
+                if number >= len(self._tasks):
+                    return
+                self._results[number] = self._work(*self._tasks[number])
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._next = len(self._tasks)
 
 
 _kept = threading.local()

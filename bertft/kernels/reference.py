@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertft.kernels.types import CONSTANT, Array, Bins, Form, Link, MomentSums, RowMap, Rows
+from bertft.kernels.types import CONSTANT, LENGTHS, Array, Bins, Form, Link, MomentSums, RowMap, Rows
 
 
 def map_rows(x: Array, row_map: RowMap) -> Array:
@@ -21,16 +21,18 @@ def map_rows(x: Array, row_map: RowMap) -> Array:
     mean = x.mean(axis=1, keepdims=True) if row_map == "centred_unit" else np.zeros((len(x), 1))
     with np.errstate(invalid="ignore", over="ignore"):
         norm = np.linalg.norm(x - mean, axis=1, keepdims=True)
-        norm[~np.isfinite(norm) | (norm <= CONSTANT * np.abs(mean) * x.shape[1] ** 0.5)] = np.nan
+        inside = (LENGTHS[0] < norm) & (norm < LENGTHS[1])
+        norm[~inside | (norm <= CONSTANT * np.abs(mean) * x.shape[1] ** 0.5)] = np.nan
         return (x - mean) / norm
 
 
 def shifted_rows(x: Array, center: Array, row_map: RowMap, form: Form) -> Rows:
     """Return u = map(x) - center with the offsets of the form, see `bertft.kernels.types`."""
-    vectors = map_rows(x, row_map) - center
-    offsets = (
-        vectors @ np.asarray(center, np.float64) if form == "dot" else -0.5 * np.einsum("id,id->i", vectors, vectors)
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        vectors = map_rows(x, row_map) - center
+    with np.errstate(over="ignore", invalid="ignore"):
+        dots, squares = vectors @ np.asarray(center, np.float64), np.einsum("id,id->i", vectors, vectors)
+    offsets = dots if form == "dot" else -0.5 * squares
     finite = np.isfinite(vectors).all(axis=1)
     return Rows(vectors, np.where(finite, offsets, np.nan))
 
@@ -40,7 +42,8 @@ def moments(x: Array, y: Array, x_center: Array, y_center: Array, row_map: RowMa
     u, a = shifted_rows(x, x_center, row_map, "dot")
     v, b = shifted_rows(y, y_center, row_map, "dot")
     w = np.stack([np.ones(len(u)), a, b, np.einsum("id,id->i", u, u), np.einsum("id,id->i", v, v)], axis=1)
-    return MomentSums(w.T @ w, w.T @ u, w.T @ v, u.T @ u, u.T @ v, v.T @ v)
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller scales rows whose sums overflow
+        return MomentSums(w.T @ w, w.T @ u, w.T @ v, u.T @ u, u.T @ v, v.T @ v)
 
 
 def shared_moments(

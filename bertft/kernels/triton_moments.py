@@ -78,7 +78,8 @@ def rows_kernel(
             x = tl.where(keep, x.to(tl.float64) - mean[:, None], 0.0)
             squares += x * x
         norm = tl.sqrt(tl.sum(squares, 1))
-        has_value = (norm > CONSTANT * tl.abs(mean) * tl.sqrt(d.to(tl.float64))) & (norm < float("inf"))
+        has_value = norm > CONSTANT * tl.abs(mean) * tl.sqrt(d.to(tl.float64))
+        has_value = has_value & (norm > 1e-120) & (norm < 1e120)  # LENGTHS, written out as constants of float64
         scale = 1.0 / tl.where(has_value, norm, float("nan"))
     products = tl.zeros((ROWS, COLUMNS), tl.float64)
     squares = tl.zeros((ROWS, COLUMNS), tl.float64)

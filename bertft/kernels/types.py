@@ -15,14 +15,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from bertft.arrays import CONSTANT as CONSTANT
+
 Array = Any
 """A NumPy array or a torch tensor; kernels never mix the two."""
 
 RowMap = Literal["raw", "unit", "centred_unit"]
 """raw: x. unit: x / |x|. centred_unit: (x - mean(x)) / |x - mean(x)|, whose dot products are correlations of rows."""
 
-CONSTANT = 1e-13
-"""A row is constant if its distance from its mean is below this share of the mean's length: rounding, not signal."""
+LENGTHS = (1e-120, 1e120)
+"""Between these lengths, the squares of a row's numbers keep their digits in float64. Under the unit maps a row of
+another length has no value: `bertft.statistics.scaling` multiplies it by a power of two first."""
 
 Form = Literal["dot", "distance"]
 LinkName = Literal["identity", "euclidean", "rbf"]
@@ -31,7 +34,8 @@ LinkName = Literal["identity", "euclidean", "rbf"]
 class Rows(NamedTuple):
     """The shifted rows of one space: `vectors` (n, d) in the compute type, `offsets` (n,) float64.
 
-    A row that has no value under its map (not finite, or zero where a norm divides) has a nan offset.
+    A row that has no value under its map has a nan offset: one that is not finite, or whose length, by which it is
+    divided, is zero or beyond `LENGTHS`.
     """
 
     vectors: Array

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from bertft.errors import OptionError
+from bertft.kernels import one_blas_thread
 from bertft.kernels.types import RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
 from bertft.statistics.forms import BILINEAR
@@ -27,8 +28,7 @@ class Accumulated(Protocol):
 
     def moments(self, row_map: RowMap) -> Moments: ...
 
-    @property
-    def sample(self) -> Sample | None: ...
+    def snapshot(self, row_map: RowMap) -> tuple[Moments, Sample | None]: ...
 
 
 Invariance = Literal["rotation", "scale", "row_scale", "shift", "affine", "exchange"]
@@ -66,7 +66,9 @@ class Measure:
 
     def value(self, moments: Accumulated) -> float:
         """Return the value of the measure."""
-        return self.of(moments.moments(self.row_map))
+        state = moments.moments(self.row_map)
+        with one_blas_thread():  # NumPy's products give the same bits only with the same number of threads
+            return self.of(state)
 
 
 def _rsa(name: str, title: str, kernel: str, *invariances: Invariance) -> Measure:
@@ -137,11 +139,11 @@ def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
 def evaluate(name: str, moments: Accumulated) -> Estimate:
     """Return one measure with its standard error, from what a `PairMoments` has accumulated and sampled."""
     (measure,) = resolve((name,))
-    state = moments.moments(measure.row_map)
-    value = measure.of(state)
-    sample = None if math.isnan(value) else moments.sample
-    if sample is None:
-        return Estimate(value, math.nan)
-    if measure.effects is not None:
-        return Estimate(value, by_groups(measure.effects, value, state, sample))
-    return Estimate(value, by_blocks(measure.of, value, state, sample))
+    state, sample = moments.snapshot(measure.row_map)
+    with one_blas_thread():
+        value = measure.of(state)
+        if math.isnan(value) or sample is None:
+            return Estimate(value, math.nan)
+        if measure.effects is not None:
+            return Estimate(value, by_groups(measure.effects, value, state, sample))
+        return Estimate(value, by_blocks(measure.of, value, state, sample))

@@ -14,7 +14,7 @@ import numpy as np
 
 from bertft.errors import PrecisionWarning, UndefinedWarning
 from bertft.kernels.types import Array
-from bertft.measures.covariance import covariances, whiten
+from bertft.measures.covariance import constant_side, covariances, whiten
 from bertft.statistics.moments import Moments
 
 SVCCA_SHARE = 0.99
@@ -30,13 +30,20 @@ class Canonical(NamedTuple):
 
 def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
     """Return the canonical correlations of the two spaces, or None, with a warning, where one of them is constant."""
-    a, b, c = covariances(moments)
-    x_white, y_white = whiten(a, share).matrix, whiten(b, share).matrix
-    if not (x_white.shape[1] and y_white.shape[1]):
-        side = "y" if x_white.shape[1] else "x"
+    if (side := constant_side(moments)) is not None:
         message = f"the rows of {side} do not vary, so no canonical correlation exists; the answer is nan"
         warnings.warn(message, UndefinedWarning, stacklevel=4)
         return None
+    a, b, c = covariances(moments)
+    whitened = whiten(a, share), whiten(b, share)
+    x_white, y_white = (side.matrix for side in whitened)
+    for name, side in zip("xy", whitened, strict=True):
+        if share == 1.0 and side.left_out:
+            message = (
+                f"{side.left_out} components of {name} have less than 1e-10 of the variance of the largest one and are "
+                "left out of the canonical correlations; divide long rows or wide columns by a constant, or use svcca"
+            )
+            warnings.warn(message, PrecisionWarning, stacklevel=4)
     if moments.n <= x_white.shape[1] + y_white.shape[1]:
         message = (
             f"{moments.n} rows for {x_white.shape[1]} + {y_white.shape[1]} dimensions: "

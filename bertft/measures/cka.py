@@ -10,13 +10,15 @@ import numpy as np
 
 from bertft.errors import UndefinedWarning
 from bertft.kernels.types import Array
-from bertft.measures.covariance import covariances
+from bertft.measures.covariance import constant_side, covariances
 from bertft.statistics.moments import Moments
 from bertft.statistics.standard_error import Effects, GroupRows, quadratic
 
 
 def cka_biased(moments: Moments) -> float:
     """Return |C|^2 / (|A| |B|) with A, B, C the covariances of x, of y and between them."""
+    if (side := constant_side(moments)) is not None:
+        return _undefined(side)
     a, b, c = covariances(moments)
     return _ratio(np.vdot(c, c), np.vdot(a, a), np.vdot(b, b))
 
@@ -32,6 +34,8 @@ def cka_debiased(moments: Moments) -> float:
             f"debiased CKA needs at least 4 rows, got {moments.n}; the answer is nan", UndefinedWarning, stacklevel=2
         )
         return math.nan
+    if (side := constant_side(moments)) is not None:
+        return _undefined(side)
     sums, ww = moments.sums, moments.sums.scalars
     s, t = sums.x_vectors[0], sums.y_vectors[0]
     fu, eu = sums.x_vectors[4], sums.x_vectors[3]
@@ -39,6 +43,13 @@ def cka_debiased(moments: Moments) -> float:
     e, f = ww[0, 3], ww[0, 4]
     x_total, y_total = s @ s - e, t @ t - f
     n = moments.n
+    if moments.off_diagonal is not None:
+        (p_xx, p_xy, p_yy), (q_xx, q_xy, q_yy) = moments.off_diagonal.tolist()
+        return _ratio(
+            _hsic(n, p_xy, x_total, y_total, q_xy),
+            _hsic(n, p_xx, x_total, x_total, q_xx),
+            _hsic(n, p_yy, y_total, y_total, q_yy),
+        )
     xy = _hsic(n, np.vdot(sums.xy, sums.xy) - ww[3, 4], x_total, y_total, s @ sums.xy @ t - s @ fu - t @ ev + ww[3, 4])
     xx = _hsic(n, np.vdot(sums.xx, sums.xx) - ww[3, 3], x_total, x_total, s @ sums.xx @ s - 2 * s @ eu + ww[3, 3])
     yy = _hsic(n, np.vdot(sums.yy, sums.yy) - ww[4, 4], y_total, y_total, t @ sums.yy @ t - 2 * t @ fv + ww[4, 4])
@@ -60,7 +71,7 @@ def cka_effects(moments: Moments, rows: GroupRows, *, debiased: bool) -> Effects
     )
     varies = (aa_left > 0) & (bb_left > 0)
     scale = np.sqrt(np.where(varies, aa_left, math.nan)) * np.sqrt(np.where(varies, bb_left, math.nan))
-    influence = cc / math.sqrt(aa * bb) * (2.0 * c_rows / cc - a_rows / aa - b_rows / bb)
+    influence = cc / math.sqrt(aa) / math.sqrt(bb) * (2.0 * c_rows / cc - a_rows / aa - b_rows / bb)
     return Effects(influence, cc_left / scale)
 
 
@@ -116,8 +127,14 @@ def _hsic(n: Any, trace: Any, x_total: Any, y_total: Any, both: Any) -> Any:
 def _ratio(xy: Any, xx: Any, yy: Any) -> float:
     if not (xx > 0 and yy > 0):
         side = "x" if not xx > 0 else "y"
-        warnings.warn(
-            f"the rows of {side} do not vary, so CKA is undefined; the answer is nan", UndefinedWarning, stacklevel=3
-        )
+        message = f"the pairs of different rows of {side} do not vary, so CKA is undefined; the answer is nan"
+        warnings.warn(message, UndefinedWarning, stacklevel=3)
         return math.nan
     return float(xy / math.sqrt(xx) / math.sqrt(yy))
+
+
+def _undefined(side: str) -> float:
+    """Return nan, with a warning that all rows of a side are the same."""
+    message = f"the rows of {side} do not vary, so CKA is undefined; the answer is nan"
+    warnings.warn(message, UndefinedWarning, stacklevel=4)
+    return math.nan

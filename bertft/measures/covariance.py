@@ -21,11 +21,22 @@ def covariances(moments: Moments) -> tuple[Array, Array, Array]:
     )
 
 
+def constant_side(moments: Moments) -> str | None:
+    """Return the name of the side, "x" or "y", whose rows do not vary, or None."""
+    return next((side for side, varies in zip("xy", moments.varies(), strict=True) if not varies), None)
+
+
+ROUNDING = 1e-13
+"""The share of the largest variance that rounding, also of rows in float32, gives to a component without any."""
+
+
 class Whitening(NamedTuple):
     """`matrix` (d, k) maps centred rows to k uncorrelated columns of variance 1, principal components first."""
 
     matrix: Array
     kept_variance: float
+    left_out: int
+    """Components that were left out although rounding alone does not explain them."""
 
 
 def whiten(covariance: Array, share: float = 1.0, precision: float = 1e-10) -> Whitening:
@@ -36,7 +47,9 @@ def whiten(covariance: Array, share: float = 1.0, precision: float = 1e-10) -> W
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int(np.count_nonzero(values > precision * max(values[0], 0.0)))
+    left_out = int(np.count_nonzero(values > ROUNDING * max(values[0], 0.0))) - rank
     total = np.cumsum(values[:rank])
     if share < 1.0 and rank:
         rank = int(np.searchsorted(total, share * total[-1])) + 1
-    return Whitening(vectors[:, :rank] / np.sqrt(values[:rank]), float(total[rank - 1] / total[-1]) if rank else 0.0)
+    kept = float(total[rank - 1] / total[-1]) if rank else 0.0
+    return Whitening(vectors[:, :rank] / np.sqrt(values[:rank]), kept, left_out)

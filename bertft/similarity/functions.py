@@ -46,9 +46,11 @@ def rsa(
     backend: where to compute: "auto" (where the arrays are), "cpu", "gpu" or "reference"; see `bertft.explain`.
     gamma: of the kernel "rbf", exp(-gamma |a - b|^2); by default 1 / the mean squared distance of the space's rows.
 
-    Raises `ArrayError` for shapes and types, for fewer than 3 rows, and for a row without a value (not finite, or zero
-    under the cosine), which it names; `OptionError` for unknown names and a bad gamma; `BackendError` for a backend
-    that cannot serve. Where all pairs of one side have the same value, the answer is nan with an `UndefinedWarning`.
+    Raises `ArrayError` for shapes and types, for fewer than 3 rows, and for a row without a value, which it names: not
+    finite, zero under the cosine, or constant under the correlation. The scale of the rows does not matter, from the
+    smallest to the largest numbers of their type; an `ArrayError` says so where float64 does not reach. Raises
+    `OptionError` for unknown names and a bad gamma, and `BackendError` for a backend that cannot serve. Where all pairs
+    of one side have the same value, the answer is nan with an `UndefinedWarning`.
 
     >>> import numpy as np
     >>> from bertft import rsa
@@ -73,7 +75,7 @@ def rsa(
     ops = kernels.select(x_rows.device, backend)
     double = plan.products == "float64"
     kernel = ranks.RANKED_AS.get(kernel, kernel) if method == "spearman" else kernel
-    x_space, y_space = (tiles.prepare(rows, kernel, ops, gamma, double) for rows in (x_rows, y_rows))
+    x_space, y_space = tiles.prepare(x_rows, y_rows, kernel, ops, gamma, double)
     if plan.path == "ranks":
         return ranks.spearman(x_space, y_space, ops)
     if plan.path == "binned ranks":
@@ -81,7 +83,7 @@ def rsa(
         if not found.bound > ranks.BOUND or double:
             return found.value
         # Crowded bins mean ties or nearly ties, which float32 would split at random: repeat in float64.
-        x_space, y_space = (tiles.prepare(rows, kernel, ops, gamma, True) for rows in (x_rows, y_rows))
+        x_space, y_space = tiles.prepare(x_rows, y_rows, kernel, ops, gamma, True)
         return ranks.binned_spearman(x_space, y_space, ops).value
     sums = tiles.pair_sums(x_space, y_space, ops)
     return pearson(sums) if method == "pearson" else cosine(sums)

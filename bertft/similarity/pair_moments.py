@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -10,20 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from bertft import kernels
-from bertft.arrays import RowSource, as_double, check_pair, host
+from bertft.arrays import RowSource, as_double, check_pair, of_one_type
 from bertft.errors import ArrayError, OptionError
-from bertft.kernels.types import Array, MomentSums, RowMap
+from bertft.kernels.types import Array, RowMap
 from bertft.measures import MEASURES, Measure
 from bertft.measures.rsa import COMPARISONS
 from bertft.similarity.plan import BATCH_ROWS
+from bertft.similarity.states import ROW_MAPS, Content, read_state, write_state
 from bertft.statistics.forms import BILINEAR
-from bertft.statistics.moments import CENTER_ROWS, Moments, center_of
+from bertft.statistics.moments import CENTER_ROWS, Frame, Moments, center_of
 from bertft.statistics.pair_sums import sums_of_moments
 from bertft.statistics.reservoir import Reservoir, Sample
 
 Products = Literal["auto", "float64"]
-
-ROW_MAPS: tuple[RowMap, ...] = ("unit", "centred_unit", "raw")
 
 SAMPLE_ROWS = 4096
 """Rows kept for standard errors. With 200 sentences or more, short or long, the standard error is then known to about
@@ -32,7 +32,12 @@ SAMPLE_ROWS = 4096
 SAMPLE_GROUPS = 400
 """With this many groups (sentences) of similar length, the standard error is known to about 5 %."""
 
-_FORMAT = "bertft.PairMoments/2"
+_changes = threading.RLock()
+"""Held while an accumulator is changed, or what it holds is picked out. That is short: the products are made outside.
+One lock serves all accumulators, so that a fork can wait for it: a child never sees a change that is half made."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_changes.acquire, after_in_parent=_changes.release, after_in_child=_changes.release)
 
 
 class PairMoments:
@@ -40,7 +45,8 @@ class PairMoments:
 
     The answer is exact, takes one pass and O(d^2) memory, and two accumulators can be merged. Any split of the rows
     into updates and any tree of merges gives the one-pass answer up to rounding. An empty accumulator changes nothing
-    when it is merged. The arrays given to `update` are neither changed nor kept.
+    when it is merged. The arrays given to `update` are neither changed nor kept. Several threads may update one
+    accumulator, and measure and merge it meanwhile.
 
     maps: the row maps to accumulate, each in a state of its own. "unit" is for RSA with the cosine kernel,
         "centred_unit" for RSA with the correlation kernel, and "raw" for RSA with the dot and squared Euclidean
@@ -83,13 +89,17 @@ class PairMoments:
         for name in self.maps:
             if name not in ROW_MAPS:
                 raise OptionError(f"unknown row map {name!r}; expected one of {', '.join(ROW_MAPS)}")
+        self.maps = tuple(dict.fromkeys(self.maps))
         if products not in ("auto", "float64"):
             raise OptionError(f"unknown products {products!r}; expected 'auto' or 'float64'")
         if not isinstance(reservoir, int) or reservoir < 0:
             raise OptionError(f"reservoir is {reservoir!r}; expected a number of rows, 0 for none")
+        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise OptionError(f"seed is {seed!r}; expected a whole number of at most 63 bits")
         self.products, self.backend = products, kernels.backend_named(backend)
         self._states: dict[RowMap, Moments] = {}
-        self._centers: dict[RowMap, tuple[Array, Array]] = {}
+        self._lent: set[RowMap] = set()  # states whose arrays are read elsewhere, and copied before they change
+        self._frames: dict[RowMap, tuple[Frame, Frame]] = {}
         self._reservoir = Reservoir(reservoir, seed)
         self._n = self._checksum = 0
 
@@ -109,7 +119,8 @@ class PairMoments:
     @property
     def sample(self) -> Sample | None:
         """The rows kept for standard errors, or None; see `bertft.statistics.reservoir`."""
-        return self._reservoir.sample()
+        with _changes:
+            return self._reservoir.sample()
 
     @property
     def sampled_groups(self) -> int:
@@ -119,13 +130,19 @@ class PairMoments:
 
     def moments(self, row_map: RowMap) -> Moments:
         """Return the state under one row map, with NumPy arrays. Raises `OptionError` if it was not accumulated."""
+        return self.snapshot(row_map)[0]
+
+    def snapshot(self, row_map: RowMap) -> tuple[Moments, Sample | None]:
+        """Return the state under one row map and the sample of the same rows; `moments` says what is raised."""
+        with _changes:
+            found, n, sample = self._lend(row_map).get(row_map), self._n, self._reservoir.sample()
         if row_map not in self.maps:
             raise OptionError(
                 f"this needs the row map {row_map!r}; create PairMoments(maps=({row_map!r}, …)) to accumulate it"
             )
-        if self._n < 3:
-            raise ArrayError(f"{self._n} rows were seen; at least 3 are needed to compare pairs of rows")
-        return self._states[row_map].on_host()
+        if n < 3 or found is None:
+            raise ArrayError(f"{n} rows were seen; at least 3 are needed to compare pairs of rows")
+        return found.on_host(), sample
 
     def update(self, x: Any, y: Any, groups: Any = None, *, first_row: int | None = None) -> PairMoments:
         """Add rows and return self.
@@ -147,7 +164,9 @@ class PairMoments:
         """
         ops = kernels.select(x.device, self.backend)
         samples = [rows.spread(CENTER_ROWS, ops.arrays) for rows in (x, y)]
-        self._centers = {m: (center_of(ops, samples[0], m), center_of(ops, samples[1], m)) for m in self.maps}
+        self._frames = {
+            m: (Frame(center_of(ops, samples[0], m)), Frame(center_of(ops, samples[1], m))) for m in self.maps
+        }
         for low in range(0, len(x), BATCH_ROWS):
             high = min(low + BATCH_ROWS, len(x))
             x_batch, y_batch = (rows.batch(low, high, arrays=ops.arrays) for rows in (x, y))
@@ -164,57 +183,41 @@ class PairMoments:
         """
         if self._options() != other._options():
             raise OptionError(f"cannot merge states of different options, {self._options()} and {other._options()}")
+        with _changes:
+            (mine, theirs), n = (self._lend(*self.maps), other._lend(*self.maps)), (self._n, other._n)
+            reservoir = self._reservoir.merge(other._reservoir)
         merged = PairMoments(self.maps, products=self.products, reservoir=0, backend=self.backend)
-        merged._centers = self._centers or other._centers
-        merged._n = self._n + other._n
+        merged._frames = self._frames or other._frames
+        merged._n, merged._reservoir = sum(n), reservoir
+        merged._checksum = self._checksum if n[0] else other._checksum
         for row_map in self.maps:
-            parts = [part._states[row_map] for part in (self, other) if row_map in part._states]
+            parts = [part[row_map] for part in (mine, theirs) if row_map in part]
             if len(parts) == 2:
-                self._check_widths(parts[0], len(parts[1].x_center), len(parts[1].y_center))
+                _check_widths(parts[0], len(parts[1].x_center), len(parts[1].y_center))
             for part in parts:
                 if row_map in merged._states:
                     merged._states[row_map].add(part)
                 else:
                     merged._states[row_map] = part.copy()
-        merged._reservoir = self._reservoir.merge(other._reservoir)
         return merged
 
     def state(self) -> dict[str, Array]:
         """Return everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`."""
-        options = {"format": _FORMAT, "n": self._n, **self._options()}
-        flat = {"options": np.frombuffer(json.dumps(options).encode(), dtype=np.uint8).copy()}
-        for row_map, moments in self._states.items():
-            host = moments.on_host().copy()
-            flat |= {f"{row_map}.x_center": host.x_center, f"{row_map}.y_center": host.y_center}
-            flat |= {f"{row_map}.{name}": part for name, part in host.sums._asdict().items()}
-        sample = self._reservoir.sample()
-        flat["sample.bound"] = np.array([self._reservoir.bound])
-        if sample is not None:
-            flat |= {f"sample.{name}": rows.copy() for name, rows in sample._asdict().items()}
-        return flat
+        with _changes:
+            kept = self._reservoir.copy()
+            content = Content(self._n, self._checksum, self.maps, self.products, self._lend(*self.maps), kept)
+        return write_state(content)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, backend: str = "auto") -> PairMoments:
-        """Return the accumulator that `state()` described. Raises `ArrayError` if these are not its arrays."""
-        try:
-            flat = {name: np.array(host(array)) for name, array in state.items()}
-            options = json.loads(flat["options"].tobytes())
-            if options.pop("format") != _FORMAT:
-                raise ArrayError(f"this state is not of format {_FORMAT!r}; pass what state() of this version returned")
-            n = options.pop("n")
-            self = cls(**options, backend=backend)
-            self._n = n
-            for row_map in self.maps if n else ():
-                sums = MomentSums(*(flat[f"{row_map}.{name}"] for name in MomentSums._fields))
-                centers = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]
-                self._states[row_map] = Moments(row_map, n, *centers, sums)
-                self._states[row_map].check()
-            parts = (Sample(*(flat[f"sample.{name}"] for name in Sample._fields)),) if "sample.x" in flat else ()
-            if len({len(rows) for part in parts for rows in part}) > 1:
-                raise ArrayError("the arrays of the sample have different lengths; this state was changed")
-            self._reservoir = Reservoir(self._reservoir.limit, self._reservoir.seed, flat["sample.bound"][0], parts)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ArrayError(f"these arrays are no PairMoments state ({error!r}); pass what state() returned") from None
+        """Return the accumulator that `state()` described.
+
+        Raises `ArrayError` if these are not its arrays: of another format, damaged, or changed, which a checksum finds.
+        """
+        found = read_state(state)
+        self = cls(found.maps, products=found.products, reservoir=0, backend=backend)  # type: ignore[arg-type]
+        self._n, self._checksum = found.n, found.first
+        self._states, self._reservoir = dict(found.moments), found.reservoir
         return self
 
     # ------------------------------------------------------------------------------------------------------ measures
@@ -228,7 +231,9 @@ class PairMoments:
                 f"moments give methods {', '.join(COMPARISONS)}, not {method!r}; for others use bertft.rsa"
             )
         row_map, form = BILINEAR[kernel]
-        return COMPARISONS[method](sums_of_moments(self.moments(row_map), form))
+        moments = self.moments(row_map)
+        with kernels.one_blas_thread():
+            return COMPARISONS[method](sums_of_moments(moments, form))
 
     def cka(self, *, debiased: bool = True) -> float:
         """Return linear CKA, see `bertft.cka`."""
@@ -257,30 +262,35 @@ class PairMoments:
         kept = self._reservoir
         return {"maps": sorted(self.maps), "products": self.products, "reservoir": kept.limit, "seed": kept.seed}
 
-    def _check_widths(self, state: Moments, d1: int, d2: int) -> None:
-        if (len(state.x_center), len(state.y_center)) != (d1, d2):
-            raise ArrayError(
-                f"x and y have widths {d1} and {d2}, the rows before had {len(state.x_center)} and "
-                f"{len(state.y_center)}; one accumulator takes one pair of spaces"
-            )
+    def _lend(self, *maps: RowMap) -> dict[RowMap, Moments]:
+        """Return states for reading, while `_changes` is held: later changes go to copies."""
+        self._lent.update(maps)
+        return {row_map: self._states[row_map] for row_map in maps if row_map in self._states}
 
-    def _held(self, row_map: RowMap, x: Array, y: Array) -> Moments | None:
-        """Return the state under a row map that rows of x and y are to be added to, if there is one yet."""
-        state = self._states.get(row_map)
-        if state is not None:
-            self._check_widths(state, x.shape[1], y.shape[1])
-        return state
+    def _frames_of(self, row_map: RowMap, x: Array, y: Array) -> tuple[tuple[Frame, Frame] | None, bool]:
+        """Return the frames for rows of x and y under a row map, if there are any, and whether others came before."""
+        with _changes:
+            state = self._states.get(row_map)
+            if state is None:
+                return self._frames.get(row_map), False
+            _check_widths(state, x.shape[1], y.shape[1])
+            return state.frames, True
 
-    def _add(self, batches: Mapping[RowMap, Moments], x: Array, y: Array, keys: Array | None) -> None:
-        """Add the moments of a batch of rows, which share no array with another accumulator, and sample its rows."""
+    def _add(self, batches: Mapping[RowMap, Moments], x: Array, y: Array, keys: Array | None, *, shared: bool) -> None:
+        """Add the moments of a batch of rows, which others read if `shared`, and sample its rows."""
         n = len(x)
         if not self._n:
             self._checksum = zlib.crc32(_rows(x, np.arange(1)).tobytes())
         for row_map, batch in batches.items():
-            if row_map in self._states:
-                self._states[row_map].add(batch)
+            state = self._states.get(row_map)
+            if state is None:
+                state = batch.copy() if shared else batch
             else:
-                self._states[row_map] = batch
+                if row_map in self._lent:
+                    state = state.copy()
+                state.add(batch)
+            self._states[row_map] = state
+            self._lent.discard(row_map)
         if keys is None:
             # Every row is its own group, here and in states this one is merged with: a checksum tells those apart.
             keys = np.arange(self._n, self._n + n) + (self._checksum << 31)
@@ -288,6 +298,14 @@ class PairMoments:
         if len(chosen):
             self._reservoir.add(keys[chosen], _rows(x, chosen), _rows(y, chosen))
         self._n += n
+
+
+def _check_widths(state: Moments, d1: int, d2: int) -> None:
+    if (len(state.x_center), len(state.y_center)) != (d1, d2):
+        raise ArrayError(
+            f"x and y have widths {d1} and {d2}, the rows before had {len(state.x_center)} and "
+            f"{len(state.y_center)}; one accumulator takes one pair of spaces"
+        )
 
 
 @kernels.one_blas_thread()
@@ -327,19 +345,22 @@ def _add_batch(
 ) -> None:
     """Add a checked batch of x with each y to its accumulator: all of them, or none if a row has no value."""
     added: list[dict[RowMap, Moments]] = [{} for _ in states]
-    typed = {"auto": (x, ys)}
+    typed = {"auto": of_one_type(x, *ys)}
     if any(state.products == "float64" for state in states):
-        typed["float64"] = as_double(x), [as_double(y) for y in ys]
+        typed["float64"] = tuple(map(as_double, (x, *ys)))
     for row_map, products in dict.fromkeys((row_map, state.products) for state in states for row_map in state.maps):
         sharing = [i for i, state in enumerate(states) if state.products == products and row_map in state.maps]
-        x_typed, ys_typed = typed[products]
+        x_typed, *ys_typed = typed[products]
         some, some_ys = [states[i] for i in sharing], [ys_typed[i] for i in sharing]
         for i, batch in zip(sharing, _moments(some, ops, x_typed, some_ys, row_map, first_row), strict=True):
-            # The batches share arrays, and the first one becomes the state that later ones are added to.
-            added[i][row_map] = batch.copy() if len(sharing) > 1 and states[i]._n == 0 else batch
-    for i, state in enumerate(states):
-        x_typed, ys_typed = typed[state.products]
-        state._add(added[i], x_typed, ys_typed[i], keys)
+            added[i][row_map] = batch
+    with _changes:
+        for i, state in enumerate(states):  # again: another thread may have added the first rows meanwhile
+            for row_map in added[i]:
+                state._frames_of(row_map, x, ys[i])
+        for i, state in enumerate(states):
+            x_typed, *ys_typed = typed["float64"] if state.products == "float64" else (x, *ys)
+            state._add(added[i], x_typed, ys_typed[i], keys, shared=len(states) > 1)
 
 
 def _moments(
@@ -350,16 +371,12 @@ def _moments(
     row_map: RowMap,
     first_row: int,
 ) -> list[Moments]:
-    """Return the moments of a batch of x with each y, about centers near its rows and one center of x for all."""
-    held = [state._held(row_map, x, y) for state, y in zip(states, ys, strict=True)]
-    centers = [
-        state._centers.get(row_map) if moments is None else (moments.x_center, moments.y_center)
-        for state, moments in zip(states, held, strict=True)
-    ]
-    x_center = next((pair[0] for pair in centers if pair is not None), None)
-    y_centers = [None if pair is None else pair[1] for pair in centers]
-    batches = Moments.of_batches(ops, x, ys, row_map, x_center, y_centers, first_row)
-    if any(moments is not None for moments in held):
+    """Return the moments of a batch of x with each y, in frames near its rows and one frame of x for all."""
+    held = [state._frames_of(row_map, x, y) for state, y in zip(states, ys, strict=True)]
+    x_frame = next((frames[0] for frames, _ in held if frames is not None), None)
+    y_frames = [None if frames is None else frames[1] for frames, _ in held]
+    batches = Moments.of_batches(ops, x, ys, row_map, x_frame, y_frames, first_row)
+    if any(rows_before for _, rows_before in held):
         far = [i for i, batch in enumerate(batches) if batch.is_far()]
         if far:
             again = Moments.of_batches(ops, x, [ys[i] for i in far], row_map, None, [None] * len(far), first_row)

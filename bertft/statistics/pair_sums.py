@@ -11,6 +11,7 @@ import numpy as np
 from bertft.errors import UndefinedWarning
 from bertft.kernels.types import Form
 from bertft.statistics.moments import Moments
+from bertft.statistics.off_diagonal import SIDES
 
 
 class PairSums(NamedTuple):
@@ -58,14 +59,31 @@ def sums_of_moments(moments: Moments, form: Form) -> PairSums:
     gg = 2 * n * (beta @ ww @ beta) + 2 * b * b + 4 * (beta @ sums.y_vectors @ t) + np.vdot(sums.yy, sums.yy)
     fg = 2 * n * (alpha @ ww @ beta) + 2 * a * b + np.vdot(sums.xy, sums.xy)
     fg += 2 * (alpha @ sums.y_vectors @ t) + 2 * (beta @ sums.x_vectors @ s)
-    ff -= f_diagonal @ ww @ f_diagonal
-    gg -= g_diagonal @ ww @ g_diagonal
-    fg -= f_diagonal @ ww @ g_diagonal
+    if moments.off_diagonal is None:
+        ff -= f_diagonal @ ww @ f_diagonal
+        gg -= g_diagonal @ ww @ g_diagonal
+        fg -= f_diagonal @ ww @ g_diagonal
+    else:
+        ff, fg, gg = _squares_apart(moments, alpha, beta)
     x_square, y_square = float(moments.x_center @ moments.x_center), float(moments.y_center @ moments.y_center)
     shifts = (x_square, y_square) if form == "dot" else (0.0, 0.0)
     noises = (noise_of(x_square, ww[0, 3] / n, form), noise_of(y_square, ww[0, 4] / n, form))
     f, g, ff, gg, fg = (float(total) / 2 for total in (f, g, ff, gg, fg))
     return PairSums(n * (n - 1) // 2, f, g, ff, gg, fg, *shifts, *noises)
+
+
+def _squares_apart(moments: Moments, alpha: np.ndarray, beta: np.ndarray) -> list[float]:
+    """Return the sums over i other than j of f^2, f g and g^2, from sums over pairs of different rows."""
+    n, ww, squares = moments.n, moments.sums.scalars, moments.off_diagonal
+    assert squares is not None
+    vectors, offsets, found = (moments.sums.x_vectors, moments.sums.y_vectors), (alpha, beta), []
+    for product, (one, other) in zip(squares[0], SIDES, strict=True):
+        a, b, s, t = offsets[one], offsets[other], vectors[one][0], vectors[other][0]
+        total = product + 2.0 * (n - 2) * (a @ ww @ b) + 2.0 * (a @ ww[0]) * (b @ ww[0])
+        total += 2.0 * (a @ vectors[other] @ t - a @ ww[:, 3 + other])
+        total += 2.0 * (b @ vectors[one] @ s - b @ ww[:, 3 + one])
+        found.append(float(total))
+    return found
 
 
 def pearson(sums: PairSums) -> float:

@@ -53,7 +53,10 @@ def spearman(x: Space, y: Space, ops: kernels.Operations) -> float:
         ranks -= (len(ranks) + 1) / 2
         sides.append(ranks)
     f, g = sides
-    return clipped(float(f @ g) / math.sqrt(float(f @ f)) / math.sqrt(float(g @ g)))
+    squares = float(f @ f), float(g @ g)
+    if not all(squares):  # all values are within a few rounding errors of each other
+        return undefined("y" if squares[0] else "x")
+    return clipped(float(f @ g) / math.sqrt(squares[0]) / math.sqrt(squares[1]))
 
 
 def _snap(values: Array, noise: float) -> None:
@@ -116,5 +119,5 @@ def mid_ranks(counts: Array) -> tuple[Array, float, float]:
     ranks = (below + (counts + 1) / 2 - (total + 1) / 2) / total
     variance = float(counts @ np.square(ranks)) / total
     shares = counts / total
-    loss = float(np.sum(shares**3 - shares / total**2)) / 12.0
+    loss = max(float(np.sum(shares**3 - shares / total**2)) / 12.0, 0.0)  # of rounding, where no bin is shared
     return ranks, variance, loss / (variance + loss)

@@ -34,12 +34,21 @@ def priorities(groups: Array, seed: int) -> Array:
 
 
 def row_priorities(x: Array, y: Array, seed: int) -> Array:
-    """Return a pseudo-random uint64 for each row, (rows,), from its values alone, converted to float32."""
-    x_sums, y_sums = (
-        np.array([zlib.crc32(row) for row in np.ascontiguousarray(rows, dtype=np.float32)], dtype=np.uint64)
-        for rows in (x, y)
-    )
-    return _scattered(_scattered(x_sums << np.uint64(32) | y_sums) + np.uint64(seed))
+    """Return a pseudo-random uint64 for each row, (rows,), from its values alone, converted to float32.
+
+    Rows whose values are beyond the range of float32 are divided by a power of two first.
+    """
+    x_sums, y_sums = (np.array([zlib.crc32(row) for row in _as_single(rows)], dtype=np.uint64) for rows in (x, y))
+    return _scattered(_scattered(x_sums << np.uint64(32) | y_sums) + np.uint64(seed & int(_END)))
+
+
+def _as_single(rows: Array) -> Array:
+    """Return rows in float32, each beyond its range divided by a power of two of its own."""
+    exponents = np.frexp(np.abs(rows).max(axis=1, initial=0.0))[1]
+    beyond = np.abs(exponents) > 120
+    if rows.dtype == np.float64 and beyond.any():
+        rows = np.ldexp(rows, np.where(beyond, -exponents, 0)[:, None])
+    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _scattered(z: Array) -> Array:
@@ -84,6 +93,10 @@ class Reservoir:
         """Return the sample, or None if it has no rows."""
         self._settle()
         return self._parts[0] if self._parts else None
+
+    def copy(self) -> Reservoir:
+        """Return an equal sample; arrays are shared, and none is ever changed."""
+        return Reservoir(self.limit, self.seed, self.bound, tuple(self._parts))
 
     def merge(self, other: Reservoir) -> Reservoir:
         """Return the sample of the rows of both."""

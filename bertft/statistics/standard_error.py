@@ -22,9 +22,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bertft import kernels
+from bertft.arrays import as_double
 from bertft.kernels.types import Array
 from bertft.statistics.moments import Moments
 from bertft.statistics.reservoir import Sample
+from bertft.statistics.scaling import SINGLE, placed
 
 BLOCKS = 20
 LEAST_GROUPS = 10
@@ -56,9 +58,14 @@ class GroupRows(NamedTuple):
         order = np.argsort(sample.groups, kind="stable")
         _, first, kept = np.unique(sample.groups[order], return_index=True, return_counts=True)
         ops = kernels.select("cpu")
+        sides: list[Array] = [sample.x[order], sample.y[order]]
+        if not moments.fits(SINGLE):
+            sides = [as_double(side) for side in sides]
         u, v = (
-            ops.shifted_rows(side[order], center, moments.row_map, "dot").vectors
-            for side, center in ((sample.x, moments.x_center), (sample.y, moments.y_center))
+            ops.shifted_rows(
+                placed(side, moments.row_map, frame.exponent), frame.center, moments.row_map, "dot"
+            ).vectors
+            for side, frame in zip(sides, moments.frames, strict=True)
         )
         return cls(u, v, first, kept, np.rint(np.add.reduceat(sample.weights[order], first)))
 
@@ -171,12 +178,11 @@ def by_blocks(measure: Callable[[Moments], float], value: float, moments: Moment
     if count < LEAST_GROUPS:
         return math.nan
     ops = kernels.select("cpu")
-    centers = moments.x_center, moments.y_center
     changes, weights = np.empty(count), np.empty(count)
     for block in range(count):
         rows = groups % count == block
         x, y = (side[rows].astype(np.float64) for side in (sample.x, sample.y))
-        left_out = Moments.of_batch(ops, x, y, moments.row_map, centers)
+        left_out = Moments.of_batch(ops, x, y, moments.row_map, moments.frames)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the measure of all rows has warned already
             # The factor makes the change minus the sum of the influences of the block over n.
