@@ -1,7 +1,8 @@
 """The command line, `bertft COMMAND`: parses the arguments and runs a command of `bertft.commands`.
 
 Every error is reported as one line on stderr and an exit status: 2 for an error that the user can correct, 130 for an
-interruption, 1 for any other. Set the variable BERTFT_DEBUG=1 to see the traceback instead.
+interruption, 143 for a termination (SIGTERM), 1 for any other. Set the variable BERTFT_DEBUG=1 to see the traceback
+instead.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import argparse
 import contextlib
 import inspect
 import os
-import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from bertft import __version__, errors
 from bertft.commands import COMMANDS, GROUPS
 from bertft.commands.output import discard_stdout, printing
-from bertft.errors import BertftError, OptionError
+from bertft.errors import BertftError, OptionError, out_of_memory
 from bertft.untrusted import shown
 
 
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     debug = os.environ.get("BERTFT_DEBUG", "") not in ("", "0")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), terminated_like_interrupted():
             show_own_warnings()
             keep_descriptors()
             options = parser().parse_args(arguments)
@@ -76,13 +79,36 @@ def tell(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end; like an interruption, it ends after temporary files have been removed."""
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, unless the process ignores it or handles it in another way."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # only the main thread may handle signals
+        return
+
+    def raise_terminated(*_: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def explanation(error: BaseException) -> tuple[str, int]:
     """Return the message and the exit status for an error."""
     if isinstance(error, BertftError):
         return str(error), 2
+    if isinstance(error, Terminated):
+        return "terminated", 143
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+    if out_of_memory(error):
         return "out of memory; try a smaller --batch-tokens or --max-length", 1
     return f"unexpected {type(error).__name__}: {error} (BERTFT_DEBUG=1 shows where)", 1
 

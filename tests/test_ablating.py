@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from bertft.experiments import ablate as ablating
 from bertft.experiments.ablate import Sweep, ablate, parse_cells
 from bertft.experiments.run import Run
 from bertft.experiments.tune import Tuning
+from bertft.files import folder_lock, write_files
+from bertft.records import json_bytes
 from bertft.report.ablate import SweepCurve, figure, finding, sweeps
 from bertft.tasks.wordpiece import train_wordpiece
 
@@ -137,7 +140,9 @@ def test_the_whole_way_through_the_command_line(
     assert "Truncation: MNLI (accuracy) of model" in out
     assert "9 training records, 6 dev records; 1 seed" in out
     assert "2 of 2: mnli, truncate-1, seed 1: accuracy" in err
-    assert sorted(os.listdir(tmp_path / "out")) == ["ablation.csv", "ablation.json", "mnli", "truncate.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        ".bertft.json", "ablation.csv", "ablation.json", "mnli", "truncate.png",
+    ]  # fmt: skip
     content = json.loads((tmp_path / "out" / "ablation.json").read_text())
     record = content["run"]["tasks"]["mnli"]
     assert record["depth"] == 2
@@ -191,6 +196,60 @@ def test_bad_data_and_folders(place: Path, tmp_path: Path) -> None:
     with pytest.raises(BertftError, match="cannot write there"):
         ablate("mnli", model, train, dev, tmp_path / "file" / "out", freeze=0, **SMALL)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_sweeps_keep_each_others_task(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, train, dev = map(str, sources(place))
+    out = tmp_path / "out"
+    small = ["--epochs", "1", "--batch-size", "4", "--max-length", "16", "--device", "cpu", "--keep", "none"]
+    command = ["ablate", "mnli", "--model", model, "--train", train, "--dev", dev, "--out", str(out), *small]
+    real, others = ablating.with_other_tasks, made_rows("squad", "f1", {-1: (0.7,), 0: (0.6,)})
+    run = {"versions": {}, "tasks": {"squad": {"metric": "f1", "depth": 2, "baselines": {}, "data": {}}}}
+
+    def another_ends_meanwhile(found: Any, task: str, folder: Any) -> Any:
+        merged = real(found, task, folder)
+        if not (out / "ablation.json").exists():
+            write_files(out, {"ablation.json": json_bytes(others, run)})
+        return merged
+
+    monkeypatch.setattr(ablating, "with_other_tasks", another_ends_meanwhile)
+    monkeypatch.setattr("bertft.report.ablate.show", lambda *_: None)
+    assert cli.main([*command, "--freeze", "0"]) == 0
+    content = json.loads((out / "ablation.json").read_text())
+    assert list(content["run"]["tasks"]) == ["squad", "mnli"]
+    assert {row["task"] for row in content["rows"]} == {"squad", "mnli"}
+    # The folder of a task is held by its sweep.
+    with ThreadPoolExecutor(1) as other, folder_lock(out / "mnli"):
+        assert other.submit(cli.main, [*command, "--freeze", "0"]).result() == 2
+    assert "mnli: another run is at work there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"rows": [1], "run": {"tasks": {}}}', '{"rows": []}'])
+def test_a_record_that_cannot_be_read_is_reported_before_training(place: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "ablation.json").write_text(text)
+    with pytest.raises(BertftError, match=r"ablation\.json: cannot be read \(.*\); delete it to have it written again"):
+        ablate("mnli", *sources(place), tmp_path, freeze=0, **SMALL)
+    assert os.listdir(tmp_path) == ["ablation.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"run": {"finished": true}, "rows": []}'])
+def test_a_cell_whose_record_cannot_be_read_is_reported(place: Path, tmp_path: Path, text: str) -> None:
+    cell = tmp_path / "mnli" / "seed-1" / "untouched"
+    cell.mkdir(parents=True)
+    (cell / "tuning.json").write_text(text)
+    with pytest.raises(BertftError, match=r"tuning\.json: no record of a finished cell \(.*\); delete the folder"):
+        ablate("mnli", *sources(place), tmp_path, freeze=0, **SMALL)
+
+
+def test_a_cell_that_was_killed_at_its_first_write_begins_anew(place: Path, tmp_path: Path) -> None:
+    cell = tmp_path / "mnli" / "seed-1" / "freeze-0"
+    cell.mkdir(parents=True)
+    for name in (".tuning.json.17.bertft.tmp", ".DS_Store"):
+        (cell / name).write_text("half")
+    found = ablate("mnli", *sources(place), tmp_path, freeze=0, keep="none", **SMALL)
+    assert {row["k"] for row in found.rows} == {-1, 0}
 
 
 def test_cells_asked_for() -> None:

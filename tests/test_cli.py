@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,7 +70,9 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(fake: FakeScore, capsys
 
 def test_out_writes_the_files(fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*COMMAND, "--out", str(tmp_path / "new")]) == 0
-    assert sorted(os.listdir(tmp_path / "new")) == ["report.html", "rsa.png", "scores.csv", "scores.json"]
+    assert sorted(os.listdir(tmp_path / "new")) == [
+        ".bertft.json", "report.html", "rsa.png", "scores.csv", "scores.json",
+    ]  # fmt: skip
     assert f"to {tmp_path / 'new'}." in capsys.readouterr().err
 
 
@@ -195,6 +199,77 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(
     assert cli.main([*COMMAND, "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write there" in capsys.readouterr().err
     assert fake.calls == []
+
+
+def test_numbers_that_cannot_be_written_are_printed(
+    fake: FakeScore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for options in ([], ["--json"]):
+        assert cli.main([*COMMAND, "--out", str(tmp_path / "new"), *options]) == 2
+        out, err = capsys.readouterr()
+        assert "0.9000 ± 0.0196" in out if not options else json.loads(out)["rows"] == ROWS
+        assert err.endswith("new: cannot write there: No space left on device; free space or name another folder\n")
+        assert err.count("\n") == 1
+        assert os.listdir(tmp_path) == []
+
+
+def test_numbers_that_cannot_be_printed_are_written(
+    fake: FakeScore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(output, "print_results", broken)
+    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 1
+    assert {"rsa.png", "report.html", "scores.csv", "scores.json"} <= set(os.listdir(tmp_path))
+
+
+def test_a_picture_that_fails_is_a_line_and_not_the_end(
+    fake: FakeScore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("bertft.report.score.figure.figure", broken)
+    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "0.9000 ± 0.0196" in out
+    assert "bertft: warning: rsa.png was left out: ValueError: no such font; the numbers are whole\n" in err
+    assert not (tmp_path / "rsa.png").exists()
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.csv", "n" * 300])
+def test_a_place_that_cannot_take_the_results_is_refused_before_scoring(
+    name: str, fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / name if len(name) > 255 else tmp_path
+    if out is tmp_path:
+        (tmp_path / name).mkdir()
+    assert cli.main([*COMMAND, "--out", str(out)]) == 2
+    assert "cannot write there" in capsys.readouterr().err
+    assert fake.calls == []
+
+
+def test_a_second_command_for_the_same_folder_is_refused_at_once(
+    fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def second() -> None:
+        fake.act = lambda: None
+        thread = threading.Thread(target=lambda: seen.append(cli.main([*COMMAND, "--out", str(tmp_path)])))
+        thread.start()
+        thread.join()
+
+    fake.act = second
+    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
+    assert seen == [2]
+    assert "another run is at work there; wait for it to end, or name another folder" in capsys.readouterr().err
+    assert len(fake.calls) == 1
 
 
 def test_own_warnings_are_one_line_each_and_others_are_not_shown(

@@ -103,7 +103,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     assert "Edge probes, mix, test: F1 of model, differences of the others" in shown
     assert all(word in shown for word in ("POS", "Coreference", "Δ lexical", "Δ random-0", "Δ other"))
     assert "subword vectors of model: 3 layers" in said
-    files = ["edge-labels.csv", "edge-mix.png", "edge.csv", "edge.json", "edge.png", "results"]
+    files = [".bertft.json", "edge-labels.csv", "edge-mix.png", "edge.csv", "edge.json", "edge.png", "results"]
     assert sorted(os.listdir(out)) == files
     content = json.loads((out / "edge.json").read_text())
     rows, run = content["rows"], content["run"]

@@ -114,7 +114,7 @@ def test_write_gives_every_file_and_the_same_bytes_twice(tmp_path: Path) -> None
     names = ["scores.json", "scores.csv", "rsa.png", "cka.png", "report.html"]
     assert [path.name for path in one] == names == [path.name for path in two]
     assert all(path.read_bytes() == other.read_bytes() for path, other in zip(one, two, strict=True))
-    assert sorted(os.listdir(tmp_path / "c")) == sorted(names)
+    assert sorted(os.listdir(tmp_path / "c")) == sorted([*names, ".bertft.json"])
 
 
 def test_full_disk_leaves_the_old_files_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

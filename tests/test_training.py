@@ -8,10 +8,12 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,13 @@ from bertft.checkpoints.compare import shared_depth
 from bertft.checkpoints.edit import freeze
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data.mnli import LABELS, Pair
-from bertft.errors import BertftError, OptionError
+from bertft.errors import BertftError, CheckpointError, OptionError
+from bertft.files import MANIFEST, folder_lock
 from bertft.tasks import TASKS, named_task, trainer
 from bertft.tasks.lora import with_lora
 from bertft.tasks.optimization import UncorrectedAdamW, learning_rate_factor
 from bertft.tasks.task import Records, TrainingRecipe
+from bertft.tasks.trainer import checkpoints_in
 from bertft.tasks.training import Trained, evaluate, train
 
 WORDS = ("it", "rains", "pours", "not", "always", "the", "sun", "shines", "and", "wind", "blows", ".")
@@ -268,7 +272,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(place: Path, step: int, when: str,
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = {path.name for path in (place / name).iterdir()}
-    assert left == {"unfinished"}
+    assert left == {"unfinished", ".bertft.lock"}
     with pytest.raises(BertftError, match="holds a run already; resume it"):
         trained(place / "model", place / name)
     begun: list[int] = []
@@ -298,8 +302,14 @@ def torn(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize(
     ("target", "fail"),
-    [("torch.save", full), ("torch.save", torn), ("shutil.copyfile", full), ("os.fsync", full)],
-    ids=["checkpoint", "torch's own error", "model", "record"],
+    [
+        ("torch.save", full),
+        ("torch.save", torn),
+        ("os.fsync", full),
+        ("shutil.copyfile", full),
+        ("bertft.tasks.training.write_files", full),
+    ],
+    ids=["checkpoint", "torch's own error", "manifest", "model", "record"],
 )
 def test_a_full_disk_leaves_nothing_half_written(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, fail: Callable[..., None]
@@ -309,13 +319,146 @@ def test_a_full_disk_leaves_nothing_half_written(
         patched.setattr(target, fail)
         with pytest.raises(BertftError, match=r"run: cannot write there: .*; free space or name another"):
             trained(place / "model", out)
-    if target == "torch.save":
+    if target in ("torch.save", "os.fsync"):
         assert not (tmp_path / "deep").exists()
         return
-    assert {path.name for path in out.iterdir()} == {"unfinished"}
+    assert {path.name for path in out.iterdir()} >= {"unfinished"}
+    assert not (out / "training.json").exists()
     made = trained(place / "model", out, resume=True)
     assert same(made.last, place / "run" / "last")
     assert files(out) == files(place / "run")
+
+
+CHECKPOINTS = [STEPS, 2 * STEPS]
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Path) -> Path:
+    """A run that was stopped after its second checkpoint, the last of all."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bertft.tasks.training.copy_files", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(place / "model", place / "stopped")
+    assert [path.name for path in checkpoints_in(place / "stopped" / "unfinished")] == [
+        f"checkpoint-{step}" for step in CHECKPOINTS
+    ]
+    return place / "stopped"
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 255
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("optimizer.pt", Path.unlink),
+        ("scheduler.pt", Path.unlink),
+        ("rng_state.pth", Path.unlink),
+        ("trainer_state.json", lambda path: path.write_text("[" * 100_000)),
+        ("model.safetensors", flipped),
+        ("model.safetensors", lambda path: os.truncate(path, 5000)),
+        ("optimizer.pt", lambda path: path.write_bytes(b"")),
+        (MANIFEST, Path.unlink),
+        (MANIFEST, lambda path: path.write_text('{"files": {"a": []}}')),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_for_the_one_before(
+    place: Path, stopped: Path, tmp_path: Path, name: str, harm: Callable[[Path], Any]
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    harm(tmp_path / "run" / "unfinished" / f"checkpoint-{CHECKPOINTS[-1]}" / name)
+    said: list[str] = []
+    made = trained(place / "model", tmp_path / "run", resume=True, say=said.append)
+    assert len(said) == 1
+    assert f"checkpoint-{CHECKPOINTS[-1]}: " in said[0]
+    assert said[0].endswith(f"; it is deleted, and training goes on from checkpoint-{CHECKPOINTS[0]}")
+    assert same(made.last, place / "run" / "last")
+    assert same(made.best, place / "run" / "best")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_begins_anew(place: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    for step in CHECKPOINTS:
+        flipped(tmp_path / "run" / "unfinished" / f"checkpoint-{step}" / "model.safetensors")
+    said: list[str] = []
+    made = trained(place / "model", tmp_path / "run", resume=True, say=said.append)
+    assert [line.rpartition(", and ")[2] for line in said] == ["training starts from the beginning"] * 2
+    assert same(made.last, place / "run" / "last")
+
+
+def test_a_resumed_run_has_the_rows_of_an_unbroken_one(place: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    said: list[str] = []
+    made = trained(place / "model", tmp_path / "run", resume=True, say=said.append)
+    assert said == []
+    unbroken = json.loads((place / "run" / "training.json").read_text())
+    again = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert [list(row.items()) for row in made.history] == [list(row.items()) for row in unbroken["history"]]
+    assert {**again, "seconds": 0} == {**unbroken, "seconds": 0}
+
+
+def test_a_run_killed_at_its_end_leaves_nothing_unfinished(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run" / "unfinished" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "run" / "unfinished" / "checkpoint-5" / "optimizer.pt").write_bytes(b"big")
+    trained(place / "model", tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == files(place / "run")
+    assert not (tmp_path / "run" / "unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda run: shutil.rmtree(run / "best"), "best is missing"),
+        (lambda run: (run / "last" / "config.json").unlink(), r"last/config\.json is missing"),
+        (lambda run: (run / "last" / "model.safetensors").write_bytes(b""), r"last/model\.safetensors has 0 bytes"),
+        (lambda run: flipped(run / "best" / "model.safetensors"), r"best/model\.safetensors has changed"),
+    ],
+)
+def test_a_finished_run_without_its_models_says_so(
+    place: Path, tmp_path: Path, harm: Callable[[Path], Any], said: str
+) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    harm(tmp_path / "run")
+    with pytest.raises(BertftError, match=f"run: {said}.*, but the run is finished; restore the models, or delete"):
+        trained(place / "model", tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"history": [1]}', '{"history": [], "notes": []}'])
+def test_a_record_that_is_none_is_refused(place: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(BertftError, match=r"training\.json: no record of a finished run \(.*\); train again"):
+        trained(place / "model", tmp_path, resume=True)
+
+
+def test_two_runs_do_not_share_a_folder(place: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as other, folder_lock(tmp_path / "run"):
+        second = other.submit(trained, place / "model", tmp_path / "run", resume=True)
+        assert "another run is at work there" in str(second.exception())
+
+
+def test_a_failure_of_the_trainer_names_the_model(place: Path, tmp_path: Path) -> None:
+    class Fails(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            raise self.error
+
+    callback = Fails()
+    callback.error = IndexError("index out of range in self\nmore")
+    with pytest.raises(
+        CheckpointError, match=r"model: cannot be trained or run on mnli: IndexError: index out of range"
+    ):
+        trained(place / "model", tmp_path / "run", callbacks=[callback])
+    for error in (KeyboardInterrupt(), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
+        callback.error = error
+        with pytest.raises(type(error)):
+            trained(place / "model", tmp_path / "run", resume=True, callbacks=[callback])
 
 
 def test_progress_counts_steps_and_batches_of_dev(place: Path, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
+import math
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.errors import BertftError
 from bertft.experiments.tune import tune
 from bertft.report.tune import spread
+from bertft.tasks import named_task, training
+from bertft.tasks.training import evaluate
 
 WORDS = ("it", "rains", "pours", "not", "always", "the", "sun", "shines", "who", "what")
 BLOCKS = 2
@@ -257,6 +262,127 @@ def test_a_disk_that_fills_up_ends_in_one_line(
     assert "seed-1: cannot write there: No space left on device; free space or name another folder" in err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"tuning.json", "tuning.csv"}
     assert cli.main(command(place, tmp_path / "run", resume=True)) == 0
+
+
+@pytest.mark.parametrize("litter", [".tuning.json.4711.bertft.tmp", ".tuning.json.4711.tmp", ".DS_Store", "Thumbs.db"])
+def test_a_folder_with_nothing_of_a_run_begins_anew(place: Path, tmp_path: Path, litter: str) -> None:
+    (tmp_path / litter).write_text("half")
+    for options in ({"resume": True}, {}):
+        assert cli.main(command(place, tmp_path, **options)) == (0 if options else 2)
+    assert record(tmp_path)["run"]["finished"]
+    assert not list(tmp_path.glob(".*.bertft.*"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"run": {"baselines": [1]}}', '{"run": {}}', "1" * 5000]
+)
+def test_a_record_that_is_none_is_refused(
+    place: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tuning.json").write_text(text)
+    assert cli.main(command(place, tmp_path, resume=True)) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "tuning.json: no record of a run (" in err
+    assert (tmp_path / "tuning.json").read_text() == text
+
+
+def test_a_second_run_into_the_folder_is_refused_and_the_first_goes_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def second(done: int, total: int, what: str) -> None:
+        if not seen and "epoch" in what:
+            thread = threading.Thread(
+                target=lambda: seen.append(cli.main(command(place, tmp_path / "run", resume=True)))
+            )
+            thread.start()
+            thread.join()
+
+    data = place / "mnli.jsonl"
+    tune("mnli", place / "model", data, data, tmp_path / "run", epochs=1, progress=second)
+    assert seen == [2]
+    assert "run: another run is at work there; wait for it to end" in capsys.readouterr().err
+    assert record(tmp_path / "run")["run"]["finished"]
+    assert not (tmp_path / "run" / ".bertft.lock").exists()
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_resumed_run_writes_the_bytes_of_an_unbroken_one(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undefined: bool
+) -> None:
+    if undefined:  # a loss that is nan, which JSON does not have
+        monkeypatch.setattr(
+            "bertft.experiments.tune.evaluate", lambda *_, **__: {"dev_loss": math.nan, "accuracy": 0.5}
+        )
+    assert cli.main(command(place, tmp_path / "whole", seeds=(1, 2), epochs=2)) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("bertft.tasks.training.copy_files", Stopping(3))
+        assert cli.main(command(place, tmp_path / "run", seeds=(1, 2), epochs=2)) == 130
+    assert cli.main(command(place, tmp_path / "run", seeds=(1, 2), epochs=2, resume=True)) == 0
+    whole, again = (tmp_path / name for name in ("whole", "run"))
+    assert (whole / "tuning.csv").read_bytes() == (again / "tuning.csv").read_bytes()
+    first, second = record(whole), record(again)
+    for held in (first, second):
+        held["run"].pop("timings")
+    assert json.dumps(first) == json.dumps(second)
+
+
+class Stopping:
+    """`copy_files`, until the call with a number, which is interrupted."""
+
+    def __init__(self, at: int) -> None:
+        self.real, self.left = training.copy_files, at
+
+    def __call__(self, *given: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        self.real(*given)
+
+
+PAD_LESS = {"special": ("[UNK]", "[CLS]", "[SEP]")}
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "padding"),
+    [
+        *(("mnli", family, padding) for family in ("gpt2", "llama") for padding in ("none", "tokenizer", "minus one")),
+        ("mnli", "gpt2", "config"),
+        ("mnli", "bert", "none"),
+        ("squad", "gpt2", "none"),
+        ("squad", "llama", "minus one"),
+    ],
+)
+def test_models_without_a_padding_token_are_padded_under_the_mask(
+    place: Path, tmp_path: Path, task: str, family: str, padding: str
+) -> None:
+    special: dict[str, Any] = {} if padding == "tokenizer" else PAD_LESS
+    words = tiny.tokenizer(WORDS, **special)
+    number = {"config": 0, "minus one": -1}.get(padding)
+    more = {"n_positions": 40} if family == "gpt2" else {"max_position_embeddings": 40}
+    config = tiny.FAMILIES[family](len(words), pad_token_id=number, **more)
+    tiny.save(tmp_path / "model", tiny.build(config), words)
+    data = str(place / ("squad.json" if task == "squad" else "mnli.jsonl"))
+    kind, checkpoint = named_task(task), load_checkpoint(tmp_path / "model")
+    records = kind.read(data).limited(3, seed=0)
+    torch.manual_seed(0)
+    model = kind.build(checkpoint, records)
+
+    def metrics(preset: str, *items: Any) -> dict[str, float]:
+        recipe = dataclasses.replace(kind.recipes[preset], max_length=24)
+        return evaluate(kind, model, checkpoint.tokenizer, dataclasses.replace(records, items=items), recipe)
+
+    if task == "mnli":  # texts of several lengths, of which one alone is not padded
+        alone = [metrics("paper", item)["dev_loss"] for item in records.items]
+        assert metrics("paper", *records.items)["dev_loss"] == pytest.approx(sum(alone) / 3, rel=1e-5)
+    else:  # padded to the full length, and to the longest of the batch
+        assert metrics("paper", *records.items) == metrics("today", *records.items)
+    found = tune(task, tmp_path / "model", data, data, tmp_path / "run", epochs=1, batch_size=4, max_length=24)
+    assert found.run["finished"]
+    assert checkpoint.tokenizer.pad_token == (None if special else "[PAD]")  # the tokenizer is saved as it was
+    assert (tmp_path / "run" / "seed-1" / "best" / "model.safetensors").is_file()
 
 
 def test_the_library_refuses_what_the_command_line_cannot_ask(place: Path, tmp_path: Path) -> None:

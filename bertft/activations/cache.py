@@ -45,6 +45,7 @@ from bertft.checkpoints.anatomy import hidden_size
 from bertft.checkpoints.checkpoint import Checkpoint, pad_id
 from bertft.errors import ArrayError, BertftError, CheckpointError
 from bertft.progress import Progress, Say
+from bertft.untrusted import read_json
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -56,16 +57,37 @@ STALE_SECONDS = 3600
 
 _MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
+_HOMELESS = (
+    "no directory for the cache: this user has no home directory, and XDG_CACHE_HOME is not set; set it, or name a "
+    "cache directory"
+)
 
 
 def cache_root(cache: str | Path | None) -> Path:
-    """Return the cache directory for a user's option; None stands for `default_cache()`."""
-    return default_cache() if cache is None else Path(cache).expanduser()
+    """Return the cache directory for a user's option; None stands for `default_cache()`.
+
+    Raises `BertftError` for a name such as `~name/cache` of a user who has no home directory.
+    """
+    if cache is None:
+        return default_cache()
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError as error:
+        raise BertftError(f"{cache}: there is no such home directory; name the folder in full") from error
 
 
 def default_cache() -> Path:
-    """Return the user's cache directory: on Linux `$XDG_CACHE_HOME/bertft`, or else `~/.cache/bertft`."""
-    return platformdirs.user_cache_path("bertft", appauthor=False)
+    """Return the user's cache directory: on Linux `$XDG_CACHE_HOME/bertft`, or else `~/.cache/bertft`.
+
+    Raises `BertftError` for a user who has neither.
+    """
+    try:
+        found = platformdirs.user_cache_path("bertft", appauthor=False)
+    except (RuntimeError, OSError) as error:
+        raise BertftError(_HOMELESS) from error
+    if found.parts[:1] == ("~",):  # older versions of platformdirs return it as it is
+        raise BertftError(_HOMELESS)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +335,7 @@ def npy_header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
 def _recorded_files(folder: Path) -> dict[str, Any] | None:
     """Return what the manifest records of the file of each layer, or None without a readable manifest."""
     try:
-        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_json(folder / _MANIFEST)["files"]
         return files if isinstance(files, dict) and all(isinstance(of, dict) for of in files.values()) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

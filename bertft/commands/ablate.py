@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import RECIPE, add_recipe, add_task_data, chosen
-from bertft.commands.output import get_ready, give_back, progress_bar, say
+from bertft.commands.output import at_work, give_back, progress_bar, say
+
+LONGEST_WAIT = 600.0
+"""For how many seconds a sweep waits while another one writes its results to the same directory."""
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -42,10 +45,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of tables")
 
 
+@at_work("ablation.json", "ablation.csv", lock=False)
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
-    from bertft.experiments.ablate import ablate
+    from bertft.experiments.ablate import ablate, with_other_tasks
 
     with progress_bar(sys.stderr) as progress:
         found = ablate(
@@ -62,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
+    from bertft.files import folder_lock
     from bertft.report import ablate as report
 
-    return give_back(options, found.rows, found.run, lambda out: report.write(found.rows, found.run, out), report.show)
+    # Sweeps of other tasks may have ended in the meantime, and others may end now.
+    with folder_lock(options.out, wait=LONGEST_WAIT):
+        found = with_other_tasks(found, options.task, options.out)
+        return give_back(options, found.rows, found.run, lambda: report.files(found.rows, found.run), report.show)

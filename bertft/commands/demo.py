@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import positive
-from bertft.commands.output import console, get_ready, printing, progress_bar, say, written_line
+from bertft.commands.output import at_work, console, printing, progress_bar, say, written_line
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -22,9 +22,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="seed of fine-tuning and of the draws (default: 0)")
 
 
+@at_work("scores.json", "scores.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.demo import demo
     from bertft.report.score.table import show
 

@@ -14,7 +14,7 @@ from bertft.commands.options import (
     edge_arguments,
     positive,
 )
-from bertft.commands.output import get_ready, give_back, progress_bar, say
+from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -52,9 +52,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add_output(command, "edge.json, edge.csv, edge-labels.csv and figures")
 
 
+@at_work("edge.json", "edge.csv", "edge-labels.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.experiments.edge import probe_edges
 
     with progress_bar(sys.stderr) as progress:
@@ -74,5 +74,5 @@ def run(options: argparse.Namespace) -> int:
     from bertft.report import edge as report
 
     return give_back(
-        options, found.rows, found.run, lambda out: report.write(found.rows, found.labels, found.run, out), report.show
+        options, found.rows, found.run, lambda: report.files(found.rows, found.labels, found.run), report.show
     )

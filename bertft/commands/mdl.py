@@ -14,7 +14,7 @@ from bertft.commands.options import (
     edge_arguments,
     positive,
 )
-from bertft.commands.output import get_ready, give_back, progress_bar, say
+from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -70,9 +70,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add_output(command, "mdl.json, mdl.csv, mdl-layers.png and mdl-curves.png")
 
 
+@at_work("mdl.json", "mdl.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.experiments.mdl import describe
 
     with progress_bar(sys.stderr) as progress:
@@ -101,6 +101,6 @@ def run(options: argparse.Namespace) -> int:
         options,
         found.rows,
         found.run,
-        lambda out: report.write(found.rows, found.run, out),
+        lambda: report.files(found.rows, found.run),
         report.show,
     )

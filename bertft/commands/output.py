@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -17,6 +18,10 @@ from bertft.untrusted import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bertft.files import ResultFiles
+
+Run = Callable[[argparse.Namespace], int]
 
 
 def quiet_libraries() -> None:
@@ -69,40 +74,88 @@ def console(stream: TextIO) -> Console:
     return PipedConsole(file=stream, highlight=False, markup=False, emoji=False)
 
 
-def get_ready(out: Path | None) -> None:
-    """Raise `BertftError` if the results can be written nowhere, and silence other libraries."""
-    from bertft.files import require_writable
+def at_work(*names: str, lock: bool = True) -> Callable[[Run], Run]:
+    """Return a decorator for the function that runs a command: it gets the output directory ready and holds it.
 
-    if out is not None:
-        require_writable(out)
-    elif sys.stdout is None:
-        raise BertftError("stdout is closed, so the results would be lost; name a folder for them (--out DIR)")
-    quiet_libraries()
+    While the command runs, another one that wants to write there is refused at once. Other libraries are silenced.
+
+    names: of the files that the command cannot do without; none of them may be the name of a folder there.
+    lock: whether to hold the directory. Without it, the command holds what it needs itself.
+    """
+
+    def decorator(run: Run) -> Run:
+        @functools.wraps(run)
+        def ready(options: argparse.Namespace) -> int:
+            quiet_libraries()
+            if options.out is None:
+                if sys.stdout is None:
+                    raise BertftError(
+                        "stdout is closed, so the results would be lost; name a folder for them (--out DIR)"
+                    )
+                return run(options)
+            from bertft.files import folder_lock, require_writable
+
+            require_writable(options.out, names)
+            with folder_lock(options.out) if lock else contextlib.nullcontext():
+                return run(options)
+
+        return ready
+
+    return decorator
 
 
 def give_back(
     options: argparse.Namespace,
     rows: list[dict[str, Any]],
     run: dict[str, Any],
-    write: Callable[[Path], list[Path]],
+    files: Callable[[], ResultFiles],
     show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
     *,
     kept: str = "the numbers and the figures",
 ) -> int:
-    """Write the results to the output directory, print them as tables or JSON, and return the exit status.
+    """Write the numbers to the output directory, print them as tables or JSON, draw, and return the exit status.
+
+    Numbers that cannot be written are printed all the same before the error is raised, and those that cannot be printed
+    are written all the same. A picture or page that fails is left out with a warning.
 
     `kept` names, in the message for a run without --out, what --out would write.
     """
-    from bertft.records import json_bytes
+    from bertft.files import write_drawings, write_numbers
 
-    written = write(options.out) if options.out is not None else []
-    with printing(written_line(written) if written else "") as stdout:
-        if options.json:
-            stdout.buffer.write(json_bytes(rows, run))
-            return 0
-        show(rows, run, console(stdout))
-    say(written_line(written) if written else f"Nothing was written; --out DIR writes {kept}.")
+    written: list[Path] = []
+    results = files() if options.out is not None else None
+    try:
+        if results is not None:
+            written += write_numbers(options.out, results)
+    except BertftError:
+        print_results(options, rows, run, show)
+        raise
+    try:
+        print_results(options, rows, run, show, kept=written_line(written) if written else "")
+    finally:
+        if results is not None:
+            written += write_drawings(options.out, results)
+    if not options.json:
+        say(written_line(written) if written else f"Nothing was written; --out DIR writes {kept}.")
     return 0
+
+
+def print_results(
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    run: dict[str, Any],
+    show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
+    *,
+    kept: str = "",
+) -> None:
+    """Print results on stdout, as tables or JSON; see `printing` for `kept`."""
+    with printing(kept) as stdout:
+        if options.json:
+            from bertft.records import json_bytes
+
+            stdout.buffer.write(json_bytes(rows, run))
+        else:
+            show(rows, run, console(stdout))
 
 
 @contextlib.contextmanager

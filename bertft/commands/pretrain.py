@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import add_seeds, positive
-from bertft.commands.output import get_ready, give_back, progress_bar, say
+from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -67,9 +67,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
+@at_work("pretraining.json", "pretraining.csv", "options.json")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.experiments.pretrain import pretrain
 
     with progress_bar(sys.stderr) as progress:
@@ -97,6 +97,6 @@ def run(options: argparse.Namespace) -> int:
         )
     from bertft.report import pretrain as report
 
-    status = give_back(options, made.rows, made.run, lambda out: report.write(made.rows, made.run, out), report.show)
+    status = give_back(options, made.rows, made.run, lambda: report.files(made.rows, made.run), report.show)
     say(f"Pre-trained: {', '.join(str(folder / 'last') for folder in made.folders.values())}.")
     return status

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, count, names
-from bertft.commands.output import get_ready, give_back, progress_bar
+from bertft.commands.output import at_work, give_back, progress_bar
 from bertft.errors import OptionError
 
 
@@ -67,10 +67,10 @@ def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
     return options.base, options.tuned
 
 
+@at_work("scores.json", "scores.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     base, tuned = compared(options)
-    get_ready(options.out)
     from bertft.experiments.score import score
 
     with progress_bar(sys.stderr) as progress:
@@ -91,14 +91,14 @@ def run(options: argparse.Namespace) -> int:
             **chosen(options, COMPUTING),
             progress=progress,
         )
-    from bertft.report.score import write
+    from bertft.report.score import files
     from bertft.report.score.table import show
 
     return give_back(
         options,
         scores.rows,
         scores.run,
-        lambda out: write(scores.rows, scores.run, out),
+        lambda: files(scores.rows, scores.run),
         show,
         kept="the scores, a figure and a report",
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import COMPUTING, RANDOM_SEEDS, add_computing, add_output, chosen, count, positive, ranks
-from bertft.commands.output import get_ready, give_back, progress_bar, say
+from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -41,9 +41,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add_output(command, "probes.json, probes.csv, structural.png and trees.png")
 
 
+@at_work("probes.json", "probes.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.experiments.structural import probe_structural
 
     with progress_bar(sys.stderr) as progress:
@@ -69,6 +69,6 @@ def run(options: argparse.Namespace) -> int:
         options,
         found.rows,
         found.run,
-        lambda out: report.write(found.rows, found.run, found.trees, out),
+        lambda: report.files(found.rows, found.run, found.trees),
         report.show,
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bertft.commands.options import RECIPE, add_recipe, add_task_data, chosen, positive
-from bertft.commands.output import console, get_ready, printing, progress_bar, say
+from bertft.commands.output import at_work, console, printing, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -44,9 +44,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
+@at_work("tuning.json", "tuning.csv")
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    get_ready(options.out)
     from bertft.experiments.tune import tune
 
     with progress_bar(sys.stderr) as progress:

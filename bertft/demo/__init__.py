@@ -67,7 +67,7 @@ def demo(
     texts = write_files(
         out, {"guests.txt": inside.encode(), "nature.txt": (files(__package__) / "nature.txt").read_bytes()}
     )
-    with tempfile.TemporaryDirectory(prefix=".tuned-", dir=out) as work:
+    with tempfile.TemporaryDirectory(prefix=".tuned-", suffix=f".{os.getpid()}.bertft.tmp", dir=out) as work:
         fitted = finetune(base, train, held_out, LABELS, Path(work), seconds=seconds, seed=seed, progress=progress)
         shutil.rmtree(out / "tuned", ignore_errors=True)
         os.replace(fitted.folder, out / "tuned")

@@ -9,7 +9,7 @@ one record, and their lines in one figure.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
 import re
 import shutil
@@ -32,11 +32,12 @@ from bertft.experiments.tune import (
     run_tuning,
     trainer_device,
 )
-from bertft.files import require_writable
+from bertft.files import folder_lock, require_writable
 from bertft.options import integers, one_of
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 from bertft.tasks import named_task
+from bertft.untrusted import read_json
 
 Cells = str | int | Iterable[int] | None
 
@@ -52,6 +53,7 @@ KEPT = {
 
 UNTOUCHED = "untouched"
 RECORD, OPTIONS = "ablation.json", "options.json"
+KEYS = {"task", "kind", "k", "seed", "metric", "value", "mean", "spread", "seconds"}
 _RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
@@ -132,16 +134,18 @@ def ablate(
     training.recipe(kind)  # a wrong option is reported before anything is read
     computation = Computation(trainer_device(device), allow_pickle=allow_pickle)
     require_writable(out)
-    with run.clock.phase("load"):
-        (checkpoint,) = computation.load([model])
-    depth = len(block_stack(checkpoint.model))
-    swept = _sweeps(depth, freeze, truncate)
-    with run.clock.phase("read"):
-        data = TaskData.read(kind, train, dev, limit, dev_limit)
-    tuning = Tuning(kind, checkpoint, data, changes, training)
-    options = _options(tuning)
-    same_run(out / task / OPTIONS, options, resume=True)
-    found = _run_cells(tuning, swept, seeds, out / task, KEEP[keep], run)
+    _other_tasks(out / RECORD, task)  # a record that cannot be read is reported before anything is trained
+    with folder_lock(out / task):
+        with run.clock.phase("load"):
+            (checkpoint,) = computation.load([model])
+        depth = len(block_stack(checkpoint.model))
+        swept = _sweeps(depth, freeze, truncate)
+        with run.clock.phase("read"):
+            data = TaskData.read(kind, train, dev, limit, dev_limit)
+        tuning = Tuning(kind, checkpoint, data, changes, training)
+        options = _options(tuning)
+        same_run(out / task / OPTIONS, options, resume=True)
+        found = _run_cells(tuning, swept, seeds, out / task, KEEP[keep], run)
     rows = [
         row
         for sweep, values in swept.items()
@@ -158,7 +162,8 @@ def ablate(
         kept=KEPT[keep],
         baselines=found[UNTOUCHED, seeds[0]]["run"]["baselines"],
     )
-    return _merged(out / RECORD, task, rows, record)
+    own = AblateResults(rows, {"versions": versions(), "tasks": {task: record}})
+    return with_other_tasks(own, task, out)
 
 
 def _options(tuning: Tuning) -> dict[str, Any]:
@@ -209,7 +214,7 @@ def _run_cells(
     for number, (name, seed) in enumerate(jobs, start=1):
         folder = out / f"seed-{seed}" / name
         part = f"{number} of {len(jobs)}"
-        held = finished(folder)
+        held = finished(folder, tuning.task.metric)
         if held is None:
             inner = Run(Feedback(run.feedback.prefixed(f"{part}, {name}, ")))
             with run.clock.phase("train"):
@@ -251,15 +256,25 @@ def cell_name(sweep: Sweep, k: int) -> str:
     return UNTOUCHED if k == sweep.untouched else f"{sweep.name}-{k}"
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path, metric: str) -> dict[str, Any] | None:
     """Return the rows and the record of a finished cell, or None if the cell is not finished."""
+    path = folder / "tuning.json"
     try:
-        held: dict[str, Any] = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
-        return held if held["run"]["finished"] else None
+        held: dict[str, Any] = read_json(path)
+        if not held["run"]["finished"]:
+            return None
+        # JSON has no nan.
+        rows = [{**row, "value": math.nan if row["value"] is None else row["value"]} for row in held["rows"]]
+        if not ({metric} <= best_metrics(rows).keys() and {"baselines", "options"} <= held["run"].keys()):
+            raise KeyError(metric)
+        float(held["run"]["timings"]["training"])
+        return {**held, "rows": rows}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BertftError(f"{folder / 'tuning.json'}: cannot be read ({error}); delete the folder {folder}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BertftError(
+            f"{path}: no record of a finished cell ({_reason(error)}); delete the folder {folder}"
+        ) from error
 
 
 def best_metrics(rows: Sequence[Row]) -> dict[str, float]:
@@ -286,18 +301,38 @@ def _rows(task: str, sweep: Sweep, k: int, cells: dict[int, dict[str, Any]]) -> 
             }
 
 
-def _merged(path: Path, task: str, rows: list[Row], record: dict[str, Any]) -> AblateResults:
-    """Return the rows and the record of a task together with those of other tasks that a file already holds."""
-    others: dict[str, Any] = {"rows": [], "run": {"tasks": {}}}
-    if path.exists():
-        try:
-            others = json.loads(path.read_text(encoding="utf-8"))
-            others = {
-                "rows": [row for row in others["rows"] if row["task"] != task],
-                "run": {"tasks": {name: of for name, of in others["run"]["tasks"].items() if name != task}},
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BertftError(f"{path}: cannot be read ({error}); delete it to have it written again") from error
+def with_other_tasks(found: AblateResults, task: str, folder: str | os.PathLike[str]) -> AblateResults:
+    """Return the results of a task together with those of other tasks that a folder now holds.
+
+    Several sweeps may share a folder: hold it, see `bertft.files.folder_lock`, from here until all are written.
+    Raises `BertftError` if the record in the folder cannot be read.
+    """
+    rows, others = _other_tasks(Path(folder, RECORD), task)
     return AblateResults(
-        [*others["rows"], *rows], {"versions": versions(), "tasks": {**others["run"]["tasks"], task: record}}
+        [*rows, *(row for row in found.rows if row["task"] == task)],
+        {**found.run, "tasks": {**others, task: found.run["tasks"][task]}},
     )
+
+
+def _other_tasks(path: Path, task: str) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows and the records of other tasks that a file holds; none if there is no such file."""
+    try:
+        held = read_json(path)
+        records = {str(name): dict(of) for name, of in held["run"]["tasks"].items() if name != task}
+        rows = [
+            {**row, **{name: math.nan for name in ("value", "mean") if row[name] is None}}
+            for row in held["rows"]
+            if row["task"] in records and row.keys() >= KEYS
+        ]
+        return rows, records
+    except FileNotFoundError:
+        return [], {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BertftError(f"{path}: cannot be read ({_reason(error)}); delete it to have it written again") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a record cannot be used: what the system or the parser says, or that a part of it is missing."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if type(error) is ValueError else "parts of it are missing"

@@ -25,6 +25,7 @@ from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
 from bertft.experiments.run import Run, same_run
+from bertft.files import folder_lock, require_writable
 from bertft.options import integer, integers, one_of, several
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
@@ -33,6 +34,7 @@ from bertft.tasks.sentence_pairs import FAR, FEWEST_SENTENCES, SentencePairs, To
 from bertft.tasks.task import Records, TrainingRecipe
 from bertft.tasks.training import Trained, train
 from bertft.tasks.wordpiece import train_wordpiece
+from bertft.untrusted import read_json
 
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768)}
 """Number of blocks and width of each size. There is one attention head for every 64 dimensions, and the inner layers
@@ -102,7 +104,8 @@ def pretrain(
 
     Raises `DataError` for a text that cannot be read or is too short, `OptionError` for an option out of range or, with
     `resume`, one that differs, `CheckpointError` for a model that cannot be loaded, and `BertftError` if `out` cannot
-    be written, or holds a run and `resume` is false.
+    be written, holds the damaged models of this run or a run while `resume` is false, or if another run is at work
+    there.
 
     >>> made = pretrain("wiki.txt", "runs/bert", size="mini", seeds=(1, 2, 3), steps=100_000)  # doctest: +SKIP
     >>> made.folders[1] / "last"  # doctest: +SKIP
@@ -116,29 +119,31 @@ def pretrain(
         raise OptionError(f"held_out is {held_out!r}; give a share of the sentences above 0 and below 1")
     given = ModelOptions(size, config, tokenizer, integer("vocab_size", vocab_size, least=1), cased).like(like)
     shape = given.shape()
-    with run.clock.phase("read"):
-        corpus = HeldOutCorpus.read(several("texts", texts, (str, os.PathLike)), held_out)
-    run.notes += corpus.notes
-    for note in corpus.notes:
-        run.feedback.tell(note)
-    with run.clock.phase("vocabulary"):
-        subwords = given.tokenizer_for(corpus)
-    subwords.model_max_length = recipe.max_length
-    shape = _fitted(shape, subwords, recipe)
-    with run.clock.phase("tokenise"):
-        data = {
-            name: Records(name, (_tokens(documents, subwords, name, run.feedback),), "")
-            for name, documents in (("train", corpus.train), ("held out", corpus.held_out))
+    require_writable(out)
+    with folder_lock(out):
+        with run.clock.phase("read"):
+            corpus = HeldOutCorpus.read(several("texts", texts, (str, os.PathLike)), held_out)
+        run.notes += corpus.notes
+        for note in corpus.notes:
+            run.feedback.tell(note)
+        with run.clock.phase("vocabulary"):
+            subwords = given.tokenizer_for(corpus)
+        subwords.model_max_length = recipe.max_length
+        shape = _fitted(shape, subwords, recipe)
+        with run.clock.phase("tokenise"):
+            data = {
+                name: Records(name, (_tokens(documents, subwords, name, run.feedback),), "")
+                for name, documents in (("train", corpus.train), ("held out", corpus.held_out))
+            }
+        job = PretrainingJob(shape, subwords, data["train"], data["held out"], recipe, where)
+        options = {**job.options(), "held_out": held_out, "corpus": corpus.record}
+        pairs = job.held_out_pairs()
+        lowest = baselines(job.data.items[0], pairs, shape.vocab_size)
+        same_run(out / OPTIONS, options, resume=resume)
+        trained = {
+            seed: job.train(seed, out / f"seed-{seed}", run, f"seed {seed}, {number} of {len(seeds)}: ", resume=resume)
+            for number, seed in enumerate(seeds, start=1)
         }
-    job = PretrainingJob(shape, subwords, data["train"], data["held out"], recipe, where)
-    options = {**job.options(), "held_out": held_out, "corpus": corpus.record}
-    pairs = job.held_out_pairs()
-    lowest = baselines(job.data.items[0], pairs, shape.vocab_size)
-    same_run(out / OPTIONS, options, resume=resume)
-    trained = {
-        seed: job.train(seed, out / f"seed-{seed}", run, f"seed {seed}, {number} of {len(seeds)}: ", resume=resume)
-        for number, seed in enumerate(seeds, start=1)
-    }
     record = run.record(
         {**options, "device": str(where)},
         seeds=seeds,
@@ -187,7 +192,7 @@ class ModelOptions:
                 intermediate_size=4 * width,
             )
         try:
-            settings = json.loads(Path(self.config).read_text(encoding="utf-8"))
+            settings = read_json(self.config)
         except (OSError, ValueError) as error:
             raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from error
         if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
@@ -255,6 +260,7 @@ class PretrainingJob:
                 resume=resume,
                 condense=task.condense,
                 progress=run.feedback.prefixed(prefix),
+                say=run.feedback.say,
             )
 
 

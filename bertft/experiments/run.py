@@ -5,7 +5,9 @@ A run that can be resumed writes its options to a file before it starts. When it
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
 import time
 from collections import defaultdict
@@ -20,6 +22,7 @@ from bertft.errors import BertftError, OptionError
 from bertft.files import write_files
 from bertft.progress import Feedback
 from bertft.records import plain
+from bertft.untrusted import read_json
 
 
 def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
@@ -36,14 +39,14 @@ def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
     ...
     bertft.errors.OptionError: ...: holds a run whose steps is 10, and now it is 20; ...
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         content = json.dumps(plain(options), ensure_ascii=False, allow_nan=False, indent=2)
         write_files(path.parent, {path.name: f"{content}\n".encode()})
         return
     if not resume:
         raise BertftError(f"{path.parent}: holds a run already; resume it, or name another folder")
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
     except (OSError, ValueError) as error:
         raise BertftError(f"{path}: cannot be read ({error}); name another folder") from error
     check_same(path.parent, before, options)
@@ -126,7 +129,8 @@ class Run:
 class KeptResults:
     """Results of the parts of a run, each kept in a file of a folder, so that a run that was stopped can continue.
 
-    Without a folder nothing is kept. A file whose content lacks one of the keys in `required` is ignored.
+    Without a folder nothing is kept. A file that has changed since it was written, or whose results lack one of the
+    keys in `required`, is ignored.
     """
 
     folder: Path | None
@@ -144,14 +148,22 @@ class KeptResults:
         if path is not None and (found := self._read(path)) is not None:
             feedback.tell(f"{what} taken from {path}; delete it to compute it again")
             return found
-        content = json.dumps(compute())
+        results = dict(json.loads(json.dumps(compute())))
         if path is not None:
+            content = json.dumps({"sha256": _checksum(results), "results": results})
             write_files(path.parent, {path.name: content.encode()})
-        return dict(json.loads(content))
+        return results
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(path)
+            results: dict[str, Any] = found["results"]
+            unchanged = found["sha256"] == _checksum(results)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return found if isinstance(found, dict) and found.keys() >= self.required else None
+        whole = unchanged and isinstance(results, dict) and results.keys() >= self.required
+        return results if whole else None
+
+
+def _checksum(results: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(results).encode()).hexdigest()

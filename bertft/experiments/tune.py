@@ -7,7 +7,7 @@ killed can be resumed; resuming it with other options is refused.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +24,16 @@ from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
 from bertft.experiments.inputs import Computation, Source
 from bertft.experiments.run import Run, check_same
-from bertft.files import require_writable, write_files
+from bertft.files import folder_lock, holds_nothing, require_writable, unwritable, write_files
 from bertft.options import integers, one_of, optional_integer
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
 from bertft.tasks.lora import with_lora
 from bertft.tasks.task import Records, Task, TrainingRecipe
-from bertft.tasks.training import Trained, evaluate
+from bertft.tasks.training import Trained, evaluate, failures_explained
 from bertft.tasks.training import train as train_model
+from bertft.untrusted import read_json
 
 DataSource = str | os.PathLike[str] | Records[Any]
 
@@ -95,8 +96,8 @@ def tune(
     progress: called as progress(done, total, what).  say: called with lines of text for the user.
 
     Raises `DataError` for data that cannot be read or trained on, `OptionError` for an option out of range,
-    `CheckpointError` for a model that cannot be loaded or truncated, and `BertftError` if `out` cannot be written or
-    holds another run.
+    `CheckpointError` for a model that cannot be loaded, truncated or trained, and `BertftError` if `out` cannot be
+    written, holds another run or the damaged models of this one, or if another run is at work there.
 
     >>> tuned = tune("mnli", "bert-base-uncased", "train.jsonl", "dev.jsonl", "runs/mnli", seeds=[1, 2, 3])
     ... # doctest: +SKIP
@@ -110,12 +111,13 @@ def tune(
     training.recipe(kind)  # a wrong option is reported before anything is read
     computation = Computation(trainer_device(device), allow_pickle=allow_pickle)
     require_writable(out)
-    held = held_run(out, resume=resume)
-    with run.clock.phase("read"):
-        data = TaskData.read(kind, train, dev, limit, dev_limit)
-    with run.clock.phase("load"):
-        (checkpoint,) = computation.load([model])
-    return run_tuning(Tuning(kind, checkpoint, data, changes, training), out, run, seeds, held, callbacks)
+    with folder_lock(out):
+        held = held_run(out, resume=resume)
+        with run.clock.phase("read"):
+            data = TaskData.read(kind, train, dev, limit, dev_limit)
+        with run.clock.phase("load"):
+            (checkpoint,) = computation.load([model])
+        return run_tuning(Tuning(kind, checkpoint, data, changes, training), out, run, seeds, held, callbacks)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Tuning:
 
     def build(self, seed: int) -> Any:
         """Return a new model to train; torch's generators are left as they were."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), failures_explained(self.task, self.checkpoint.model):
             torch.manual_seed(seed)
             return self.changes.apply(self.task.build(self.checkpoint, self.data.train))
 
@@ -258,7 +260,12 @@ class Tuning:
         return found
 
     def train(
-        self, seed: int, folder: Path, callbacks: Sequence[TrainerCallback], progress: Progress | None
+        self,
+        seed: int,
+        folder: Path,
+        callbacks: Sequence[TrainerCallback],
+        progress: Progress | None,
+        say: Say | None = None,
     ) -> Trained:
         """Train a model with one seed, or continue if its folder holds it unfinished."""
         return train_model(
@@ -273,6 +280,7 @@ class Tuning:
             resume=True,
             progress=progress,
             callbacks=callbacks,
+            say=say,
         )
 
 
@@ -284,12 +292,15 @@ def run_tuning(
     held: Mapping[str, Any] | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TuneResults:
-    """Train with each seed and write the results so far after each; `held` is the record of a run to resume."""
+    """Train with each seed and write the results so far after each; `held` is the record of a run to resume.
+
+    The caller holds `out`, see `bertft.files.folder_lock`.
+    """
     untrained = tuning.build(seeds[0])
     parts = tuning.record(seeds)
     if held is not None:
         check_same(out, {part: held.get(part) for part in parts}, parts)
-        baselines = held["baselines"]
+        baselines = _held_baselines(held)
     else:
         with run.clock.phase("baselines"):
             baselines = tuning.baselines(untrained, run.feedback.progress)
@@ -307,10 +318,14 @@ def run_tuning(
     for seed in seeds:
         with run.clock.phase("training"):
             progress = run.feedback.prefixed(f"seed {seed}, ")
-            trained = tuning.train(seed, out / f"seed-{seed}", callbacks, progress)
+            trained = tuning.train(seed, out / f"seed-{seed}", callbacks, progress, run.feedback.say)
         rows += _rows(tuning.checkpoint.name, seed, trained)
         run.notes += trained.notes
-        best = next(row for row in trained.history if row["epoch"] == trained.best_epoch)
+        best = next((row for row in trained.history if row["epoch"] == trained.best_epoch), {})
+        if metric not in best:
+            raise BertftError(
+                f"{out / f'seed-{seed}'}: its record lacks the {metric} of the best epoch; delete the folder"
+            )
         run.feedback.tell(f"seed {seed}: {metric} {best[metric]:.4f} after epoch {trained.best_epoch}")
         results = written(finished=seed == seeds[-1])
     return results
@@ -330,15 +345,30 @@ def held_run(out: Path, *, resume: bool) -> dict[str, Any] | None:
 
     Raises `BertftError` if the folder holds something else, or a run and `resume` is false.
     """
-    if not out.exists() or not any(out.iterdir()):
-        return None
+    path = out / RECORD
     try:
-        run: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError) as error:
+        if holds_nothing(out):
+            return None
+        run: dict[str, Any] = read_json(path)["run"]
+        _held_baselines(run)
+    except FileNotFoundError as error:
         raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from error
+    except OSError as error:
+        raise unwritable(out, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error if type(error) is ValueError else "parts of it are missing"
+        raise BertftError(f"{path}: no record of a run ({reason}); restore it, or name another folder") from error
     if not resume:
         raise BertftError(f"{out}: holds a run already; resume it (--resume) or name another folder")
     return run
+
+
+def _held_baselines(run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the baselines of a record that was read from JSON, which has no nan."""
+    return {
+        str(name): {str(measure): math.nan if value is None else float(value) for measure, value in metrics.items()}
+        for name, metrics in run["baselines"].items()
+    }
 
 
 def _rows(model: str, seed: int, trained: Trained) -> Iterator[Row]:

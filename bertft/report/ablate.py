@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import (
     DASHES,
@@ -26,7 +26,7 @@ from bertft.report.drawing import (
     STYLE,
     draw_line,
     name_ends,
-    png,
+    png_of,
     set_layer_axis,
     set_title,
 )
@@ -86,13 +86,18 @@ class SweepCurve:
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write `ablation.json`, `ablation.csv` and a figure for each kind of sweep, `freeze.png` and `truncate.png`.
 
-    All files are written, or none. Returns the paths. Raises `BertftError` where the directory cannot be written.
+    Returns the paths. Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a
+    `ReportWarning`.
     """
-    files = {"ablation.json": json_bytes(rows, run), "ablation.csv": csv_bytes(rows, COLUMNS)}
-    for kind in TITLES:
-        if any(row["kind"] == kind for row in rows):
-            files[f"{kind}.png"] = png(figure(rows, run, kind))
-    return write_files(folder, files)
+    return write_results(folder, files(rows, run))
+
+
+def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    return ResultFiles(
+        {"ablation.json": json_bytes(rows, run), "ablation.csv": csv_bytes(rows, COLUMNS)},
+        {f"{kind}.png": png_of(figure, rows, run, kind) for kind in TITLES if any(row["kind"] == kind for row in rows)},
+    )
 
 
 def sweeps(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[SweepCurve]:

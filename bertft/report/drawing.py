@@ -171,6 +171,11 @@ def legend_name(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+def png_of(figure: Callable[..., Figure], *given: Any) -> Callable[[], bytes]:
+    """Return a function that draws a figure from what was given, and returns it as PNG bytes."""
+    return lambda: png(figure(*given))
+
+
 def svg(drawing: Figure, name: str) -> str:
     """Return a figure as an `<svg>` element for a page, without background and with CSS variables as colours.
 

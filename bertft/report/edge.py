@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import png
+from bertft.report.drawing import png_of
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
 from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
 from bertft.report.rows import NAME, fit, task_name
@@ -36,21 +36,26 @@ LEFT, GAP = 38, 3
 def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and figures of mixes and layers; return the paths.
 
-    All files are written, or none. Raises `BertftError` where the directory cannot be written.
+    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
     """
-    files = {
+    return write_results(folder, files(rows, labels, run))
+
+
+def files(rows: list[Row], labels: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    numbers = {
         "edge.json": json_bytes(rows, run),
         "edge.csv": csv_bytes(rows, COLUMNS),
         "edge-labels.csv": csv_bytes(labels, ("model", "baseline", "task", "input", "seed", "split", "label")),
-        "edge.png": png(figure(rows)),
     }
+    drawings = {"edge.png": png_of(figure, rows)}
     if run["mixes"]:
-        files["edge-mix.png"] = png(mix_figure(run["mixes"], "weights"))
+        drawings["edge-mix.png"] = png_of(mix_figure, run["mixes"], "weights")
         if run["options"]["preset"] == "today":
-            files["edge-mix-shares.png"] = png(mix_figure(run["mixes"], "shares"))
+            drawings["edge-mix-shares.png"] = png_of(mix_figure, run["mixes"], "shares")
     if any(row["input"].startswith("layer:") for row in rows):
-        files["edge-layers.png"] = png(layer_figure(rows))
-    return write_files(folder, files)
+        drawings["edge-layers.png"] = png_of(layer_figure, rows)
+    return ResultFiles(numbers, drawings)
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:

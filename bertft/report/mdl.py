@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import Line, png, task_panels
+from bertft.report.drawing import Line, png_of, task_panels
 from bertft.report.rows import NAME, fit, short_names
 from bertft.report.rows import task_name as edge_task_name
 from bertft.report.tables import empty_table, say
@@ -56,15 +56,21 @@ def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path
     """Write `mdl.json`, `mdl.csv` and the figures for which there is data; return the paths.
 
     `mdl-layers.png` shows compression by layer and needs at least two layers; `mdl-curves.png` shows the curves of the
-    online code. All files are written, or none. Raises `BertftError` where the directory cannot be written.
+    online code. Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a
+    `ReportWarning`.
     """
-    files = {"mdl.json": json_bytes(rows, run), "mdl.csv": csv_bytes(rows, COLUMNS)}
+    return write_results(folder, files(rows, run))
+
+
+def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    drawings = {}
     found = codelengths(rows)
     if any(len(line.layers) > 1 for lines in layer_lines(found).values() for line in lines):
-        files["mdl-layers.png"] = png(layer_figure(found))
+        drawings["mdl-layers.png"] = png_of(layer_figure, found)
     if run["curves"]:
-        files["mdl-curves.png"] = png(curve_figure(found, run["curves"]))
-    return write_files(folder, files)
+        drawings["mdl-curves.png"] = png_of(curve_figure, found, run["curves"])
+    return ResultFiles({"mdl.json": json_bytes(rows, run), "mdl.csv": csv_bytes(rows, COLUMNS)}, drawings)
 
 
 def codelengths(rows: Sequence[Row]) -> list[Codelengths]:

@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png, set_title
+from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png_of, set_title
 from bertft.report.tables import cell, say
 
 if TYPE_CHECKING:
@@ -36,15 +36,16 @@ MARKED = 40
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`; return the paths.
 
-    All files are written, or none. Raises `BertftError` where the directory cannot be written.
+    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
     """
-    return write_files(
-        folder,
-        {
-            "pretraining.json": json_bytes(rows, run),
-            "pretraining.csv": csv_bytes(rows, COLUMNS),
-            "pretraining.png": png(figure(rows, run)),
-        },
+    return write_results(folder, files(rows, run))
+
+
+def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    return ResultFiles(
+        {"pretraining.json": json_bytes(rows, run), "pretraining.csv": csv_bytes(rows, COLUMNS)},
+        {"pretraining.png": png_of(figure, rows, run)},
     )
 
 

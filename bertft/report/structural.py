@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import (
     DASHES,
@@ -29,7 +29,7 @@ from bertft.report.drawing import (
     STYLE,
     draw_line,
     name_ends,
-    png,
+    png_of,
     set_layer_axis,
     set_title,
 )
@@ -80,16 +80,17 @@ class Curve:
 def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: str | Path) -> list[Path]:
     """Write `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`; return the paths.
 
-    All files are written, or none. Raises `BertftError` where the directory cannot be written.
+    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
     """
-    files = {
-        "probes.json": json_bytes(rows, run),
-        "probes.csv": csv_bytes(rows, COLUMNS),
-        "structural.png": png(figure(rows, run)),
-    }
+    return write_results(folder, files(rows, run, trees))
+
+
+def files(rows: list[Row], run: dict[str, Any], trees: Sequence[Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    drawings = {"structural.png": png_of(figure, rows, run)}
     if trees:
-        files["trees.png"] = png(tree_figure(trees))
-    return write_files(folder, files)
+        drawings["trees.png"] = png_of(tree_figure, trees)
+    return ResultFiles({"probes.json": json_bytes(rows, run), "probes.csv": csv_bytes(rows, COLUMNS)}, drawings)
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:

@@ -23,6 +23,7 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import with_head
 from bertft.data.mnli import LABELS, Pair, read_pairs
 from bertft.errors import DataError
+from bertft.tasks.padding import name_padding
 from bertft.tasks.task import Features, Prediction, Records, TrainingRecipe
 
 RECIPES = {
@@ -60,12 +61,14 @@ class Mnli:
 
     def build(self, checkpoint: Checkpoint, train: Records[Pair]) -> PreTrainedModel:
         """Return the encoder with a classifier of three labels."""
-        return with_head(
+        model = with_head(
             checkpoint,
             AutoModelForSequenceClassification,
             id2label=dict(enumerate(LABELS)),
             label2id={label: number for number, label in enumerate(LABELS)},
         )
+        name_padding(model, checkpoint.tokenizer)
+        return model
 
     def encode(
         self,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,14 +30,19 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from bertft.checkpoints.load import quiet_transformers
+from bertft.files import seal
 from bertft.progress import Progress
 from bertft.tasks.optimization import optimizer_of, raise_head_rate, schedule_of
+from bertft.tasks.padding import padding_tokenizer
 from bertft.tasks.task import Features, Prediction, Records, Trainable, TrainingRecipe
 
 R = TypeVar("R")
 Condense = Callable[[Any, Any], Any]
 SAVE_SECONDS = 600.0
 """Seconds between two checkpoints within an epoch: the most work that is lost when a run is killed."""
+STATE = "trainer_state.json"
+"""The file of a checkpoint with the state of the Trainer."""
+_CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,18}")
 
 
 class RecipeTrainer(Trainer):
@@ -73,7 +82,6 @@ class RecipeTrainer(Trainer):
             logging_strategy=when,
             logging_steps=recipe.every or 0,
             logging_nan_inf_filter=False,
-            save_total_limit=2,  # one of the two is the best so far
             metric_for_best_model=task.metric,  # the Trainer minimises names that end in "loss"
             eval_do_concat_batches=False,
             disable_tqdm=True,
@@ -87,7 +95,7 @@ class RecipeTrainer(Trainer):
             args=arguments,
             train_dataset=train.rows,
             eval_dataset=dev[0].rows,
-            data_collator=task.collator(tokenizer, recipe),
+            data_collator=task.collator(padding_tokenizer(tokenizer, model), recipe),
             processing_class=tokenizer,  # saved with each checkpoint
             optimizer_cls_and_kwargs=optimizer_of(recipe),
             callbacks=callbacks,
@@ -110,6 +118,21 @@ class RecipeTrainer(Trainer):
             assert optimizer is not None
             self.lr_scheduler = schedule_of(self.recipe, optimizer, num_training_steps)
         return self.lr_scheduler
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, seal it with a manifest, and delete all but two: it, and the best or the one before it."""
+        super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        # The Trainer sorts the names in its logs. In their own order, a resumed run has the rows of an unbroken one.
+        state = json.dumps(asdict(self.state), indent=2)
+        (checkpoint / STATE).write_text(f"{state}\n", encoding="utf-8")
+        seal(checkpoint)
+        *others, _ = checkpoints_in(folder)
+        best = [path for path in others if step_of(path) == self.state.best_global_step]
+        for path in others:
+            if path not in (best or others[-1:]):
+                shutil.rmtree(path)
 
     def evaluation_loop(
         self,
@@ -171,6 +194,16 @@ class SaveAndReport(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Reset the count of batches."""
         self.predicted = 0
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the Trainer's checkpoints in a folder, by step."""
+    return sorted((path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def without_adapters(model: Any) -> Any:

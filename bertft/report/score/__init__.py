@@ -9,26 +9,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bertft.files import write_files
+from bertft.files import ResultFiles, write_results
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.score.series import Series, series
 
-__all__ = ["Row", "Series", "series", "write"]
+__all__ = ["Row", "Series", "files", "series", "write"]
 
 
 def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write `scores.json`, `scores.csv`, a figure for each measure (`rsa.png`) and `report.html`; return the paths.
 
-    All files are written, or none. Raises `BertftError` where the directory cannot be written.
+    Raises `BertftError` where the numbers cannot be written; a figure or page that fails is left out, with a
+    `ReportWarning`.
 
     >>> paths = write(scores.rows, scores.run, "out")  # doctest: +SKIP
     """
-    from bertft.report.drawing import png
+    return write_results(folder, files(rows, run))
+
+
+def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return the files of `write`."""
+    from bertft.report.drawing import png_of
     from bertft.report.score.figure import figure
     from bertft.report.score.page import page
 
-    files = {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)}
-    for measure in dict.fromkeys(curve.measure for curve in series(rows)):
-        files[f"{measure}.png"] = png(figure(rows, measure))
-    files["report.html"] = page(rows, run).encode(errors="backslashreplace")
-    return write_files(folder, files)
+    measures = dict.fromkeys(curve.measure for curve in series(rows))
+    return ResultFiles(
+        {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)},
+        {
+            **{f"{measure}.png": png_of(figure, rows, measure) for measure in measures},
+            "report.html": lambda: page(rows, run).encode(errors="backslashreplace"),
+        },
+    )
