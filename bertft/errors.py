@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class BertftError(ValueError):
     """The base class of all errors of bertft; a `ValueError`, so that callers can catch it without importing bertft."""
@@ -45,3 +47,9 @@ class PrecisionWarning(UserWarning):
 
 class PerformanceWarning(UserWarning):
     """A computation that is slower than the hardware permits."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch or a driver says that memory is used up."""
+    said = re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or said is not None
