@@ -125,9 +125,21 @@ def run(model: Any, batch: Batch, **more: Any) -> Any:
         count, length = batch.input_ids.shape
         raise CheckpointError(
             f"{shown_name(model)}: {type(model).__name__} cannot run on {count} {'texts' if count > 1 else 'text'} of "
-            f"{length} tokens ({type(error).__name__}: {first_line(error)}); if this names a setting, set it in the "
-            "config.json of the model; else use a model that takes text alone, of any length"
+            f"{length} tokens ({type(error).__name__}: {first_line(error)}); {_advice(model)}"
         ) from error
+
+
+def _advice(model: Any) -> str:
+    """Return what to try with a model that cannot run."""
+    parameters = inspect.signature(model.forward).parameters
+    if others := [name for name in parameters if name in ("pixel_values", "input_features", "input_values")]:
+        return f"it also takes {others[0]}; use a model of text, such as the text part of this one saved alone"
+    if setting(model.config, "languages") and setting(model.config, "default_language") is None:
+        return "set default_language in the config.json of the model to one of its languages"
+    return (
+        "if this names a setting, set it in the config.json of the model; else use a model that takes texts of any "
+        "length"
+    )
 
 
 def returned_states(model: Any, outputs: Any, batch: Batch) -> tuple[Tensor, ...]:

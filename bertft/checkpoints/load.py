@@ -35,6 +35,7 @@ from bertft.checkpoints.files import (
     names_tokenizer_without_files,
     resolved,
 )
+from bertft.checkpoints.settings import text_settings
 from bertft.errors import CheckpointError, OptionError
 
 DTYPES = {
@@ -96,7 +97,8 @@ def load_checkpoint(
     model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
     # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
-    model.config.use_cache = False
+    for settings in (model.config, text_settings(model.config)):
+        settings.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
     _align(model)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
