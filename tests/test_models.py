@@ -20,7 +20,7 @@ from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bertft.arrays import ALIGNMENT
-from bertft.checkpoints.anatomy import block_stack, hidden_size, n_layers, parse_layers
+from bertft.checkpoints.anatomy import block_stack, embedding_rows, hidden_size, n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import check_same_tokenizer, shared_depth
 from bertft.checkpoints.edit import freeze, randomised, truncate, with_head
@@ -714,3 +714,157 @@ def test_a_body_without_such_a_head_is_told(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(save(tmp_path / "llama", body("llama")))
     with pytest.raises(CheckpointError, match="AutoModelForMultipleChoice has no head for a llama"):
         with_head(checkpoint, transformers.AutoModelForMultipleChoice)
+
+
+# ----------------------------------------------------------------------------------- models saved in less usual ways
+
+
+T5_SHAPE = {
+    "vocab_size": SIZE,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_heads": 4,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("flag", [False, True])
+@pytest.mark.parametrize("family", ["T5", "MT5", "UMT5", "LongT5"])
+def test_an_encoder_of_an_encoder_decoder_saved_alone(tmp_path: Path, family: str, flag: bool) -> None:
+    config = getattr(transformers, f"{family}Config")(**T5_SHAPE)
+    model = build(config, head="EncoderModel")
+    folder = save(tmp_path / family, model)
+    edit_config(folder, is_encoder_decoder=flag)  # both are found in published files
+    checkpoint = load_checkpoint(folder)
+    assert type(checkpoint.model) is type(model)
+    assert (n_layers(checkpoint.model), len(block_stack(checkpoint.model))) == (3, 3)
+    assert torch.equal(hidden_layers(checkpoint.model)[-1], hidden_layers(model)[-1])
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [("T5", "Model"), ("T5", "ForTokenClassification"), ("Bart", "ForCausalLM")]
+)
+def test_other_parts_of_an_encoder_decoder_are_told(tmp_path: Path, family: str, head: str) -> None:
+    small = {"vocab_size": SIZE, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
+    small |= {"encoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 32}
+    config = transformers.T5Config(**T5_SHAPE) if family == "T5" else transformers.BartConfig(**small)
+    folder = save(tmp_path / "model", build(config, head=head))
+    for flag in (True, False):
+        edit_config(folder, is_encoder_decoder=flag)
+        with pytest.raises(CheckpointError, match=rf"{family.lower()} is an encoder-decoder type, which is not read"):
+            load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", ["ByT5Tokenizer", "CanineTokenizer"])
+def test_tokenizers_without_a_vocabulary_are_read(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    tiny.bert(400 if kind == "ByT5Tokenizer" else 1_114_112, length=16).save_pretrained(folder)
+    getattr(transformers, kind)().save_pretrained(folder)
+    remove = [path for path in folder.iterdir() if "token" in path.name and path.name != "tokenizer_config.json"]
+    assert not [path for path in remove if path.name == "tokenizer.json"]
+    tokens = load_checkpoint(folder).tokenizer("it rains", add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 8
+    assert len(set(tokens)) == 7
+
+
+@pytest.mark.parametrize(
+    "kind", ["BertTokenizer", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "NoTokenizer", 3, None]
+)
+def test_other_tokenizers_need_their_vocabulary(tmp_path: Path, kind: object) -> None:
+    folder = save(tmp_path / "model")
+    remove_tokenizer(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    with pytest.raises(CheckpointError, match=r"no tokenizer .*save_pretrained"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "inside"])
+@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification"])
+def test_names_that_carry_the_prefix_of_a_wrapper_are_told(tmp_path: Path, head: str, prefix: str) -> None:
+    folder = save(tmp_path / "model", build(CONFIGS["bert"](), head=head))
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    if prefix == "inside":  # one module was compiled
+        tensors = {name.replace("encoder.", "encoder._orig_mod."): tensor for name, tensor in tensors.items()}
+        prefix = "_orig_mod."
+    else:
+        tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=rf"have all tensors of BertModel, but '{prefix}' in their names.*take this"
+    ):
+        load_checkpoint(folder)
+    tensors.pop(sorted(name for name in tensors if "layer.1.output" in name)[0])
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="the weights lack"):
+        load_checkpoint(folder)
+
+
+def test_quantised_and_missing_embeddings_do_not_stop_loading(tmp_path: Path) -> None:
+    ibert = build(transformers.IBertConfig(**tiny.shape(SIZE), pad_token_id=0))
+    assert embedding_rows(load_checkpoint(save(tmp_path / "ibert", ibert)).model) == SIZE
+    clip = build(
+        transformers.CLIPConfig(
+            text_config=tiny.shape(SIZE, max_position_embeddings=16),
+            vision_config={**tiny.shape(SIZE), "image_size": 8, "patch_size": 4},
+        )
+    )
+    assert embedding_rows(load_checkpoint(save(tmp_path / "clip", clip)).model) == SIZE
+    outgrow_the_embedding(tmp_path / "ibert")
+    with pytest.raises(CheckpointError, match="'fog' the id 12, but the model has 12 embeddings"):
+        load_checkpoint(tmp_path / "ibert")
+
+
+# --------------------------------------------------------------------------------- configs with an entry for each block
+
+
+BY_BLOCK: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
+    "gpt-neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=SIZE, hidden_size=32, num_layers=4, num_heads=2, attention_types=[[["global", "local"], 2]]
+    ),
+    "longformer": lambda: transformers.LongformerConfig(
+        **tiny.shape(SIZE, num_hidden_layers=4), attention_window=[8, 8, 16, 16], pad_token_id=1
+    ),
+    # A list as long as the model is deep, which is not about blocks.
+    "deberta-v2": lambda: transformers.DebertaV2Config(
+        **tiny.shape(SIZE, num_hidden_layers=2), relative_attention=True, pos_att_type=["p2c", "c2p"]
+    ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **tiny.shape(SIZE, num_hidden_layers=4), num_key_value_heads=2, head_dim=8, sliding_window=16
+    ),
+}
+
+
+@pytest.mark.equality
+@pytest.mark.parametrize("name", BY_BLOCK)
+def test_settings_of_blocks_are_cut_with_them(tmp_path: Path, name: str) -> None:
+    kind = type(BY_BLOCK[name]()).__name__.replace("Config", "Model")
+    model: PreTrainedModel = getattr(transformers, kind)(BY_BLOCK[name]()).eval()
+    with torch.no_grad():
+        before = model(torch.tensor([[2, 5, 6, 7, 9, 3]]), output_hidden_states=True).hidden_states
+    blocks = n_layers(model) - 1
+    truncate(model, blocks)
+    loaded = load_checkpoint(save(tmp_path / "cut", model)).model
+    assert n_layers(loaded) == len(block_stack(loaded)) == blocks
+    after = hidden_layers(loaded)
+    assert len(after) == blocks + 1
+    assert all(torch.equal(*layers) for layers in zip(before[:blocks], after[:blocks], strict=True))
+    if name == "deberta-v2":
+        assert loaded.config.pos_att_type == ["p2c", "c2p"]
+
+
+@pytest.mark.parametrize("name", ["funnel", "refuses"])
+def test_a_model_whose_config_cannot_be_cut_stays_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    config = transformers.FunnelConfig(
+        vocab_size=SIZE, block_sizes=[1, 1], num_decoder_layers=1, d_model=32, n_head=4, d_head=8, d_inner=48
+    )
+    model = build(config) if name == "funnel" else body()
+    if name == "refuses":
+        monkeypatch.setattr(transformers.BertConfig, "from_dict", lambda *_, **__: transformers.BertConfig())
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"its config cannot be made to describe 1 blocks .*nothing was changed"):
+        truncate(model, 1)
+    assert n_layers(model) == (2 if name == "funnel" else 3)
+    assert before.keys() == model.state_dict().keys()

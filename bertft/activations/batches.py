@@ -5,6 +5,7 @@ In addition to the model's inputs, a batch holds the row numbers of its drawn to
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,17 @@ MAX_PADDING = 0.08
 """Largest share of padding in a batch, 0 to 1; a batch ends before it would exceed this."""
 
 
+class Grouping(IntEnum):
+    """Which sentences may share a batch, from the fastest to the slowest; of several models, the largest applies."""
+
+    PADDED = 0
+    """Sentences of similar length: padding changes nothing but the last digits."""
+    ONE_LENGTH = 1
+    """Sentences of one length: the hidden states depend on padding."""
+    ALONE = 2
+    """None: the hidden states depend on the other sentences of the batch."""
+
+
 class Batch(NamedTuple):
     """A padded batch of b sentences with t tokens each, padding included, and r drawn tokens."""
 
@@ -33,23 +45,29 @@ class Batch(NamedTuple):
 
 
 def plan_batches(
-    lengths: NDArray[np.int64], sentences: NDArray[np.int64], batch_tokens: int
+    lengths: NDArray[np.int64],
+    sentences: NDArray[np.int64],
+    batch_tokens: int,
+    grouping: Grouping = Grouping.PADDED,
 ) -> list[NDArray[np.int64]]:
     """Split `sentences` (indices into `lengths`) into batches, longest first.
 
     A batch of b sentences, the longest with t tokens, has b * t <= batch_tokens, and a share of padding of at most
-    `MAX_PADDING`. A sentence longer than the budget is a batch of its own.
+    `MAX_PADDING`, or none at all, see `Grouping`. A sentence longer than the budget is a batch of its own.
 
     >>> [batch.tolist() for batch in plan_batches(np.array([9, 3, 10, 3]), np.arange(4), batch_tokens=20)]
     [[2, 0], [1, 3]]
     """
+    if grouping is Grouping.ALONE:
+        batch_tokens = 1
+    most = MAX_PADDING if grouping is Grouping.PADDED else 0.0
     order = sentences[np.argsort(-lengths[sentences], kind="stable")]
     batches = []
     first, tokens = 0, 0
     for last, sentence in enumerate(order):
         cells = (last - first + 1) * lengths[order[first]]
         tokens += lengths[sentence]
-        if last > first and (cells > batch_tokens or cells - tokens > MAX_PADDING * cells):
+        if last > first and (cells > batch_tokens or cells - tokens > most * cells):
             batches.append(order[first:last])
             first, tokens = last, lengths[sentence]
     return [*batches, order[first:]] if len(order) else []

@@ -39,6 +39,7 @@ from torch import Tensor
 from bertft.activations.batches import BATCH_TOKENS, make_batch, plan_batches
 from bertft.activations.encode import TokenisedTexts
 from bertft.activations.forward import read_layers
+from bertft.activations.manner import Manner, manner_of
 from bertft.activations.sampling import Draw
 from bertft.activations.words import pooled
 from bertft.checkpoints.anatomy import hidden_size
@@ -49,7 +50,7 @@ from bertft.untrusted import read_json
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout, part of the name of every entry. Increase it to ignore entries of older versions of bertft."""
 
 STALE_SECONDS = 3600
@@ -200,6 +201,9 @@ class Entry:
 
     def _write(self, batch_tokens: int | None, progress: Progress | None, say: Say) -> Path:
         """Compute the entry and return its folder; on any failure remove what was written."""
+        manner = manner_of(self.checkpoint)
+        for note in manner.notes(self.checkpoint.name):
+            say(note)
         free = shutil.disk_usage(self.root).free
         if self.n_bytes > free:
             raise BertftError(
@@ -212,7 +216,7 @@ class Entry:
         temporary = self.root / f"{_TEMPORARY}{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            self._write_layers(temporary, batch_tokens, progress)
+            self._write_layers(temporary, manner, batch_tokens, progress)
             self._write_manifest(temporary)
             temporary.rename(folder)
         except BaseException:
@@ -220,11 +224,11 @@ class Entry:
             raise
         return folder
 
-    def _write_layers(self, folder: Path, batch_tokens: int | None, progress: Progress | None) -> None:
+    def _write_layers(self, folder: Path, manner: Manner, batch_tokens: int | None, progress: Progress | None) -> None:
         model, texts, starts = self.checkpoint.model, self.texts, self.starts
         row_size = self.width * np.dtype(self.dtype).itemsize
         budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-        plan = plan_batches(texts.lengths, np.unique(self.draw.sentences), budget)
+        plan = plan_batches(texts.lengths, np.unique(self.draw.sentences), budget, manner.grouping)
         done, total = 0, sum(len(members) for members in plan)
         with ExitStack() as opened:
             files: dict[int, BinaryIO] = {
@@ -236,7 +240,7 @@ class Entry:
                 batch = make_batch(texts, self.draw, members, pad_id(self.checkpoint), model.device)
                 ends_in_batch = np.cumsum(starts[members + 1] - starts[members])
                 means = None if self.means is None else torch.from_numpy(self.means[self._rows_of(members)])
-                for layer, rows in read_layers(model, batch, self.layers).rows.items():
+                for layer, rows in read_layers(model, batch, self.layers, by_hooks=manner.by_hooks).rows.items():
                     vectors = self._stored(layer, rows if means is None else pooled(rows, means.to(model.device)))
                     parts = np.split(vectors, ends_in_batch[:-1])
                     for start, part in zip(starts[members].tolist(), parts, strict=True):

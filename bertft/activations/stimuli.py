@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bertft.activations.batches import Batch, make_batch, padding_share, plan_batches
+from bertft.activations.batches import Batch, Grouping, make_batch, padding_share, plan_batches
 from bertft.activations.encode import TokenisedTexts, tokenise
 from bertft.activations.sampling import Draw, draw_sentences, draw_tokens
 from bertft.data import Corpus, Example
@@ -44,6 +44,7 @@ class Stimuli:
         special_tokens: bool,
         max_length: int,
         batch_tokens: int,
+        grouping: Grouping = Grouping.PADDED,
     ) -> Stimuli:
         """Sample from a corpus, as `bertft.score` does; raise `DataError` where there are too few tokens to compare."""
         chosen = draw_sentences(len(corpus.examples), sentences, seed)
@@ -72,7 +73,7 @@ class Stimuli:
             share = f"all {draw.n_tokens}" if unknown == draw.n_tokens else f"{unknown} of {draw.n_tokens}"
             notes.append(f"{corpus.name}: {share} tokens are unknown to the tokenizer")
         # Sentences without a drawn token are not run.
-        plan = plan_batches(texts.lengths, np.unique(draw.sentences), batch_tokens)
+        plan = plan_batches(texts.lengths, np.unique(draw.sentences), batch_tokens, grouping)
         return cls(corpus, examples, texts, draw, plan, tuple(notes))
 
     @property

@@ -26,10 +26,20 @@ LayerRows = dict[int, Tensor]
 
 
 class TunedModel(NamedTuple):
-    """A model compared with the base; its layers 0 to `shared_depth` equal those of the base (-1 for none)."""
+    """A model compared with the base; its layers 0 to `shared_depth` equal those of the base (-1 for none).
+
+    by_hooks: how it is read, see `read_layers`.  resumes: whether it can start after the layers that it shares.
+    """
 
     model: Any
     shared_depth: int
+    by_hooks: bool = True
+    resumes: bool = True
+
+    @property
+    def starts_at(self) -> int:
+        """The layer whose hidden states it takes from the base; -1 where it runs from the beginning."""
+        return self.shared_depth if self.by_hooks and self.resumes else -1
 
 
 class Chunk(NamedTuple):
@@ -47,23 +57,27 @@ def stream(
     batches: Iterable[Batch],
     *,
     base_layers: Collection[int] = (),
+    by_hooks: bool = True,
 ) -> Iterator[Chunk]:
     """Yield the drawn rows of `layers` of all models, in chunks.
 
-    The base is read at the layers where a tuned model differs, and at `base_layers`. Models with no layer to read are
-    not run.
+    The base is read at the layers where a tuned model differs, and at `base_layers`; without `by_hooks` it returns its
+    hidden states itself, and no tuned model can start from them. Models with no layer to read are not run.
     """
     differing = [{layer for layer in layers if layer > other.shared_depth} for other in tuned]
     base_layers = set(base_layers).union(*differing)
     if not base_layers:
         return
-    prefix_layers = {other.shared_depth for other, own in zip(tuned, differing, strict=True) if own} - {-1}
+    starts = [other.starts_at if by_hooks and own else -1 for other, own in zip(tuned, differing, strict=True)]
+    prefix_layers = set(starts) - {-1}
     held: list[Chunk] = []
     for batch in batches:
-        reading = read_layers(base, batch, base_layers, prefix_layers=prefix_layers)
+        reading = read_layers(base, batch, base_layers, prefix_layers=prefix_layers, by_hooks=by_hooks)
         tuned_rows = tuple(
-            read_layers(other.model, batch, own, prefix=reading.prefixes.get(other.shared_depth)).rows if own else {}
-            for other, own in zip(tuned, differing, strict=True)
+            read_layers(other.model, batch, own, prefix=reading.prefixes.get(start), by_hooks=other.by_hooks).rows
+            if own
+            else {}
+            for other, own, start in zip(tuned, differing, starts, strict=True)
         )
         held.append(Chunk(reading.rows, tuned_rows, batch.sentences))
         if sum(len(chunk.sentences) for chunk in held) >= MIN_ROWS:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from bertft.checkpoints.settings import block_count, vocabulary_size, width
 from bertft.errors import CheckpointError, OptionError
 
 _LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
@@ -17,13 +17,26 @@ FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_no
 
 
 def n_layers(model: PreTrainedModel) -> int:
-    """Return the number of transformer blocks; hidden layers are numbered from 0 (embeddings) to this number."""
-    return int(_body_setting(model, "num_hidden_layers"))
+    """Return the number of transformer blocks; hidden layers are numbered from 0 (embeddings) to this number.
+
+    Raises `CheckpointError` where the config does not say it, which is so for models that are no transformers.
+    """
+    return _found(model, "num_hidden_layers", block_count(model.config))
 
 
 def hidden_size(model: PreTrainedModel) -> int:
-    """Return the dimension of the hidden states."""
-    return int(_body_setting(model, "hidden_size"))
+    """Return the dimension of the hidden states; raise `CheckpointError` where the config does not say it."""
+    return _found(model, "hidden_size", width(model.config))
+
+
+def embedding_rows(model: PreTrainedModel) -> int | None:
+    """Return the number of tokens that have an embedding; None where neither the model nor its config says it."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except (NotImplementedError, AttributeError):  # embeddings of several inputs, or computed from characters
+        weight = None
+    # Quantised embeddings have a class of their own, and those of images have other dimensions.
+    return int(weight.shape[0]) if getattr(weight, "ndim", 0) == 2 else vocabulary_size(model.config)
 
 
 def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:
@@ -105,8 +118,7 @@ def find_stack(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
     return nearest[0]
 
 
-def _body_setting(model: PreTrainedModel, name: str) -> Any:
-    config = model.config.get_text_config()
-    if not hasattr(config, name):
+def _found(model: PreTrainedModel, name: str, value: int | None) -> int:
+    if value is None:
         raise CheckpointError(f"{type(model).__name__}: its config has no {name}; use a transformer model")
-    return getattr(config, name)
+    return value

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bertft.checkpoints.anatomy import embedding_rows
+from bertft.checkpoints.settings import padding_id, position_limit
+
 _LONGEST = 2**31 - 1  # used for "no limit", which transformers writes as 10^30
 
 
@@ -31,15 +34,22 @@ class Checkpoint:
 
 def length_limit(checkpoint: Checkpoint) -> int:
     """Return the largest number of tokens that model and tokenizer accept, special tokens included."""
-    limit = getattr(checkpoint.model.config, "max_position_embeddings", None) or _LONGEST
+    limit = position_limit(checkpoint.model.config) or _LONGEST
     for name, module in checkpoint.model.named_modules():
         # RoBERTa and related models number positions from the id of the padding token + 1.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit -= module.padding_idx + 1
-    return int(min(limit, checkpoint.tokenizer.model_max_length, _LONGEST))
+    longest = checkpoint.tokenizer.model_max_length
+    return int(min(limit, longest, _LONGEST)) if isinstance(longest, int | float) and longest >= 1 else limit
 
 
 def pad_id(checkpoint: Checkpoint) -> int:
-    """Return the id of the padding token: the model's own, or the tokenizer's, or 0."""
-    found = checkpoint.model.config.pad_token_id
-    return int((checkpoint.tokenizer.pad_token_id or 0) if found is None else found)
+    """Return the id of the padding token: the model's own, or the tokenizer's, or 0.
+
+    Padding is masked, so where there is no padding token, as in GPT-2, any token serves.
+    """
+    rows = embedding_rows(checkpoint.model)
+    for found in (padding_id(checkpoint.model.config), checkpoint.tokenizer.pad_token_id):
+        if isinstance(found, int) and found >= 0 and (rows is None or found < rows):
+            return found
+    return 0

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from bertft.checkpoints.anatomy import FINAL_NORMS, find_stack, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
+from bertft.checkpoints.settings import first_blocks
 from bertft.errors import CheckpointError
 
 # Config fields that do not change what a body computes in evaluation mode; any other difference counts.
@@ -129,9 +130,9 @@ def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 def computation(model: PreTrainedModel, blocks: int) -> dict[str, Any]:
     """Return the config fields that can change what the first `blocks` blocks of the body compute."""
+    depth = n_layers(model)
     fields = {
-        # Such a list gives the type of each block.
-        name: value[:blocks] if name.endswith("layer_types") and isinstance(value, list) else value
+        name: first_blocks(name, value, depth, blocks)
         for name, value in model.config.to_dict().items()
         if name not in _HARMLESS_FIELDS and not any(word in name for word in _HARMLESS_WORDS)
     }

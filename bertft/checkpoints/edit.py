@@ -16,6 +16,7 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import computation
 from bertft.checkpoints.files import first_line
 from bertft.checkpoints.load import quiet_transformers
+from bertft.checkpoints.settings import block_count, cuts, text_settings
 from bertft.errors import CheckpointError, OptionError
 
 POOLERS = ("keep", "reset")
@@ -119,7 +120,8 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
 
     The pooler was trained on the last block and now reads another block: `keep` leaves its weights, `reset` draws them
     again from torch's global generator. Raises `OptionError` where the model has fewer blocks or no pooler to reset,
-    and `CheckpointError` where `block_stack` finds no blocks.
+    and `CheckpointError` where `block_stack` finds no blocks, or where no config describes what remains; the model
+    is then as it was.
 
     >>> from transformers import BertConfig, BertModel
     >>> model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, vocab_size=5))
@@ -137,6 +139,7 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
     if pooler not in POOLERS:
         raise OptionError(f"unknown pooler option {pooler!r}; choose one of {', '.join(POOLERS)}")
     old = getattr(body, "pooler", None)
+    config = _config_of_first_blocks(body, blocks)
     if pooler == "reset":
         if old is None:
             raise OptionError(f"{type(model).__name__} has no pooler to reset; use keep")
@@ -146,14 +149,49 @@ def truncate(model: PreTrainedModel, blocks: int, *, pooler: str = "keep") -> No
         body.pooler = new.to(device=body.device, dtype=body.dtype)
     del stack[blocks:]
     # A model with a head and its body usually share one config object, but need not.
-    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
-    for config in {id(config): config for config in configs}.values():
-        text = config.get_text_config()
-        for name, value in vars(text).items():
-            if isinstance(value, list) and name.endswith("layer_types") and len(value) == depth:
-                setattr(text, name, value[:blocks])
-        if hasattr(text, "num_hidden_layers"):
-            text.num_hidden_layers = blocks
+    texts = [text_settings(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)]
+    for text in {id(text): text for text in texts}.values():
+        if block_count(text) == depth:
+            for name, value in config.items():
+                setattr(text, name, copy.deepcopy(value))
+
+
+def _config_of_first_blocks(body: PreTrainedModel, blocks: int) -> dict[str, Any]:
+    """Return the settings with which the config of a model describes its first `blocks` blocks.
+
+    They are tried: the config is written and read as a file would be, and a model built from it must have the tensors
+    that remain. Raises `CheckpointError` where no settings pass.
+    """
+    path, _ = find_stack(body)
+    wanted = {
+        name: shape
+        for name, shape in _shapes(body).items()
+        if not name.startswith(f"{path}.") or int(name.removeprefix(f"{path}.").partition(".")[0]) < blocks
+    }
+    why = ""
+    for settings in cuts(text_settings(body.config), blocks):
+        config = copy.deepcopy(body.config)
+        try:
+            for name, value in settings.items():
+                setattr(text_settings(config), name, value)
+            config = type(config).from_dict(json.loads(config.to_json_string()))
+            with torch.device("meta"), torch.random.fork_rng(devices=[]), quiet_transformers():
+                found = _shapes(type(body)(config))
+        except Exception as error:  # each config has checks of its own
+            why = why or f"{type(error).__name__}: {first_line(error)}"
+            continue
+        if found == wanted:
+            return settings
+        why = why or "a model built from it has other tensors"
+    raise CheckpointError(
+        f"{type(body).__name__}: its config cannot be made to describe {blocks} blocks ({why}); nothing was changed; "
+        "use a model of another architecture, or train it whole"
+    )
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor that is saved, without those of poolers, which heads may leave out."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.startswith("pooler.")}
 
 
 def _before_blocks(body: PreTrainedModel, path: str) -> Iterator[torch.nn.Module]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from bertft import untrusted
 from bertft.errors import CheckpointError
@@ -94,10 +98,8 @@ def checked_config(folder: Path) -> dict[str, Any]:
                 f"{folder / name}: {field} names a kernel of the hub, and bertft does not run code from there; "
                 "remove it"
             )
-    if config.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"{folder}: {config.get('model_type')} is an encoder-decoder; use an encoder or a decoder"
-        )
+    if config.get("is_encoder_decoder") and encoder_class(config) is None:
+        raise CheckpointError(encoder_decoder(folder, config))
     return config
 
 
@@ -108,6 +110,28 @@ def _kernel_of_hub(settings: Any, field: str = "", depth: int = 0) -> str | None
             if found := _kernel_of_hub(value, field if "implementation" in field else str(name), depth + 1):
                 return found
     return field if "implementation" in field and isinstance(settings, str) and "/" in settings else None
+
+
+def encoder_decoder(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return the message for a model of two stacks of blocks."""
+    return (
+        f"{folder}: {config.get('model_type')} is an encoder-decoder type, which is not read; use an encoder or a "
+        "decoder, or save the encoder alone, as T5EncoderModel does"
+    )
+
+
+def encoder_class(config: Mapping[str, Any]) -> type[PreTrainedModel] | None:
+    """Return the class of transformers for the encoder of an encoder-decoder that was saved alone, if the config says
+    so, as in T5EncoderModel; None for every other model.
+    """
+    kind, names = config.get("model_type"), config.get("architectures")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING or not isinstance(names, list):
+        return None
+    for name in names:
+        found = getattr(transformers, name, None) if isinstance(name, str) and name.endswith("EncoderModel") else None
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found if found.config_class is CONFIG_MAPPING[kind] else None
+    return None
 
 
 def checked_weights(folder: Path, *, allow_pickle: bool) -> list[Path]:
@@ -171,8 +195,22 @@ def check_safetensors(file: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder contains the vocabulary of a tokenizer."""
-    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
+    """Return whether a folder contains a tokenizer: its vocabulary, or the name of a class that needs none."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES) or names_tokenizer_without_files(folder)
+
+
+def names_tokenizer_without_files(folder: Path) -> bool:
+    """Return whether the tokenizer of a folder splits text into bytes or characters, which takes no vocabulary."""
+    name = (read_json(folder, "tokenizer_config.json") or {}).get("tokenizer_class")
+    if not isinstance(name, str):
+        return False
+    try:
+        found = tokenizer_class_from_name(name)
+    except Exception:  # a module of transformers whose own requirements are not installed
+        return False
+    # The classes that others are derived from name no files either.
+    own = isinstance(found, type) and found.__module__.startswith("transformers.models.")
+    return own and getattr(found, "vocab_files_names", None) == {}
 
 
 def check_tokenizer_files(folder: Path) -> None:
@@ -180,8 +218,8 @@ def check_tokenizer_files(folder: Path) -> None:
     # Without these files transformers builds a tokenizer with special tokens only, to which every word is unknown.
     if not has_tokenizer(folder):
         raise CheckpointError(
-            f"{folder}: no tokenizer (looked for {', '.join(TOKENIZER_FILES)}); "
-            "save it to the folder with tokenizer.save_pretrained"
+            f"{folder}: no tokenizer (looked for {', '.join(TOKENIZER_FILES)}, and in tokenizer_config.json for a "
+            "class that needs none of them); save it to the folder with tokenizer.save_pretrained"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,22 @@ from transformers.utils import logging as transformers_logging
 
 from bertft.arrays import ALIGNMENT
 from bertft.checkpoints.adapters import Adapter, find_adapter, merged
+from bertft.checkpoints.anatomy import embedding_rows
 from bertft.checkpoints.bounds import check_sizes
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.files import (
     check_tokenizer_files,
     checked_config,
     checked_weights,
+    encoder_class,
+    encoder_decoder,
     first_line,
     has_tokenizer,
     hash_files,
+    names_tokenizer_without_files,
     resolved,
 )
+from bertft.checkpoints.settings import text_settings
 from bertft.errors import CheckpointError, OptionError
 
 DTYPES = {
@@ -40,6 +45,13 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+
+_SAMPLE = "a word"
+"""A text that every tokenizer of bytes or characters knows."""
+
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Names that torch puts before the names of tensors where a model is wrapped: for several GPUs, or compiled."""
 
 
 def load_checkpoint(
@@ -88,18 +100,17 @@ def load_checkpoint(
     model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
     _check_embedding_covers(folder, model, tokenizer)
     # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
-    model.config.use_cache = False
+    for settings in (model.config, text_settings(model.config)):
+        settings.use_cache = False
     model.train(False).requires_grad_(False).to(torch_device)
     _align(model)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
 
 
 def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    embedding = model.get_input_embeddings()
-    assert isinstance(embedding, torch.nn.Embedding)
-    rows = embedding.num_embeddings
-    token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if index >= rows:
+    rows = embedding_rows(model)
+    token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if rows is not None and index >= rows:
         raise CheckpointError(
             f"{folder}: the tokenizer gives {token!r} the id {index}, but the model has {rows} embeddings; "
             "the tokenizer belongs to another model, or the embeddings were not resized"
@@ -156,6 +167,13 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: the tokenizer cannot be loaded ({first_line(error)}); "
             "save it again with tokenizer.save_pretrained"
         ) from error
+    if names_tokenizer_without_files(folder):
+        known = set(tokenizer(_SAMPLE, add_special_tokens=False, verbose=False)["input_ids"])
+        if not known - {tokenizer.unk_token_id}:
+            raise CheckpointError(
+                f"{folder}: to its {type(tokenizer).__name__}, which has no vocabulary file, every character of "
+                f"{_SAMPLE!r} is unknown; save the tokenizer of the model with tokenizer.save_pretrained"
+            )
     return tokenizer
 
 
@@ -163,10 +181,11 @@ def _load_body(
     folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Return the body, and the names of the pooler's tensors that the weights lack."""
+    encoder = encoder_class(config)
     try:
         # A missing pooler is drawn at random and not used, but this must not advance the caller's generator.
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model, report = AutoModel.from_pretrained(
+            model, report = (encoder or AutoModel).from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -183,20 +202,47 @@ def _load_body(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
         ) from error
+    assert isinstance(model, PreTrainedModel)
+    if encoder is None and _is_encoder_decoder(model):
+        raise CheckpointError(encoder_decoder(folder, config))
     drawn = frozenset(key for key in report["missing_keys"] if "pooler" in key.split("."))
     missing = sorted(set(report["missing_keys"]) - drawn)
     if missing:
-        raise CheckpointError(
-            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} (such as {missing[0]}); they "
-            "would be drawn at random; the config and the weights belong to different models, or the file is incomplete"
-        )
+        raise CheckpointError(_lacking(folder, model, missing, report["unexpected_keys"]))
     for name, found, wanted in sorted(report["mismatched_keys"]):
         raise CheckpointError(
             f"{folder}: {name} has shape {list(found)} in the weights, but {list(wanted)} by the config; "
             "they belong to different models: save the model again with save_pretrained"
         )
-    assert isinstance(model, PreTrainedModel)
     return model, drawn
+
+
+def _is_encoder_decoder(model: PreTrainedModel) -> bool:
+    if model.config.is_encoder_decoder:
+        return True
+    # The config of a decoder that was saved alone says no, though its type has two stacks of blocks.
+    try:
+        return bool(type(model.config)().is_encoder_decoder)
+    except Exception:  # a config without default values
+        return False
+
+
+def _lacking(folder: Path, model: PreTrainedModel, missing: Sequence[str], unexpected: Iterable[str]) -> str:
+    """Return the message for weights that lack tensors, or have all of them under longer names."""
+    bare = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in unexpected}
+    # In a model with a head the names begin with that of the body.
+    longer = [bare.get(name) or bare.get(f"{model.base_model_prefix}.{name}") for name in missing]
+    if longer[0] is not None and None not in longer:
+        marks = ".".join(part for part in longer[0].split(".") if part in _WRAPPERS)
+        return (
+            f"{folder}: the weights have all tensors of {type(model).__name__}, but {marks + '.'!r} in their names "
+            f"(such as {longer[0]}), as in a model wrapped by DistributedDataParallel or torch.compile; save the "
+            "model inside the wrapper (wrapped.module or wrapped._orig_mod), or take this out of the names"
+        )
+    return (
+        f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} (such as {missing[0]}); they "
+        "would be drawn at random; the config and the weights belong to different models, or the file is incomplete"
+    )
 
 
 def _align(model: PreTrainedModel) -> None:

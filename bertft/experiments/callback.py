@@ -35,6 +35,7 @@ from transformers import (
 
 from bertft.activations.batches import BATCH_TOKENS
 from bertft.activations.forward import read_layers
+from bertft.activations.manner import manner_of
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.anatomy import find_body, n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint, length_limit, pad_id
@@ -140,9 +141,10 @@ class RSACallback(TrainerCallback):
             )
         checkpoint = Checkpoint("the model in training", model, tokenizer, "")
         sampling = self._sampling.limited(length_limit(checkpoint))
-        stimuli = sampling.draw(self._corpus, tokenizer, self._batch_tokens)
+        manner = manner_of(checkpoint)
+        stimuli = sampling.draw(self._corpus, tokenizer, self._batch_tokens, manner.grouping)
         layers = parse_layers(self._layers, n_layers(model))
-        start = _Start(stimuli, pad_id(checkpoint), layers, {})
+        start = _Start(stimuli, pad_id(checkpoint), layers, manner.by_hooks, {})
         if state.global_step:
             start.load(Path(args.output_dir or "."), model)
         else:
@@ -186,6 +188,7 @@ class _Start:
     stimuli: Stimuli
     pad_id: int
     layers: tuple[int, ...]
+    by_hooks: bool
     rows: LayerRows
 
     def read(self, model: PreTrainedModel) -> LayerRows:
@@ -194,7 +197,7 @@ class _Start:
         devices = [model.device] if model.device.type == "cuda" else []
         with _evaluation_mode(model), torch.random.fork_rng(devices=devices):
             for batch in self.stimuli.batches(self.pad_id, model.device):
-                for layer, rows in read_layers(model, batch, self.layers).rows.items():
+                for layer, rows in read_layers(model, batch, self.layers, by_hooks=self.by_hooks).rows.items():
                     parts[layer].append(rows.cpu())
         return {layer: torch.cat(parts.pop(layer)) for layer in self.layers}
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertft.activations.batches import Batch
+from bertft.activations.batches import Batch, Grouping
+from bertft.activations.manner import manner_of, resumes
 from bertft.activations.sampling import Draw
 from bertft.activations.standardize import Standardizer
 from bertft.activations.stimuli import Stimuli
@@ -43,6 +44,7 @@ class ScoreOptions:
     dtype: str
     device: str
     batch_tokens: int
+    grouping: Grouping
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class ScoreOptions:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             batch_tokens=computation.tokens_a_batch(model.device),
+            grouping=max(manner_of(checkpoint).grouping for checkpoint in checkpoints),
         )
 
     def record(self) -> dict[str, Any]:
@@ -92,16 +95,26 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models to compare. Layers 0 to `shared` of the tuned model equal those of the base; -1 if none does."""
+    """Two models to compare. Layers 0 to `shared` of the tuned model equal those of the base; -1 if none does.
+
+    `resumes` says whether the tuned model can start after them.
+    """
 
     base: Checkpoint
     tuned: Checkpoint
     shared: int
+    resumes: bool
 
     @classmethod
     def of(cls, base: Checkpoint, tuned: Checkpoint) -> Pair:
         """Compare the weights of two models to find how many layers they share."""
-        return cls(base, tuned, shared_depth(base.model, tuned.model))
+        shared, depth = shared_depth(base.model, tuned.model), n_layers(base.model)
+        if shared == depth:
+            return cls(base, tuned, shared, resumes=False)
+        # Where hooks do not see the blocks, nothing says which weights a layer depends on.
+        if not all(manner_of(checkpoint).by_hooks for checkpoint in (base, tuned)):
+            shared = -1
+        return cls(base, tuned, shared, resumes=shared >= 0 and resumes(tuned, shared))
 
     def notes(self, layers: Sequence[int]) -> Iterator[str]:
         """Yield notes on models of different architectures, and on layers that are equal and so are not compared."""
@@ -184,8 +197,13 @@ class Comparison:
             base_layers = options.layers if options.of_one_space or with_bases else ()
             names.append([base.name, *(pair.tuned.name for pair in own)])
             batches = _counted(stimuli.batches(pad_id(base), base.model.device), step)
-            tuned = [TunedModel(pair.tuned.model, pair.shared) for pair in own]
-            running.append(stream(base.model, tuned, options.layers, batches, base_layers=base_layers))
+            tuned = [
+                TunedModel(pair.tuned.model, pair.shared, manner_of(pair.tuned).by_hooks, pair.resumes) for pair in own
+            ]
+            by_hooks = manner_of(base).by_hooks
+            running.append(
+                stream(base.model, tuned, options.layers, batches, base_layers=base_layers, by_hooks=by_hooks)
+            )
         while True:
             with clock.phase("forward"):
                 chunks = [next(chunk, None) for chunk in running]

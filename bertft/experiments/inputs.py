@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bertft.activations.batches import BATCH_TOKENS
+from bertft.activations.batches import BATCH_TOKENS, Grouping
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import randomised
@@ -74,7 +74,13 @@ class Sampling:
         """Return the same options with texts cut at `limit` tokens at most."""
         return dataclasses.replace(self, max_length=min(self.max_length or limit, limit))
 
-    def draw(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, batch_tokens: int) -> Stimuli:
+    def draw(
+        self,
+        corpus: Corpus,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_tokens: int,
+        grouping: Grouping = Grouping.PADDED,
+    ) -> Stimuli:
         """Draw from a corpus; `max_length` must be set, see `limited`."""
         assert self.max_length is not None
         return Stimuli.drawn(
@@ -86,6 +92,7 @@ class Sampling:
             special_tokens=self.special_tokens,
             max_length=self.max_length,
             batch_tokens=batch_tokens,
+            grouping=grouping,
         )
 
 

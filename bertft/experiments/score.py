@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bertft.activations.manner import manner_of
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
@@ -107,6 +108,7 @@ def score(
     options = ScoreOptions.of(
         checkpoints, sampling, computation, layers=layers, measures=named, standardize=standardize
     )
+    run.notes += [note for checkpoint in checkpoints for note in manner_of(checkpoint).notes(checkpoint.name)]
     run.notes += [note for pairs in groups.values() for pair in pairs for note in pair.notes(options.layers)]
     rows, padding = _score_corpora(corpora, checkpoints[0].tokenizer, groups, options, run)
     record = run.record(
@@ -171,7 +173,7 @@ def _score_corpora(
     padding: dict[str, float] = {}
     for corpus in corpora:
         with run.clock.phase("tokenise"):
-            stimuli = options.sampling.draw(corpus, tokenizer, options.batch_tokens)
+            stimuli = options.sampling.draw(corpus, tokenizer, options.batch_tokens, options.grouping)
         run.notes += stimuli.notes
         padding[corpus.name] = stimuli.padding
         rows += _score_corpus(stimuli, groups, options, run)
