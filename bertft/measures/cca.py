@@ -40,7 +40,7 @@ def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
     for name, space in zip("xy", whitened, strict=True):
         if share == 1.0 and space.left_out:
             message = (
-                f"{space.left_out} components of {name} have less than 1e-10 of the variance of the largest one and are "
+                f"{space.left_out} components of {name} have less than 1e-10 of the variance of the largest and are "
                 "left out of the canonical correlations; divide long rows or wide columns by a constant, or use svcca"
             )
             warnings.warn(message, PrecisionWarning, stacklevel=4)
