@@ -36,11 +36,11 @@ def canonical(moments: Moments, share: float = 1.0) -> Canonical | None:
         return None
     a, b, c = covariances(moments)
     whitened = whiten(a, share), whiten(b, share)
-    x_white, y_white = (side.matrix for side in whitened)
-    for name, side in zip("xy", whitened, strict=True):
-        if share == 1.0 and side.left_out:
+    x_white, y_white = (space.matrix for space in whitened)
+    for name, space in zip("xy", whitened, strict=True):
+        if share == 1.0 and space.left_out:
             message = (
-                f"{side.left_out} components of {name} have less than 1e-10 of the variance of the largest one and are "
+                f"{space.left_out} components of {name} have less than 1e-10 of the variance of the largest and are "
                 "left out of the canonical correlations; divide long rows or wide columns by a constant, or use svcca"
             )
             warnings.warn(message, PrecisionWarning, stacklevel=4)

@@ -159,9 +159,10 @@ def _moments(flat: Mapping[str, Array], row_map: RowMap, n: int) -> Moments:
         or not ((exponents > -LARGEST_EXPONENT) & (exponents < LARGEST_EXPONENT)).all()
     ):
         raise ArrayError(f"{row_map}.exponents should be two small int64; this state was changed")
-    centers = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]
+    x_center, y_center = flat[f"{row_map}.x_center"], flat[f"{row_map}.y_center"]
+    x_exponent, y_exponent = exponents.tolist()
     apart = flat.get(f"{row_map}.off_diagonal")
-    found = Moments(row_map, n, *centers, sums, *exponents.tolist(), apart)
+    found = Moments(row_map, n, x_center, y_center, sums, x_exponent, y_exponent, apart)
     _check(found)
     return found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class Moments:
             ],
         ):
             (sums,) = ops.shared_moments(x_rows, (y_rows,), centers[0], centers[1:], row_map)
-            state = cls(row_map, len(x), *centers, sums, *exponents)
+            state = cls(row_map, len(x), centers[0], centers[1], sums, exponents[0], exponents[1])
             if state._fits(DOUBLE, x, y):
                 return state
         if row_map == "raw":
@@ -313,7 +313,7 @@ class Moments:
             return self
         sums = self.on_host().sums
         powers = np.array([[0, 2 * kx, 2 * ky, 2 * kx, 2 * ky]], np.int32).T  # of the scalars 1, a, b, e and f
-        shifts = (powers + powers.T, powers + kx, powers + ky, 2 * kx, kx + ky, 2 * ky)
+        shifts: tuple[Any, ...] = (powers + powers.T, powers + kx, powers + ky, 2 * kx, kx + ky, 2 * ky)
         moved = (np.ldexp(part, shift) for part, shift in zip(sums, shifts, strict=True))
         return Moments(
             self.row_map,

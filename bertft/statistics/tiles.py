@@ -145,7 +145,7 @@ class _Placing:
 
     def _of_extreme_scale(self, batch: Array, center: Array, name: str, first: int) -> Rows:
         """Return the shifted rows of a batch with rows of extreme length, or raise `RowError`."""
-        part = self.ops.shifted_rows(with_ordinary_rows(batch), center, self.form.row_map, self.form.form)
+        part: Rows = self.ops.shifted_rows(with_ordinary_rows(batch), center, self.form.row_map, self.form.form)
         good = np.isfinite(host(part.offsets))
         if not good.all():
             raise RowError(name, first + int(np.argmin(good)), CONSTANT_ROW)
