@@ -334,3 +334,24 @@ sys.exit(cli.main(["score", "a", "b", "--text", "x", "--out", {str(tmp_path / "o
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, "bertft: terminated\n")
     assert not (tmp_path / "out").exists()
+
+
+# The cache
+
+
+@pytest.mark.parametrize("known", [RuntimeError("Could not determine home directory"), Path("~/.cache/bertft")])
+def test_a_user_without_a_home_is_told_to_name_a_cache(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bertft.activations.cache import cache_root
+
+    def unknown(*_: Any, **__: Any) -> Path:
+        if isinstance(known, Path):
+            return known
+        raise known
+
+    monkeypatch.setattr("platformdirs.user_cache_path", unknown)
+    with pytest.raises(BertftError, match="no directory for the cache: this user has no home directory, and XDG_CACHE"):
+        cache_root(None)
+    with pytest.raises(
+        BertftError, match="~nosuchuser/cache: there is no such home directory; name the folder in full"
+    ):
+        cache_root("~nosuchuser/cache")
