@@ -1,6 +1,7 @@
 # `make demo` shows what bertft does, `make test` checks it; `make lint`, `make bench` and `make test-cpus` are for work on
 # it. `make test-cpus` runs the tests with the code that libraries choose on other processors. `make fuzz` reads damaged
-# files, configs and command lines: TIMES=100 times as many as `make test` does, chosen by SEED=1.
+# files, configs and command lines: TIMES=100 times as many as `make test` does, chosen by SEED=1. `make architectures`
+# writes the table of docs/architectures.md.
 #
 # Each installs what it needs into .venv in this folder, at the versions of constraints.txt, and again only after a
 # change to the build. PYTHON=python3.12 chooses the interpreter; ROUNDS=short runs each quick benchmark once; with QUICK=1
@@ -21,7 +22,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpus lint bench fuzz
+.PHONY: demo test test-cpus lint bench fuzz architectures
 
 demo: .venv/with-demo
 	$(BIN)/bertft demo
@@ -41,6 +42,9 @@ lint: .venv/with-dev $(FUZZERS)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	for fuzzer in $(FUZZERS); do $$fuzzer || exit; done
+
+architectures: .venv/with-test
+	$(BIN)/python tests/architectures.py
 
 # pytest fails where an answer is wrong, and then nothing is recorded.
 bench: .venv/with-bench

@@ -36,7 +36,9 @@ def embedding_rows(model: PreTrainedModel) -> int | None:
     except (NotImplementedError, AttributeError):  # embeddings of several inputs, or computed from characters
         weight = None
     # Quantised embeddings have a class of their own, and those of images have other dimensions.
-    return int(weight.shape[0]) if getattr(weight, "ndim", 0) == 2 else vocabulary_size(model.config)
+    if isinstance(weight, torch.Tensor) and weight.ndim == 2:
+        return int(weight.shape[0])
+    return vocabulary_size(model.config)
 
 
 def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ...]:

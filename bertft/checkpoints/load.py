@@ -181,11 +181,11 @@ def _load_body(
     folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Return the body, and the names of the pooler's tensors that the weights lack."""
-    encoder = encoder_class(config)
+    loader: Any = encoder_class(config) or AutoModel
     try:
         # A missing pooler is drawn at random and not used, but this must not advance the caller's generator.
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model, report = (encoder or AutoModel).from_pretrained(
+            model, report = loader.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -203,7 +203,7 @@ def _load_body(
             f"{reason}"
         ) from error
     assert isinstance(model, PreTrainedModel)
-    if encoder is None and _is_encoder_decoder(model):
+    if loader is AutoModel and _is_encoder_decoder(model):
         raise CheckpointError(encoder_decoder(folder, config))
     drawn = frozenset(key for key in report["missing_keys"] if "pooler" in key.split("."))
     missing = sorted(set(report["missing_keys"]) - drawn)

@@ -102,7 +102,7 @@ def cuts(config: PreTrainedConfig, blocks: int) -> Iterator[dict[str, Any]]:
     if getattr(config, "is_heterogeneous", False):
         given = config.to_dict()["per_layer_config"]
         found["per_layer_config"] = {index: value for index, value in given.items() if int(index) < blocks}
-    doubtful = {}
+    doubtful: dict[str, Any] = {}
     for name, value in vars(config).items():
         cut = None if name.startswith("_") else _cut(value, depth, blocks)
         if cut is not None:
