@@ -192,7 +192,7 @@ class ModelOptions:
                 intermediate_size=4 * width,
             )
         try:
-            settings = read_json(self.config)
+            settings = read_json(Path(self.config))
         except (OSError, ValueError) as error:
             raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from error
         if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
