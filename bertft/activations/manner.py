@@ -92,9 +92,10 @@ class _Trial:
         # Models may change when they run: they install hooks, or replace their attention for short texts.
         tensors = {id(tensor): tensor for tensor in itertools.chain(given.parameters(), given.buffers())}
         self.model = copy.deepcopy(given, tensors).train(False)
-        # Those who watch the model with hooks of their own are not told of this run.
-        self.model._forward_pre_hooks.clear()
-        self.model._forward_hooks.clear()
+        # Those who watch a model with hooks of their own are not told of this run.
+        for module in self.model.modules():
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
         self._pad_id = pad_id(checkpoint)
         longest = max(1, min(_LENGTH, length_limit(checkpoint)))
         shortest = max(1, longest // 2)
