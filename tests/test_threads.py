@@ -232,18 +232,18 @@ from bertft.kernels import numba_threads
 numba_threads.INLINE = 0.0
 rng = np.random.default_rng(0)
 x = rng.standard_normal((1500, 64)); y = x + rng.standard_normal((1500, 64))
-if {warm}: rsa(x, y)
+rsa(x, y)
 stop = threading.Event()
 shared = PairMoments(("raw",))
 
 def busy():
     while not stop.is_set():
         rsa(x, y)
-        if {warm}: rsa(x, y, kernel="euclidean"); shared.update(x[:100] + shared.n, y[:100])
+        rsa(x, y, kernel="euclidean"); shared.update(x[:100] + shared.n, y[:100])
 
 threads = [threading.Thread(target=busy) for _ in range(2)]
 for thread in threads: thread.start()
-for attempt in range({forks}):
+for attempt in range(20):
     time.sleep(0.02 * (attempt % 5))
     child = os.fork()
     if child == 0:
@@ -268,12 +268,11 @@ print("value", rsa(x, y))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize("warm", [True, False], ids=["compiled", "while it compiles"])
-def test_forks_while_other_threads_compute(warm, tmp_path):
-    options = {} if warm else {"NUMBA_CACHE_DIR": str(tmp_path)}
-    words, _ = run(FORKED.format(warm=warm, forks=20 if warm else 2), **options)
+def test_forks_while_other_threads_compute():
+    """The parent has called `rsa` before. A fork during a first call, which imports and compiles, may hang."""
+    words, _ = run(FORKED)
     assert len(set(words) - {"value"}) == 1, words
-    assert words.count("value") == (21 if warm else 3)
+    assert words.count("value") == 21
 
 
 POOL = """
