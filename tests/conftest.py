@@ -29,6 +29,16 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def kept_environment() -> Iterator[None]:
+    """Restore the environment variables after each test, as libraries may set some."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """Return a function that sets the number of torch's threads until the end of the test."""

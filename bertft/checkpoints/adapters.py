@@ -12,8 +12,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import os
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +113,7 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
     body = copy.deepcopy(base)
     try:
         # Random initial values are replaced at once, but drawing them must not advance the caller's generator.
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _kept_environment():
             warnings.simplefilter("ignore")
             outer = _outer(place, body)
             config = _config(adapter, tensors, outer)
@@ -171,6 +174,18 @@ def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> A
         modules=tuple(name for name, _ in outer.named_modules() if name),
     )
     return made(**peft_settings(given, known, limits))
+
+
+@contextmanager
+def _kept_environment() -> Iterator[None]:
+    """Restore the environment variables at the end; peft leaves CC and CXX set where compiling for BOFT fails."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _tensors(adapter: Adapter) -> dict[str, Tensor]:
