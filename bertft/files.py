@@ -30,7 +30,7 @@ from typing import Any
 import filelock
 
 from bertft.errors import BertftError, ReportWarning
-from bertft.untrusted import read_json
+from bertft.untrusted import read_json, reason
 
 LOCK = ".bertft.lock"
 """The lock of a folder. It is removed when the run ends; one that a killed run left is no longer locked."""
@@ -294,8 +294,8 @@ def write_drawings(folder: str | Path, results: ResultFiles) -> list[Path]:
                 written += write_files(folder, {name: content})
                 ours[name] = _description(content)
             except Exception as error:
-                reason = str(error) if isinstance(error, BertftError) else f"{type(error).__name__}: {error}"
-                warnings.warn(f"{name} was left out: {reason}; the numbers are whole", ReportWarning, stacklevel=2)
+                why = str(error) if isinstance(error, BertftError) else f"{type(error).__name__}: {error}"
+                warnings.warn(f"{name} was left out: {why}; the numbers are whole", ReportWarning, stacklevel=2)
         try:
             _write_manifest(folder, ours, complete=True)
         except BertftError as error:
@@ -322,7 +322,7 @@ def broken_seal(folder: Path) -> str | None:
 def describe(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the size and the hash of some files of a folder, by name."""
     return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _checksum(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "sha256": checksum(folder / name)}
         for name in names
         if name not in (LOCK, MANIFEST)
     }
@@ -338,12 +338,13 @@ def damage(folder: Path, files: Described) -> str | None:
         if size != described.get("bytes"):
             return f"{name} has {size:,} bytes instead of {described.get('bytes')}"
     for name, described in files.items():
-        if _checksum(folder / name) != described.get("sha256"):
+        if checksum(folder / name) != described.get("sha256"):
             return f"{name} has changed: its checksum is another"
     return None
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """Return the sha256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         while chunk := stream.read(1 << 20):
@@ -410,5 +411,4 @@ def sync_folder(folder: Path) -> None:
 
 def unwritable(folder: Path, error: Exception) -> BertftError:
     """Return the error to raise for a folder to which files cannot be written."""
-    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-    return BertftError(f"{folder}: cannot write there: {reason}; free space or name another folder")
+    return BertftError(f"{folder}: cannot write there: {reason(error)}; free space or name another folder")

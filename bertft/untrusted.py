@@ -1,4 +1,4 @@
-"""What other people wrote: opening a file, parsing JSON and showing text, where any content may be met.
+"""What other people wrote: opening a file, parsing JSON, showing text, and saying what was wrong with it.
 
 A file can be a pipe that never ends, JSON can be nested a million times deep, a name can hold escape sequences of a
 terminal. These functions turn all of that into one kind of error, or into harmless text.
@@ -67,6 +67,18 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: str | Path) -> Any:
     """Return the value in a JSON file; raise `OSError` where it cannot be read, `ValueError` where it is no JSON."""
     return parse_json(read_bytes(path))
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why a file, or a record that was read from one, cannot be used, without the path.
+
+    >>> reason(FileNotFoundError(2, "No such file", "a.json")), reason(KeyError("rows"))
+    ('No such file', 'parts of it are missing')
+    """
+    if isinstance(error, LookupError | TypeError | AttributeError):
+        return "parts of it are missing"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return getattr(error, "strerror", None) or next(iter(lines), type(error).__name__)
 
 
 def shown(text: object) -> str:

@@ -446,6 +446,24 @@ def count_runs(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_columns_that_are_constant_to_rounding_have_no_z_scores(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    eps = torch.finfo(dtype).eps
+    given = torch.randn(500, 6, generator=generator, dtype=torch.float64)
+    noise = (torch.rand(500, generator=generator, dtype=torch.float64) - 0.5) * eps
+    given[:, 1] = 0.3 + noise  # as sums in another order leave it
+    given[:, 2] = noise * min(1.0, torch.finfo(torch.float32).eps / eps)  # a difference of sums in float32 or wider
+    given[:, 3] = 1000 * (1 + noise)
+    given[:, 4] = 2 + 100 * eps * given[:, 4]  # varies
+    rows = given.to(dtype)
+    standardizer = Standardizer()
+    standardizer.update(rows)
+    spread = standardizer.apply(rows).double().std(dim=0)
+    assert not spread[1:4].any()
+    assert spread[[0, 4, 5]].numpy() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_z_scores_of_parts_are_those_of_the_whole(dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((500, 6)) * [1, 1e-3, 100, 1, 1, 1] + [

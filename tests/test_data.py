@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tiny import MNLI, SQUAD
 
 from bertft.data import (
     Corpus,
@@ -25,25 +26,6 @@ from bertft.data.squad import read_questions
 from bertft.data.text_file import read_text_file
 from bertft.data.treebank import read_split
 from bertft.errors import DataError
-
-MNLI = {"pairID": "7", "sentence1": "It pours.", "sentence2": "It rains.", "gold_label": "entailment"}
-SQUAD = {
-    "version": "1.1",
-    "data": [
-        {
-            "title": "Rain",
-            "paragraphs": [
-                {
-                    "context": "Rain falls from clouds.",
-                    "qas": [
-                        {"id": "q1", "question": "What falls?", "answers": [{"text": "Rain", "answer_start": 0}]},
-                        {"id": "q2", "question": "From what?", "answers": [{"text": "clouds", "answer_start": 16}]},
-                    ],
-                }
-            ],
-        }
-    ],
-}
 
 
 def row(number: str, form: str, misc: str = "_") -> str:

@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers for tests: random weights from a seed, small enough to run in milliseconds."""
+"""Tiny models, tokenizers and records for tests: random weights from a seed, small enough to run in milliseconds."""
 
 from __future__ import annotations
 
@@ -90,3 +90,23 @@ def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+MNLI = {"pairID": "7", "sentence1": "It pours.", "sentence2": "It rains.", "gold_label": "entailment"}
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "Rain",
+            "paragraphs": [
+                {
+                    "context": "Rain falls from clouds.",
+                    "qas": [
+                        {"id": "q1", "question": "What falls?", "answers": [{"text": "Rain", "answer_start": 0}]},
+                        {"id": "q2", "question": "From what?", "answers": [{"text": "clouds", "answer_start": 16}]},
+                    ],
+                }
+            ],
+        }
+    ],
+}

@@ -45,8 +45,9 @@ from bertft.activations.words import pooled
 from bertft.checkpoints.anatomy import hidden_size
 from bertft.checkpoints.checkpoint import Checkpoint, pad_id
 from bertft.errors import ArrayError, BertftError, CheckpointError
+from bertft.files import checked_description, checksum
 from bertft.progress import Progress, Say
-from bertft.untrusted import read_json
+from bertft.untrusted import read_json, reason
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -274,8 +275,8 @@ class Entry:
 
     def _write_manifest(self, folder: Path) -> None:
         files = {
-            str(layer): {"bytes": path.stat().st_size, "sha256": checksum}
-            for layer, (path, checksum) in zip(self.layers, _checksums(folder, self.layers), strict=True)
+            str(layer): {"bytes": path.stat().st_size, "sha256": found}
+            for layer, (path, found) in zip(self.layers, _checksums(folder, self.layers), strict=True)
         }
         manifest = {
             "format": FORMAT,
@@ -298,8 +299,8 @@ class Entry:
             size = path.stat().st_size if path.exists() else 0
             if size != self.file_size:
                 return f"{path.name} has {size:,} bytes instead of {self.file_size:,}"
-        for layer, (path, checksum) in zip(self.layers, _checksums(folder, self.layers), strict=True):
-            if checksum != recorded[str(layer)].get("sha256"):
+        for layer, (path, found) in zip(self.layers, _checksums(folder, self.layers), strict=True):
+            if found != recorded[str(layer)].get("sha256"):
                 return f"{path.name} is damaged: its checksum does not match the manifest"
         return None
 
@@ -336,11 +337,10 @@ def npy_header(n_rows: int, width: int, dtype: np.dtype[Any]) -> bytes:
     return stream.getvalue()
 
 
-def _recorded_files(folder: Path) -> dict[str, Any] | None:
+def _recorded_files(folder: Path) -> Mapping[str, Any] | None:
     """Return what the manifest records of the file of each layer, or None without a readable manifest."""
     try:
-        files = read_json(folder / _MANIFEST)["files"]
-        return files if isinstance(files, dict) and all(isinstance(of, dict) for of in files.values()) else None
+        return checked_description(read_json(folder / _MANIFEST)["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -349,15 +349,7 @@ def _checksums(folder: Path, layers: Collection[int]) -> Iterator[tuple[Path, st
     """Yield the file of each layer with the sha256 of its bytes."""
     paths = [folder / layer_file(layer) for layer in layers]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        yield from zip(paths, threads.map(_checksum, paths), strict=True)
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        yield from zip(paths, threads.map(checksum, paths), strict=True)
 
 
 def _remove_stale(root: Path) -> None:
@@ -377,5 +369,5 @@ def _cache_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BertftError(
-            f"{root}: cannot be used as a cache: {error.strerror or error}; free some space or choose another directory"
+            f"{root}: cannot be used as a cache: {reason(error)}; free some space or choose another directory"
         ) from error

@@ -9,6 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 16.0
+"""Rounding errors in hidden states, in units in the last place of the root mean square of a typical column. Models add
+up in float32 or wider, so the units are those of float32 for narrower types too."""
+
 
 class Standardizer:
     """The mean and standard deviation of every column of rows that arrive in parts, (r, d) each.
@@ -37,9 +41,17 @@ class Standardizer:
         self._sum_of_squares += differences.square().sum(dim=0)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """Return the z-scores of rows, (r, d), in float32 or wider; a constant column gives 0."""
+        """Return the z-scores of rows, (r, d), in float32 or wider; a column that is constant to rounding gives 0.
+
+        Rounding errors depend on the processor and the batch. Z-scores would enlarge them to the size of a signal.
+        """
         shift = self._sum / self._n
         variance = self._sum_of_squares / self._n - shift.square()
-        scale = torch.where(variance > 0, variance.clamp(min=0).rsqrt(), 0.0)
+        squares = variance + (self._origin + shift).square()
+        stored, summed = (
+            torch.finfo(dtype).eps for dtype in (rows.dtype, torch.promote_types(rows.dtype, torch.float32))
+        )
+        least = torch.maximum(stored**2 * squares, (ROUNDING * summed) ** 2 * squares.median())
+        scale = torch.where(variance > least, variance.clamp(min=0).rsqrt(), 0.0)
         scores = (rows.double() - (self._origin + shift)) * scale
         return scores if rows.dtype == torch.float64 else scores.float()

@@ -15,7 +15,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,12 @@ _ROOT = "base_model.model."  # peft writes this before the name of every module
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked adapter: its folder, the name of its base (a folder or a hub name), and its weight file."""
+    """A checked adapter: its folder, the name of its base (a folder or a hub name), its weight file and its config."""
 
     folder: Path
     base: str
     weights: Path
+    config: Mapping[str, Any]
 
     def content_hash(self, base: str) -> str:
         """Return the sha256 of the adapter's config and weights and of the content hash of its base."""
@@ -83,7 +84,7 @@ def find_adapter(folder: Path, *, allow_pickle: bool) -> Adapter | None:
         raise CheckpointError(
             f"{folder}: has an {CONFIG} but no weights ({WEIGHTS}); give the folder that save_pretrained wrote"
         )
-    return Adapter(folder, base, weights)
+    return Adapter(folder, base, weights, config)
 
 
 def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
@@ -157,8 +158,7 @@ def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> A
     """Return the config of the adapter for peft, of checked settings only; raise `SettingError` for any other."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    given = read_json(adapter.folder, CONFIG) or {}
-    kind = given.get("peft_type")
+    kind = adapter.config.get("peft_type")
     if not isinstance(kind, str) or kind not in TYPES:
         raise SettingError(
             f"it is of the type {kind!r:.60}; the types that can be merged are {', '.join(sorted(TYPES))}; for "
@@ -173,7 +173,7 @@ def _config(adapter: Adapter, tensors: dict[str, Tensor], outer: nn.Module) -> A
         size=largest_size(tuple(tensor.shape) for tensor in tensors.values()),
         modules=tuple(name for name, _ in outer.named_modules() if name),
     )
-    return made(**peft_settings(given, known, limits))
+    return made(**peft_settings(adapter.config, known, limits))
 
 
 @contextmanager

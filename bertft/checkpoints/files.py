@@ -21,6 +21,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from bertft import untrusted
 from bertft.errors import CheckpointError
+from bertft.untrusted import reason
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
 
@@ -249,11 +250,6 @@ def hash_files(files: list[Path]) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def reason(error: Exception) -> str:
-    """Return why a file cannot be opened, in the words of the system and without the path."""
-    return getattr(error, "strerror", None) or first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from bertft.errors import BertftError
 from bertft.progress import Progress
-from bertft.untrusted import shown
+from bertft.untrusted import reason, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -179,7 +179,7 @@ def printing(kept: str = "") -> Iterator[Any]:
     except OSError as error:
         discard_stdout()
         advice = kept or "free space, or name a folder for the results (--out DIR)"
-        raise BertftError(f"stdout: cannot write to it: {error.strerror or error}; {advice}") from error
+        raise BertftError(f"stdout: cannot write to it: {reason(error)}; {advice}") from error
 
 
 def discard_stdout() -> None:

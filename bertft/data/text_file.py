@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft.errors import DataError
+from bertft.untrusted import reason
 
 _WANTED = "a UTF-8 file of one sentence a line, or CoNLL-U (.conllu), MNLI (.jsonl) or SQuAD (.json)"
 
@@ -78,8 +79,7 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     except IsADirectoryError as error:
         raise DataError(f"{path}: a folder, not a file; give {wanted}") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); give {wanted}") from error
+        raise DataError(f"{path}: cannot be read ({reason(error)}); give {wanted}") from error
     if not content.strip():
         raise DataError(f"{path}: the file is empty; give {wanted}")
     for signature, found in _SIGNATURES.items():
@@ -126,8 +126,7 @@ def local_path(source: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{source}: cannot be read ({reason}); give the path of a file") from error
+        raise DataError(f"{source}: cannot be read ({reason(error)}); give the path of a file") from error
     return path
 
 

@@ -37,7 +37,7 @@ from bertft.options import integers, one_of
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 from bertft.tasks import named_task
-from bertft.untrusted import read_json
+from bertft.untrusted import read_json, reason
 
 Cells = str | int | Iterable[int] | None
 
@@ -273,7 +273,7 @@ def finished(folder: Path, metric: str) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BertftError(
-            f"{path}: no record of a finished cell ({_reason(error)}); delete the folder {folder}"
+            f"{path}: no record of a finished cell ({reason(error)}); delete the folder {folder}"
         ) from error
 
 
@@ -328,11 +328,4 @@ def _other_tasks(path: Path, task: str) -> tuple[list[Row], dict[str, Any]]:
     except FileNotFoundError:
         return [], {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BertftError(f"{path}: cannot be read ({_reason(error)}); delete it to have it written again") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return why a record cannot be used: what the system or the parser says, or that a part of it is missing."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error) if type(error) is ValueError else "parts of it are missing"
+        raise BertftError(f"{path}: cannot be read ({reason(error)}); delete it to have it written again") from error

@@ -33,7 +33,7 @@ from bertft.tasks.lora import with_lora
 from bertft.tasks.task import Records, Task, TrainingRecipe
 from bertft.tasks.training import Trained, evaluate, failures_explained
 from bertft.tasks.training import train as train_model
-from bertft.untrusted import read_json
+from bertft.untrusted import read_json, reason
 
 DataSource = str | os.PathLike[str] | Records[Any]
 
@@ -356,8 +356,9 @@ def held_run(out: Path, *, resume: bool) -> dict[str, Any] | None:
     except OSError as error:
         raise unwritable(out, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error if type(error) is ValueError else "parts of it are missing"
-        raise BertftError(f"{path}: no record of a run ({reason}); restore it, or name another folder") from error
+        raise BertftError(
+            f"{path}: no record of a run ({reason(error)}); restore it, or name another folder"
+        ) from error
     if not resume:
         raise BertftError(f"{out}: holds a run already; resume it (--resume) or name another folder")
     return run

@@ -13,23 +13,24 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from bertft.checkpoints.settings import padding_id, text_settings, vocabulary_size
+
 
 def padding_token(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """Return the id of the padding token: the model's own, the tokenizer's, or that of another special token.
 
     Without any special token it is the last of the vocabulary, the rarest.
     """
-    text = config.get_text_config()
-    size = getattr(text, "vocab_size", None) or len(tokenizer)
-    for number in _candidates(tokenizer, text):
-        # Some configs say -1 for "none", and some vocabularies are longer than the embeddings.
+    size = vocabulary_size(config) or len(tokenizer)
+    for number in _candidates(tokenizer, config):
+        # Some vocabularies are longer than the embeddings.
         if isinstance(number, int) and 0 <= number < size and tokenizer.convert_ids_to_tokens(number) is not None:
             return number
     return min(size, len(tokenizer)) - 1
 
 
 def _candidates(tokenizer: PreTrainedTokenizerBase, config: Any) -> Iterator[Any]:
-    yield getattr(config, "pad_token_id", None)
+    yield padding_id(config)
     yield tokenizer.pad_token_id
     # Tokenizers put none of these at the end of a text, or all of them at the end of every text.
     yield from (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
@@ -49,9 +50,7 @@ def padding_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> PreTrai
 
 def name_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the padding token to the config of a model that names none, for heads that classify by the last token."""
-    config = model.config.get_text_config()
-    number = padding_token(tokenizer, config)
-    if getattr(config, "pad_token_id", None) != number:
-        config.pad_token_id = number
-        if config is not model.config:
-            model.config.pad_token_id = number
+    number = padding_token(tokenizer, model.config)
+    if padding_id(model.config) != number:
+        for config in (text_settings(model.config), model.config):
+            config.pad_token_id = number

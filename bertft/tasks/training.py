@@ -65,7 +65,7 @@ from bertft.tasks.trainer import (
     step_of,
     task_metrics,
 )
-from bertft.untrusted import read_json
+from bertft.untrusted import read_json, reason
 
 RECORD, UNFINISHED = "training.json", "unfinished"
 _TORCH_WRITER = "PytorchStreamWriter"  # in the errors that torch raises when it cannot write
@@ -243,8 +243,7 @@ def read_trained(folder: Path) -> Trained:
         notes = tuple(map(str, record["notes"]))
         trained = Trained(folder / "best", folder / "last", **{**record, "history": history, "notes": notes})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error if type(error) is ValueError else getattr(error, "strerror", None) or "parts of it are missing"
-        raise BertftError(f"{folder / RECORD}: no record of a finished run ({reason}); train again") from error
+        raise BertftError(f"{folder / RECORD}: no record of a finished run ({reason(error)}); train again") from error
     problems = []
     for name in ("best", "last"):
         own = {file: of for file, of in models.items() if file.startswith(f"{name}/")}

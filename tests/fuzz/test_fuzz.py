@@ -40,27 +40,9 @@ CONLLU = "".join(
     "3\train\train\tNOUN\tNN\t_\t0\troot\t_\t_\n3.1\tx\t_\t_\t_\t_\t_\t_\t_\t_\n\n"
     for sentence in range(3)
 )
-MNLI = '{"pairID": "7", "sentence1": "It pours.", "sentence2": "It rains.", "gold_label": "entailment"}\n' * 3
+MNLI = f"{json.dumps(tiny.MNLI)}\n" * 3
 TABLE = "gold_label\tsentence1\tsentence2\tpairID\nneutral\tIt pours.\tIt rains.\t7\n-\tIt pours.\tIt rains.\t8\n"
-SQUAD = json.dumps(
-    {
-        "version": "1.1",
-        "data": [
-            {
-                "title": "Rain",
-                "paragraphs": [
-                    {
-                        "context": "Rain falls from clouds.",
-                        "qas": [
-                            {"id": "q1", "question": "What?", "answers": [{"text": "Rain", "answer_start": 0}]},
-                            {"id": "q2", "question": "From?", "answers": [{"text": "clouds", "answer_start": 16}]},
-                        ],
-                    }
-                ],
-            }
-        ],
-    }
-)
+SQUAD = json.dumps(tiny.SQUAD)
 EDGE = '{"text": "It rains", "targets": [{"span1": [0, 1], "span2": [1, 2], "label": ["a", "b"]}], "info": {}}\n' * 3
 TEXT = "It rains.\n\nIt pours.\nThe sun shines.\n"
 
