@@ -88,6 +88,7 @@ def test_defaults_reach_score(fake: FakeScore) -> None:
     cli.main(COMMAND)
     ((arguments, options),) = fake.calls
     assert arguments == ("base", ["mnli"], [Path("wiki.txt")])
+    assert callable(options.pop("progress"))
     assert options == {
         "tokens": 5000,
         "sentences": 1000,
@@ -103,7 +104,6 @@ def test_defaults_reach_score(fake: FakeScore) -> None:
         "single": False,
         "allow_pickle": False,
         "compare_bases": False,
-        "progress": None,
     }
 
 
@@ -144,7 +144,6 @@ def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
         ("score a b --text x --layers -1,0", "write --option=-1 if the value begins with a minus"),
         ("score a b --text x --seed x", "invalid int value: 'x'"),
         ("score a b --text x --colour", "unrecognized arguments: --colour"),
-        ("demo --seconds 0", "'0' is not a whole number above 0"),
     ],
 )
 def test_bad_arguments_end_in_one_line(
@@ -307,13 +306,24 @@ def test_a_reader_that_leaves_ends_quietly(output: str) -> None:
     process.stderr.close()
 
 
-def test_progress_is_drawn_on_a_terminal_alone() -> None:
+def test_progress_is_a_line_every_ten_seconds_where_there_is_no_terminal() -> None:
+    now = 0.0
+    pipe = io.StringIO()
+    progress = output.progress_lines(pipe, clock=lambda: now)
+    for step in range(1, 31):
+        now += 1.0
+        progress(step * 1000, 30_000, "fine-\x1btuning")
+    assert pipe.getvalue().splitlines() == [f"bertft: fine-\\x1btuning: {done},000 of 30,000" for done in (10, 20, 30)]
+    pipe.close()
+    with output.progress_bar(None) as silent:
+        assert silent is None
+
+
+def test_progress_is_drawn_on_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    with output.progress_bar(io.StringIO()) as silent:
-        assert silent is None
     terminal = Terminal()
     with output.progress_bar(terminal) as progress:
         assert progress is not None

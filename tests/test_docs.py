@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 import bertft
+from bertft import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,6 +74,7 @@ def conllu(sentence):
 
 
 def run(command, folder):
+    """What a shell command prints in a folder."""
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shown = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -84,7 +86,7 @@ def run(command, folder):
 
 
 @pytest.mark.parametrize(("language", "block"), BLOCKS, ids=[f"{n}-{kind}" for n, (kind, _) in enumerate(BLOCKS)])
-def test_readme_block(language, block, workplace):
+def test_readme_block(language, block, workplace, monkeypatch, capsys):
     if language == "python":
         (workplace / "block.py").write_text(block)
         run(f"{shlex.quote(sys.executable)} -W error block.py", workplace)
@@ -96,9 +98,13 @@ def test_readme_block(language, block, workplace):
             elif words[:2] == ["pip", "install"]:
                 assert words[2:] == ["."]
                 run("python -m pip --version && test -f pyproject.toml && test -f CMakeLists.txt", ROOT)
+            elif ">" in words or words[1] == "demo":
+                run(line, workplace)  # as a user starts it, from the shell
             else:
                 assert words[0] == "bertft"
-                run(line, workplace)
+                monkeypatch.chdir(workplace)
+                monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+                assert cli.main(words[1:]) == 0, f"{line}\n{capsys.readouterr()}"  # without loading torch for each line
     else:
         assert language == "text"  # shows what is printed; holds no command
 

@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -38,9 +39,12 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def progress_bar(stream: TextIO | None) -> Iterator[Progress | None]:
-    """Yield a function that draws progress on a terminal, or None if the stream is not a terminal."""
+    """Yield a function that draws progress on a terminal, and elsewhere writes a line every ten seconds.
+
+    Yields None where there is no stream.
+    """
     if stream is None or not stream.isatty():
-        yield None
+        yield None if stream is None else progress_lines(stream)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -56,6 +60,20 @@ def progress_bar(stream: TextIO | None) -> Iterator[Progress | None]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield advance
+
+
+def progress_lines(stream: TextIO, seconds: float = 10, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Return a function that writes a line of progress to a stream, at most one every so many seconds."""
+    last = clock()
+
+    def advance(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if (now := clock()) - last >= seconds:
+            last = now
+            with contextlib.suppress(OSError):  # nobody may read any longer; the work goes on
+                print(f"bertft: {shown(what)}: {done:,} of {total:,}", file=stream, flush=True)
+
+    return advance
 
 
 def console(stream: TextIO) -> Console:

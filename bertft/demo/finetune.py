@@ -1,8 +1,11 @@
-"""Fine-tune a sentence classifier on the CPU with the Hugging Face Trainer, for a fixed number of steps."""
+"""Fine-tune a sentence classifier on the CPU with the Hugging Face Trainer, alike on every machine.
+
+The number of steps is fixed, and no dropout is drawn: torch draws it in another way on processors of other makers.
+What is left is rounding, which moves the scores of the demo by less than 1e-4.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,9 @@ from transformers import (
     set_seed,
 )
 
-EPOCHS = 6
+EPOCHS = 3
 BATCH = 16
-LEARNING_RATE = 5e-5
+LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,14 @@ class Finetuned:
 
 
 class Watch(TrainerCallback):
-    """Report each step, and stop training after a time limit."""
+    """Report each step."""
 
-    def __init__(self, seconds: float, progress: Callable[[int, int, str], None] | None) -> None:
-        self.deadline = time.monotonic() + seconds
+    def __init__(self, progress: Callable[[int, int, str], None]) -> None:
         self.progress = progress
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Ask the Trainer to stop once the deadline has passed."""
-        if self.progress is not None:
-            self.progress(state.global_step, state.max_steps, "fine-tuning")
-        control.should_training_stop |= time.monotonic() > self.deadline
-        return control
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Report how many steps are done."""
+        self.progress(state.global_step, state.max_steps, "fine-tuning")
 
 
 def finetune(
@@ -62,7 +59,6 @@ def finetune(
     labels: Sequence[str],
     work: Path,
     *,
-    seconds: float,
     seed: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> Finetuned:
@@ -75,6 +71,8 @@ def finetune(
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     # Half of the weights are word embeddings, which 200 sentences hardly change. Frozen, they halve the time of a step.
     model.base_model.embeddings.requires_grad_(False)
@@ -97,16 +95,14 @@ def finetune(
         ),
         train_dataset=examples,
         data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[Watch(seconds, progress)],
+        callbacks=[] if progress is None else [Watch(progress)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     folder = work / "tuned"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    done, total = trainer.state.global_step, trainer.state.max_steps
-    early = f", stopped early by its limit of {seconds:g} seconds" if done < total else ""
-    note = f"The tuned model was trained for {done} of {total} steps on {len(train)} sentences{early}."
+    note = f"The tuned model was trained for {trainer.state.global_step} steps on {len(train)} sentences."
     return Finetuned(folder, accuracy(model, tokenizer, held_out, labels), note)
 
 
