@@ -37,6 +37,7 @@ from bertft.checkpoints.files import (
     resolved,
 )
 from bertft.checkpoints.settings import text_settings
+from bertft.checkpoints.tensor_names import path_of_body, renamed_tensors
 from bertft.errors import CheckpointError, OptionError
 
 DTYPES = {
@@ -49,9 +50,6 @@ DTYPES = {
 
 _SAMPLE = "a word"
 """A text that every tokenizer of bytes or characters knows."""
-
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Names that torch puts before the names of tensors where a model is wrapped: for several GPUs, or compiled."""
 
 
 def load_checkpoint(
@@ -97,7 +95,7 @@ def load_checkpoint(
         check_sizes(folder, config, weights)
     check_tokenizer_files(folder)
     tokenizer = _load_tokenizer(folder)
-    model, drawn = _load_body(folder, config, torch_dtype, safetensors=weights[0].suffix == ".safetensors")
+    model, drawn = _load_body(folder, config, torch_dtype, weights)
     _check_embedding_covers(folder, model, tokenizer)
     # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
     for settings in (model.config, text_settings(model.config)):
@@ -178,10 +176,12 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _load_body(
-    folder: Path, config: Mapping[str, Any], dtype: torch.dtype, *, safetensors: bool
+    folder: Path, config: Mapping[str, Any], dtype: torch.dtype, weights: Sequence[Path]
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Return the body, and the names of the pooler's tensors that the weights lack."""
     loader: Any = encoder_class(config) or AutoModel
+    safetensors = weights[0].suffix == ".safetensors"
+    options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         # A missing pooler is drawn at random and not used, but this must not advance the caller's generator.
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
@@ -191,10 +191,12 @@ def _load_body(
                 trust_remote_code=False,
                 use_safetensors=safetensors,
                 weights_only=True,
-                ignore_mismatched_sizes=True,  # refused below, with the names of the tensors
-                dtype=dtype,
-                output_loading_info=True,
+                **options,  # other shapes are refused below, with the names of the tensors
             )
+            names, missing = report["unexpected_keys"], _missing(report)
+            if missing and (path := path_of_body(names, missing)) is not None:
+                tensors = renamed_tensors(weights, path)
+                model, report = type(model).from_pretrained(None, config=model.config, state_dict=tensors, **options)
     except Exception as error:  # many types again; the cause stays attached
         # For a pickle that it refuses, torch's own message advises loading it with its code.
         reason = first_line(error) if safetensors else "the pickle contains more than tensors, or is damaged"
@@ -206,9 +208,11 @@ def _load_body(
     if loader is AutoModel and _is_encoder_decoder(model):
         raise CheckpointError(encoder_decoder(folder, config))
     drawn = frozenset(key for key in report["missing_keys"] if "pooler" in key.split("."))
-    missing = sorted(set(report["missing_keys"]) - drawn)
-    if missing:
-        raise CheckpointError(_lacking(folder, model, missing, report["unexpected_keys"]))
+    if missing := _missing(report):
+        raise CheckpointError(
+            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} (such as {missing[0]}); they "
+            "would be drawn at random; the config and the weights belong to different models, or the file is incomplete"
+        )
     for name, found, wanted in sorted(report["mismatched_keys"]):
         raise CheckpointError(
             f"{folder}: {name} has shape {list(found)} in the weights, but {list(wanted)} by the config; "
@@ -227,22 +231,9 @@ def _is_encoder_decoder(model: PreTrainedModel) -> bool:
         return False
 
 
-def _lacking(folder: Path, model: PreTrainedModel, missing: Sequence[str], unexpected: Iterable[str]) -> str:
-    """Return the message for weights that lack tensors, or have all of them under longer names."""
-    bare = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in unexpected}
-    # In a model with a head the names begin with that of the body.
-    longer = [bare.get(name) or bare.get(f"{model.base_model_prefix}.{name}") for name in missing]
-    if longer[0] is not None and None not in longer:
-        marks = ".".join(part for part in longer[0].split(".") if part in _WRAPPERS)
-        return (
-            f"{folder}: the weights have all tensors of {type(model).__name__}, but {marks + '.'!r} in their names "
-            f"(such as {longer[0]}), as in a model wrapped by DistributedDataParallel or torch.compile; save the "
-            "model inside the wrapper (wrapped.module or wrapped._orig_mod), or take this out of the names"
-        )
-    return (
-        f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} (such as {missing[0]}); they "
-        "would be drawn at random; the config and the weights belong to different models, or the file is incomplete"
-    )
+def _missing(report: Mapping[str, Any]) -> list[str]:
+    """Return the tensors that the weights lack, but for the pooler's."""
+    return sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))
 
 
 def _align(model: PreTrainedModel) -> None:
