@@ -50,7 +50,7 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "drawing": {"rows"},
         **{
             part: {"rows", "tables", "drawing"}
-            for part in ("score", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain")
+            for part in ("score", "diff", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain")
         },
         "edge_figures": {"rows", "drawing", "edge_scores"},
         "edge": {"rows", "tables", "drawing", "edge_scores", "edge_figures"},

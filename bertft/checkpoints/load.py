@@ -78,7 +78,7 @@ def load_checkpoint(
     torch_dtype = _known_dtype(dtype)
     torch_device = present_device(device)
     folder = resolved(source, allow_pickle=allow_pickle)
-    name = _display_name(folder.resolve()) if Path(source).expanduser().is_dir() else str(source)
+    name = display_name(source)
     if (adapter := find_adapter(folder, allow_pickle=allow_pickle)) is not None:
         fitting = [found for found in present if (found.model.device, found.model.dtype) == (torch_device, torch_dtype)]
         base = _base_of(adapter, fitting, device=device, dtype=dtype, allow_pickle=allow_pickle)
@@ -115,8 +115,12 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
         )
 
 
-def _display_name(folder: Path) -> str:
-    """Return the name of the folder; for `runs/mnli/seed-1/best`, as `tune` writes it, `mnli/seed-1`."""
+def display_name(source: str | Path) -> str:
+    """Return a hub name, or the name of a folder; for `runs/mnli/seed-1/best`, as `tune` writes it, `mnli/seed-1`."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return str(source)
+    folder = folder.resolve()
     if folder.name in ("best", "last") and folder.parent.name.startswith("seed-"):
         return "/".join(folder.parts[-3:-1]) + ("/last" if folder.name == "last" else "")
     return folder.name

@@ -1,4 +1,4 @@
-"""Weights whose tensors carry longer names than the body of the model gives them.
+"""The names of tensors: those of the same tensor in two files, and its place in the model.
 
 DistributedDataParallel, FSDP and torch.compile put names of their own into those of the tensors they wrap, and some
 classes of transformers keep their body under another name than others do: LlamaForQuestionAnswering says `transformer`
@@ -7,8 +7,10 @@ where LlamaModel looks for `model`. transformers would draw such weights at rand
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -42,6 +44,74 @@ def path_of_body(names: Iterable[str], missing: Sequence[str]) -> str | None:
     paths = {name[: len(name) - len(first)] for name in found if name == first or name.endswith(f".{first}")}
     fitting = [path for path in paths if all(path + name in found for name in missing)]
     return min(fitting, key=len, default=None)
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in a model.
+
+    part: "embeddings", "block", or "other" for what is in neither, such as a pooler or a final norm.
+    layer: the hidden layer that the block computes, from 1; 0 for embeddings, None for others.
+    kind: the module inside the part, such as `attention.self.query`; weight and bias are of one kind.
+    stack: the list of blocks that a block is in, such as `encoder.layer`; empty for other parts.
+    """
+
+    part: str
+    layer: int | None
+    kind: str
+    stack: str = ""
+
+
+def place_of(name: str) -> Place:
+    """Return the place of a tensor, given its name in the body of a model.
+
+    >>> place_of("encoder.layer.3.attention.self.query.weight")
+    Place(part='block', layer=4, kind='attention.self.query', stack='encoder.layer')
+    >>> place_of("embeddings.word_embeddings.weight")
+    Place(part='embeddings', layer=0, kind='word_embeddings', stack='')
+    >>> place_of("pooler.dense.bias")
+    Place(part='other', layer=None, kind='pooler.dense', stack='')
+    """
+    parts = name.split(".")
+    module = parts[:-1] or parts
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
+    if number is not None:
+        inside = ".".join(module[number + 1 :]) or parts[-1]
+        return Place("block", int(parts[number]) + 1, inside, ".".join(parts[:number]))
+    if any(part.startswith("embed") or "embedding" in part or part in _EMBEDDINGS for part in parts):
+        kind = ".".join(part for part in module if part != "embeddings") or parts[-1]
+        return Place("embeddings", 0, kind)
+    return Place("other", None, ".".join(module))
+
+
+_EMBEDDINGS = frozenset({"wte", "wpe", "shared", "word_emb", "tok_embeddings"})
+
+
+def bodies(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, str]:
+    """Return what stands before the names of the body's tensors in two sets of names of one architecture.
+
+    The lists of blocks tell: they have one name, after what a head or wrapper puts before it. Where there are none, or
+    they have nothing in common, both paths are empty.
+
+    >>> bodies(["bert.encoder.layer.0.a", "bert.pooler.b"], ["encoder.layer.0.a", "pooler.b"])
+    ('bert.', '')
+    """
+    paths = []
+    for names in (ours, theirs):
+        stacks = Counter(".".join(split[0]) for name in names if (split := _at_number(name)) is not None)
+        paths.append(stacks.most_common(1)[0][0].split(".") if stacks else [])
+    first, second = paths
+    same = 0
+    while same < min(len(first), len(second)) and first[-1 - same] == second[-1 - same]:
+        same += 1
+    if not same:
+        return "", ""
+    return tuple("".join(f"{part}." for part in path[: len(path) - same]) for path in (first, second))  # type: ignore[return-value]
+
+
+def _at_number(name: str) -> tuple[list[str], list[str]] | None:
+    parts = name.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), 0)
+    return (parts[:number], parts[number:]) if number else None
 
 
 def renamed_tensors(weights: Iterable[Path], path: str) -> dict[str, Tensor]:
