@@ -23,12 +23,12 @@ class Weights:
     """The tensors of a checkpoint.
 
     name: of the checkpoint, for display.
-    content_hash: the sha256 of the names, sizes and bytes of the weight files; of an adapter also that of its base.
+    content_hash: computes the sha256 of the names, sizes and bytes of the weight files; of an adapter also of its base.
     tensors: for each name, without the names of wrappers, a function that reads the tensor.
     """
 
     name: str
-    content_hash: str
+    content_hash: Callable[[], str]
     tensors: Mapping[str, Callable[[], Tensor]]
 
 
@@ -48,12 +48,12 @@ def read_weights(source: str | os.PathLike[str], *, allow_pickle: bool = False) 
     if find_adapter(folder, allow_pickle=allow_pickle) is not None:
         merged = load_checkpoint(folder, allow_pickle=allow_pickle)
         held = merged.model.state_dict()
-        return Weights(name, merged.content_hash, {key: _held(tensor) for key, tensor in held.items()})
+        return Weights(name, lambda: merged.content_hash, {key: _held(tensor) for key, tensor in held.items()})
     files = checked_weights(folder, allow_pickle=allow_pickle)
     tensors: dict[str, Callable[[], Tensor]] = {}
     for file in files:
         tensors |= _of_safetensors(file) if file.suffix == ".safetensors" else _of_pickle(file)
-    return Weights(name, hash_files(files), tensors)
+    return Weights(name, lambda: hash_files(files), tensors)
 
 
 def _of_safetensors(file: Path) -> dict[str, Callable[[], Tensor]]:

@@ -9,10 +9,13 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bertft.checkpoints.tensor_names import Place, bodies, place_of
@@ -26,7 +29,8 @@ from bertft.records import Row
 ALL = "all"
 """The kind of the rows that take the tensors of a whole layer together."""
 
-_PIECE = 1 << 22  # elements that are widened to float64 at once
+_PIECE = 1 << 15  # elements that are widened to float64 at once: they stay in the processor's cache
+_SMALLEST = 1e-200  # a sum of squares below may have lost some that are subnormal
 
 
 @dataclass(frozen=True)
@@ -117,20 +121,22 @@ def diff(
     sources = several("tuned", tuned, (str, os.PathLike))
     if not sources:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
-    with run.clock.phase("read"):
-        ours = read_weights(base, allow_pickle=allow_pickle)
     rows: list[Row] = []
     tensors: dict[str, Any] = {}
-    hashes = {ours.name: ours.content_hash}
-    for source in sources:
-        with run.clock.phase("read"):
+    # The files are hashed while they are compared, which takes another processor about as long.
+    with ThreadPoolExecutor(1) as beside:
+        ours = read_weights(base, allow_pickle=allow_pickle)
+        hashes = {ours.name: beside.submit(ours.content_hash)}
+        for source in sources:
             theirs = read_weights(source, allow_pickle=allow_pickle)
-        name = theirs.name if theirs.name not in hashes else os.fspath(source)
-        hashes[name] = theirs.content_hash
-        with run.clock.phase("compare"):
-            found, tensors[name] = _compare(ours, theirs, name, spectral=spectral, run=run)
-        rows += found
-    record = run.record({"spectral": spectral, "allow_pickle": allow_pickle}, checkpoints=hashes, tensors=tensors)
+            name = theirs.name if theirs.name not in hashes else os.fspath(source)
+            hashes[name] = beside.submit(theirs.content_hash)
+            with run.clock.phase("compare"):
+                found, tensors[name] = _compare(ours, theirs, name, spectral=spectral, run=run)
+            rows += found
+        with run.clock.phase("hash"):
+            checkpoints = {name: hashed.result() for name, hashed in hashes.items()}
+    record = run.record({"spectral": spectral, "allow_pickle": allow_pickle}, checkpoints=checkpoints, tensors=tensors)
     return DiffResults(rows, record)
 
 
@@ -183,10 +189,11 @@ def _alone(weights: Weights, own: Mapping[str, str], others: Mapping[str, str]) 
 
 def _sums(first: Tensor, second: Tensor, *, spectral: bool) -> _Sums:
     """Return the norms of one tensor and of its change; integers that differ count as changed by their difference."""
-    norm, change = _norm(first), 0.0
-    equal = first.dtype == second.dtype and torch.equal(_bits(first), _bits(second))
-    if not equal:
-        change = _norm(second, first)
+    norm, change = _norms(first, second)
+    # Only -0 and 0 differ without a change, and only values that are not finite change without a difference.
+    equal = not change > 0 and first.dtype == second.dtype and torch.equal(_bits(first), _bits(second))
+    if equal:
+        change = 0.0
     matrices = []
     if spectral and first.ndim == 2:
         compared = not equal and math.isfinite(change)
@@ -203,20 +210,34 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().flatten().view(torch.uint8) if tensor.numel() else tensor
 
 
-def _norm(tensor: Tensor, minus: Tensor | None = None) -> float:
-    """Return the Frobenius norm of a tensor, or of its difference from another, in float64 and without overflow."""
-    flat, other = tensor.flatten(), None if minus is None else minus.flatten()
-    parts = []
-    for start in range(0, flat.numel(), _PIECE):
-        piece = flat[start : start + _PIECE].double()
-        if other is not None:
-            piece -= other[start : start + _PIECE].double()
-        largest = float(piece.abs().max())
-        if largest == 0.0 or not math.isfinite(largest):
-            parts.append(largest)
-        else:
-            parts.append(largest * float(torch.linalg.vector_norm(piece / largest)))
-    return math.hypot(*parts)
+def _norms(first: Tensor, second: Tensor) -> tuple[float, float]:
+    """Return the Frobenius norms of a tensor and of the change to another, in float64."""
+    ours, theirs = first.flatten(), second.flatten()
+    buffers = torch.empty(2, min(_PIECE, max(1, ours.numel())), dtype=torch.float64)
+    norms, changes = [], []
+    for start in range(0, ours.numel(), _PIECE):
+        piece = slice(start, start + _PIECE)
+        one, two = (buffer[: len(ours[piece])] for buffer in buffers)
+        one.copy_(ours[piece])
+        two.copy_(theirs[piece])
+        wide, change = one.numpy(), two.numpy()
+        with np.errstate(invalid="ignore"):  # infinities have no difference
+            np.subtract(change, wide, out=change)
+        norms.append(_norm(wide))
+        changes.append(_norm(change))
+    return math.hypot(*norms), math.hypot(*changes)
+
+
+def _norm(values: NDArray[np.float64]) -> float:
+    """Return the norm of a vector, whose squares may leave the range of float64."""
+    squares = float(np.einsum("i,i->", values, values))
+    if _SMALLEST < squares < math.inf:
+        return math.sqrt(squares)
+    largest = float(np.abs(values).max())
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    scaled = values / largest
+    return largest * math.sqrt(float(np.einsum("i,i->", scaled, scaled)))
 
 
 def _rows(base: str, tuned: str, sums: Mapping[Place, _Sums], *, spectral: bool) -> Iterator[Row]:
