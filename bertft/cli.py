@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,9 +23,20 @@ from typing import Any, NoReturn
 
 from bertft import __version__, errors
 from bertft.commands import COMMANDS, GROUPS
+from bertft.commands.options import ALIASES
 from bertft.commands.output import discard_stdout, printing
 from bertft.errors import BertftError, OptionError, out_of_memory
+from bertft.options import suggestion
 from bertft.untrusted import shown
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that leaves out names of options that are only accepted, such as those of earlier versions."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown_action = copy.copy(action)
+        shown_action.option_strings = [name for name in action.option_strings if name not in ALIASES]
+        return super()._format_action_invocation(shown_action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +47,27 @@ class Parser(argparse.ArgumentParser):
         if message.endswith("expected one argument"):
             message += " (write --option=-1 if the value begins with a minus)"
         raise OptionError(f"{message}; see `{self.prog} --help`")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an unknown option first: it is often a typing error of one that is then said to be missing."""
+        if self._subparsers is None:
+            for given in args or ():
+                name = given.partition("=")[0]
+                if given == "--":
+                    break
+                if re.match(r"--?[A-Za-z]", name) and not self._get_option_tuples(name):
+                    known = [option for option in self._option_string_actions if option not in ALIASES]
+                    if name not in self._option_string_actions:
+                        self.error(f"unknown option {name}{suggestion(name, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            command = isinstance(action, argparse._SubParsersAction)
+            what = f"unknown command {value!r}" if command else f"{value!r} is unknown"
+            message = f"{what}{suggestion(value, known)}; choose one of {', '.join(known)}"
+            raise argparse.ArgumentError(None if command else action, message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse itself says nothing where the help cannot be written.
@@ -154,10 +188,10 @@ def parser() -> Parser:
             last,
             help=summary,
             description=inspect.cleandoc(declare.__doc__ or ""),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         declare(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=name)
     return top
 
 

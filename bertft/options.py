@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from bertft.errors import OptionError
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""Types of weights and activations."""
+
+_LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def integer(name: str, value: Any, *, least: int, also: str = "") -> int:
@@ -51,5 +59,44 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     """Return a value that is one of those known."""
     known = list(known)
     if value not in known:
-        raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        raise OptionError(f"unknown {name} {value!r}{suggestion(value, known)}; choose one of {', '.join(known)}")
     return str(value)
+
+
+def suggestion(value: Any, known: Iterable[str]) -> str:
+    """Return a question for a message, where a known name resembles a value, or else an empty string.
+
+    >>> suggestion("float23", ["float32", "float64"]), suggestion("x", ["float32"])
+    (" (did you mean 'float32'?)", '')
+    """
+    close = difflib.get_close_matches(str(value), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def layer_ranges(layers: str | int | Iterable[int], known: str = "") -> list[tuple[int, int]] | None:
+    """Return the first and last layer of each part of a choice of layers as given, or None for "all".
+
+    `known` is added to the message of the error.
+
+    >>> layer_ranges("0,3-5,-1"), layer_ranges(2), layer_ranges("all")
+    ([(0, 0), (3, 5), (-1, -1)], [(2, 2)], None)
+    """
+    if layers == "all":
+        return None
+    ranges = []
+    parts = layers.split(",") if isinstance(layers, str) else layers if isinstance(layers, Iterable) else [layers]
+    for part in parts:
+        match = _LAYERS.fullmatch(str(part))
+        if match is None:
+            raise OptionError(f"{part!r} is not a layer; {known}give all, a number, or a list such as 0,3-5,-1")
+        first, last = match.groups()
+        ranges.append((int(first), int(last if last is not None else first)))
+    return ranges
+
+
+def device_name(name: str) -> str:
+    """Return the name of a device in a form that is known; whether it is there is another question."""
+    if not _DEVICE.fullmatch(name):
+        meant = suggestion("cuda" if name in ("gpu", "nvidia") else name, ("auto", "cpu", "cuda"))
+        raise OptionError(f"unknown device {name!r}{meant}; use auto, cpu, cuda or cuda:N")
+    return name

@@ -133,7 +133,18 @@ def test_the_whole_way_through_the_command_line(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, train, dev = map(str, sources(place))
-    command = ["ablate", "mnli", "--model", model, "--train", train, "--dev", dev, "--out", str(tmp_path / "out")]
+    command = [
+        "ablate",
+        "mnli",
+        "--model",
+        model,
+        "--train",
+        train,
+        "--dev",
+        dev,
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
     small = ["--epochs", "1", "--batch-size", "4", "--max-length", "16", "--device", "cpu", "--limit", "9"]
     assert cli.main([*command, *small, "--truncate", "1"]) == 0
     out, err = capsys.readouterr()
@@ -204,7 +215,7 @@ def test_two_sweeps_keep_each_others_task(
     model, train, dev = map(str, sources(place))
     out = tmp_path / "out"
     small = ["--epochs", "1", "--batch-size", "4", "--max-length", "16", "--device", "cpu", "--keep", "none"]
-    command = ["ablate", "mnli", "--model", model, "--train", train, "--dev", dev, "--out", str(out), *small]
+    command = ["ablate", "mnli", "--model", model, "--train", train, "--dev", dev, "--output-dir", str(out), *small]
     real, others = ablating.with_other_tasks, made_rows("squad", "f1", {-1: (0.7,), 0: (0.6,)})
     run = {"versions": {}, "tasks": {"squad": {"metric": "f1", "depth": 2, "baselines": {}, "data": {}}}}
 

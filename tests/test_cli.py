@@ -53,9 +53,13 @@ class FakeScore:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScore:
-    """A fake `bertft.score`, quick to import."""
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeScore:
+    """A fake `bertft.score`, quick to import, in a folder that has the text."""
     module = FakeScore()
+    folder = tmp_path_factory.mktemp("fake")
+    for name in ("wiki.txt", "x.txt", "y.conllu", "x"):
+        (folder / name).write_text("It rains.\n")
+    monkeypatch.chdir(folder)
     monkeypatch.setitem(sys.modules, "bertft.experiments.score", module)
     monkeypatch.delenv("BERTFT_DEBUG", raising=False)
     return module
@@ -65,11 +69,11 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(fake: FakeScore, capsys
     assert cli.main(COMMAND) == 0
     out, err = capsys.readouterr()
     assert "0.9000 ± 0.0196" in out
-    assert err == "Nothing was written; --out DIR writes the scores, a figure and a report.\n"
+    assert err == "Nothing was written; --output-dir DIR writes the scores, a figure and a report.\n"
 
 
 def test_out_writes_the_files(fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--out", str(tmp_path / "new")]) == 0
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path / "new")]) == 0
     assert sorted(os.listdir(tmp_path / "new")) == [
         ".bertft.json", "report.html", "rsa.png", "scores.csv", "scores.json",
     ]  # fmt: skip
@@ -77,7 +81,7 @@ def test_out_writes_the_files(fake: FakeScore, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_json_is_alone_on_stdout(fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--json", "--out", str(tmp_path)]) == 0
+    assert cli.main([*COMMAND, "--json", "--output-dir", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rows"] == ROWS
     assert out.encode() == (tmp_path / "scores.json").read_bytes()
@@ -132,7 +136,7 @@ def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
     ("command", "said"),
     [
         ("", "the following arguments are required: COMMAND"),
-        ("scrub", "invalid choice: 'scrub' (choose from"),
+        ("scrub", "unknown command 'scrub' (did you mean 'score'?); choose one of score, tune"),
         ("score base", "the following arguments are required: --text"),
         ("score base --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),
         ("score --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),
@@ -143,7 +147,7 @@ def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
         ("score a b --text x --sentences many", "'many' is neither a whole number above 0 nor `all`"),
         ("score a b --text x --layers -1,0", "write --option=-1 if the value begins with a minus"),
         ("score a b --text x --seed x", "invalid int value: 'x'"),
-        ("score a b --text x --colour", "unrecognized arguments: --colour"),
+        ("score a b --text x --colour", "unknown option --colour; see `bertft score --help`"),
     ],
 )
 def test_bad_arguments_end_in_one_line(
@@ -176,7 +180,7 @@ def test_failures_end_in_one_line(
         raise error
 
     fake.act = fail
-    assert cli.main([*COMMAND, "--out", str(tmp_path / "new")]) == status
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path / "new")]) == status
     assert capsys.readouterr() == ("", f"bertft: {line}\n")
     assert not (tmp_path / "new").exists()
 
@@ -195,7 +199,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_scoring(
     fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert cli.main([*COMMAND, "--out", str(tmp_path / "file" / "below")]) == 2
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write there" in capsys.readouterr().err
     assert fake.calls == []
 
@@ -208,7 +212,7 @@ def test_numbers_that_cannot_be_written_are_printed(
 
     monkeypatch.setattr(os, "fsync", full)
     for options in ([], ["--json"]):
-        assert cli.main([*COMMAND, "--out", str(tmp_path / "new"), *options]) == 2
+        assert cli.main([*COMMAND, "--output-dir", str(tmp_path / "new"), *options]) == 2
         out, err = capsys.readouterr()
         assert "0.9000 ± 0.0196" in out if not options else json.loads(out)["rows"] == ROWS
         assert err.endswith("new: cannot write there: No space left on device; free space or name another folder\n")
@@ -223,7 +227,7 @@ def test_numbers_that_cannot_be_printed_are_written(
         raise RuntimeError("odd")
 
     monkeypatch.setattr(output, "print_results", broken)
-    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 1
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path)]) == 1
     assert {"rsa.png", "report.html", "scores.csv", "scores.json"} <= set(os.listdir(tmp_path))
 
 
@@ -234,7 +238,7 @@ def test_a_picture_that_fails_is_a_line_and_not_the_end(
         raise ValueError("no such font")
 
     monkeypatch.setattr("bertft.report.score.figure.figure", broken)
-    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "0.9000 ± 0.0196" in out
     assert "bertft: warning: rsa.png was left out: ValueError: no such font; the numbers are whole\n" in err
@@ -248,7 +252,7 @@ def test_a_place_that_cannot_take_the_results_is_refused_before_scoring(
     out = tmp_path / name if len(name) > 255 else tmp_path
     if out is tmp_path:
         (tmp_path / name).mkdir()
-    assert cli.main([*COMMAND, "--out", str(out)]) == 2
+    assert cli.main([*COMMAND, "--output-dir", str(out)]) == 2
     assert "cannot write there" in capsys.readouterr().err
     assert fake.calls == []
 
@@ -260,12 +264,12 @@ def test_a_second_command_for_the_same_folder_is_refused_at_once(
 
     def second() -> None:
         fake.act = lambda: None
-        thread = threading.Thread(target=lambda: seen.append(cli.main([*COMMAND, "--out", str(tmp_path)])))
+        thread = threading.Thread(target=lambda: seen.append(cli.main([*COMMAND, "--output-dir", str(tmp_path)])))
         thread.start()
         thread.join()
 
     fake.act = second
-    assert cli.main([*COMMAND, "--out", str(tmp_path)]) == 0
+    assert cli.main([*COMMAND, "--output-dir", str(tmp_path)]) == 0
     assert seen == [2]
     assert "another run is at work there; wait for it to end, or name another folder" in capsys.readouterr().err
     assert len(fake.calls) == 1
@@ -295,7 +299,7 @@ def test_a_reader_that_leaves_ends_quietly(output: str) -> None:
         " n_sentences=9) for i in range(5000)]\n"
         "sys.modules['bertft.experiments.score'] = types.SimpleNamespace("
         "score=lambda *a, **o: types.SimpleNamespace(rows=rows, run={}))\n"
-        f"sys.exit(cli.main(['score', 'b', 't', '--text', 'x'] + {output}))\n"
+        f"sys.exit(cli.main(['score', 'b', 't', '--text', types.__file__] + {output}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout

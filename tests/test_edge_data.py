@@ -201,7 +201,7 @@ def test_conversion_by_hand(bank: Path) -> None:
 def test_the_command_writes_what_can_be_read(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (bank / "fr_x-ud-dev.conllu").write_text(FIRST)
     out = tmp_path / "edge"
-    fixed = ["data", "edge", "--treebank", str(bank), "--out", str(out), "--task"]
+    fixed = ["data", "edge", "--treebank", str(bank), "--output-dir", str(out), "--task"]
     assert cli.main([*fixed, "pos", "dep", "--tags", "upos"]) == 0
     assert "dep: 8 sentences, 14 targets. Wrote train.jsonl, dev.jsonl" in capsys.readouterr().err
     for task in ("pos", "dep"):
@@ -215,7 +215,17 @@ def test_the_command_writes_what_can_be_read(bank: Path, tmp_path: Path, capsys:
 def test_the_command_leaves_nothing_half_written(
     bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["data", "edge", "--treebank", str(bank), "--out", str(tmp_path / "edge"), "--task", "dep", "pos"]
+    arguments = [
+        "data",
+        "edge",
+        "--treebank",
+        str(bank),
+        "--output-dir",
+        str(tmp_path / "edge"),
+        "--task",
+        "dep",
+        "pos",
+    ]
     assert cli.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "edge").exists()

@@ -97,7 +97,7 @@ def test_the_command_writes_table_1_and_what_belongs_to_it(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = command(place, "--baselines", "--out", str(out), names=("model", "other"))
+    arguments = command(place, "--baselines", "--output-dir", str(out), names=("model", "other"))
     assert cli.main(arguments) == 0
     shown, said = capsys.readouterr()
     assert "Edge probes, mix, test: F1 of model, differences of the others" in shown
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         return real(*arguments, **options)
 
     monkeypatch.setattr(edge_probing, "train_edge_probes", interrupted)
-    arguments = command(place, "--out", str(tmp_path / "out"), names=("model", "other"))
+    arguments = command(place, "--output-dir", str(tmp_path / "out"), names=("model", "other"))
     assert cli.main(arguments) == 130
     assert os.listdir(tmp_path / "out") == ["results"]
     assert len(os.listdir(tmp_path / "out" / "results")) == 1
@@ -249,7 +249,7 @@ def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
         (["--task", "dep"], "give a treebank to derive it from"),
         (["--seeds=-1"], "seed is -1"),
         (["--data", "{missing}"], "task pos: no folder"),
-        (["--out", "{file}"], "cannot write there"),
+        (["--output-dir", "{file}"], "cannot write there"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )

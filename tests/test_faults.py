@@ -102,7 +102,7 @@ def in_child(call: Callable[[], tuple[int, str]]) -> tuple[int, str]:
 
 def faulty(command: list[str], out: Path, at: int, act: Callable[[], None]) -> tuple[int, str]:
     with fault(out, at, act) as counted:
-        status, said = run([*command, "--out", str(out)])
+        status, said = run([*command, "--output-dir", str(out)])
     return (counted.seen, said) if not at else (status, said)
 
 
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     for at in tries:
         out = work / f"{at}"
         first = in_child(lambda out=out, at=at: faulty(command, out, at, act))  # type: ignore[misc]
-        again = [*command, *(["--resume"] if name in RESUMED else []), "--out", str(out)]
+        again = [*command, *(["--resume"] if name in RESUMED else []), "--output-dir", str(out)]
         answers[at] = (first, in_child(lambda again=again: run(again)))  # type: ignore[misc]
     print(json.dumps({"count": count, "answers": answers}))
 

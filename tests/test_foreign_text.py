@@ -177,13 +177,13 @@ def bash() -> None:
 @pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["table", "json"])
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 def test_a_stdout_that_takes_nothing(tmp_path: Path, redirection: str, json_too: list[str]) -> None:
-    ended = shell(redirection, "--out", str(tmp_path / "out"), *json_too)
+    ended = shell(redirection, "--output-dir", str(tmp_path / "out"), *json_too)
     assert ended.returncode == 2
     assert re.fullmatch(r"bertft: stdout: cannot write to it: .*; Wrote scores\.json.* to .*\n", ended.stderr)
     assert (tmp_path / "out" / "scores.json").exists()
     ended = shell(redirection, *json_too)
     assert ended.returncode == 2
-    assert re.fullmatch(r"bertft: stdout.*--out DIR.*\n", ended.stderr)
+    assert re.fullmatch(r"bertft: stdout.*--output-dir DIR.*\n", ended.stderr)
 
 
 @pytest.mark.usefixtures("bash")
@@ -195,7 +195,7 @@ def test_help_into_a_full_device() -> None:
 
 @pytest.mark.usefixtures("bash")
 def test_without_stderr_nothing_goes_to_stdout_in_its_place(tmp_path: Path) -> None:
-    ended = shell("2>&-", "--json", "--out", str(tmp_path / "out"))
+    ended = shell("2>&-", "--json", "--output-dir", str(tmp_path / "out"))
     assert ended.returncode == 0
     assert json.loads(ended.stdout)["rows"]
 

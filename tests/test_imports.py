@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "bertft"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The ground: small modules that every room may import; each may import those before it.
-GROUND = ("errors", "untrusted", "options", "progress", "records", "files", "arrays")
+GROUND = ("errors", "untrusted", "location", "options", "progress", "records", "files", "arrays")
 
 # The floor plan: a room of the package, and the rooms it may import beside the ground. Later rows use earlier ones.
 FLOOR_PLAN: dict[str, set[str]] = {

@@ -181,7 +181,7 @@ def test_the_whole_way_through_the_command_line(
     command = ["pretrain", "--text", str(text), "--like", str(place / "bert" / "seed-1" / "last"), "--steps", "2"]
     small = ["--batch-size", "2", "--max-length", "20", "--duplicates", "1", "--held-out", "0.2", "--device", "cpu"]
     out = tmp_path / "out"
-    assert cli.main([*command, *small, "--seeds", "3", "4", "--out", str(out)]) == 0
+    assert cli.main([*command, *small, "--seeds", "3", "4", "--output-dir", str(out)]) == 0
     said, err = capsys.readouterr()
     for part in ("baseline", "seed 3", "seed 4", "mean ± spread", "next sentence: accuracy", "100 sentences away"):
         assert part in " ".join(said.split())
@@ -258,7 +258,15 @@ def test_texts_that_are_too_short_or_none(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_told_before_training(place: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("")
-    command = ["pretrain", "--text", str(place / "text.txt"), "--out", str(tmp_path / "file" / "bert"), "--steps", "2"]
+    command = [
+        "pretrain",
+        "--text",
+        str(place / "text.txt"),
+        "--output-dir",
+        str(tmp_path / "file" / "bert"),
+        "--steps",
+        "2",
+    ]
     assert cli.main(command) == 2
     out, err = capsys.readouterr()
     assert out == ""

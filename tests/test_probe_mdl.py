@@ -83,7 +83,16 @@ def value(rows: list[dict[str, Any]], **wanted: Any) -> float:
 def test_the_whole_way_and_on_from_what_was_kept(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--out", str(tmp_path / "out"), "--compat", "released", "--random-seeds", "1", "--probe", "perceptron")
+    more = (
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--compat",
+        "released",
+        "--random-seeds",
+        "1",
+        "--probe",
+        "perceptron",
+    )
     more += ("--hidden", "8", "--epochs", "2")
     assert cli.main(command(place, *more, names=("model", "other"))) == 0
     out, err = capsys.readouterr()
@@ -190,7 +199,7 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
         (["--sentences", "2", "--held-out", "inside"], "2 sentences have targets"),
         (["--probe", "perceptron", "--learning-rate", "0"], "the learning rate is 0"),
         (["--compat", "jiant"], "invalid choice: 'jiant'"),
-        (["--out", "{file}"], "cannot write there"),
+        (["--output-dir", "{file}"], "cannot write there"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
@@ -210,7 +219,18 @@ def test_an_interruption_keeps_what_is_done(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    more = ("--out", str(tmp_path / "out"), "--input", "top", "--probe", "perceptron", "--hidden", "4", "--epochs", "2")
+    more = (
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--input",
+        "top",
+        "--probe",
+        "perceptron",
+        "--hidden",
+        "4",
+        "--epochs",
+        "2",
+    )
     assert cli.main(command(place, *more, "--task", "pos")) == 0
     (tmp_path / "out" / "mdl.json").unlink()
     monkeypatch.setattr("bertft.experiments.mdl.online_codes", interrupted)

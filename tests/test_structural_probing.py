@@ -71,7 +71,7 @@ def value(rows: list[dict[str, Any]], **wanted: Any) -> float:
 
 @pytest.mark.equality
 def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(place, "--out", str(tmp_path / "out"), others=("other",))) == 0
+    assert cli.main(command(place, "--output-dir", str(tmp_path / "out"), others=("other",))) == 0
     out, err = capsys.readouterr()
     for said in (
         "distance",
@@ -160,7 +160,7 @@ def test_without_xpos_or_a_test_set(place: Path, tmp_path: Path) -> None:
         (["--treebank", "{empty}"], "no file named *-ud-train.conllu"),
         (["--treebank", "{half}"], "no sentences for dev; give a folder"),
         (["--treebank", "{missing}"], "no such file"),
-        (["--out", "{file}"], "cannot write there"),
+        (["--output-dir", "{file}"], "cannot write there"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
@@ -191,7 +191,7 @@ def test_an_interruption_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bertft.experiments.structural.train_probes", interrupted)
-    assert cli.main(command(place, "--out", str(tmp_path / "out"))) == 130
+    assert cli.main(command(place, "--output-dir", str(tmp_path / "out"))) == 130
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().err.endswith("bertft: interrupted\n")
     monkeypatch.setattr("bertft.experiments.structural.train_probes", train_probes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
@@ -10,8 +9,8 @@ from transformers import PreTrainedModel
 
 from bertft.checkpoints.settings import block_count, vocabulary_size, width
 from bertft.errors import CheckpointError, OptionError
+from bertft.options import layer_ranges
 
-_LAYERS = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 FINAL_NORMS = frozenset({"norm", "norm_f", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
 """Names of the norm after the last block, in models where it is a sibling of the list of blocks."""
 
@@ -51,22 +50,17 @@ def parse_layers(layers: str | int | Iterable[int], depth: int) -> tuple[int, ..
     (0, 3, 4, 5, 12)
     """
     known = f"this model has layers 0 to {depth} (or -{depth + 1} to -1, counted from the end)"
-    if layers == "all":
+    ranges = layer_ranges(layers, f"{known}; ")
+    if ranges is None:
         return tuple(range(depth + 1))
     chosen: set[int] = set()
-    parts = layers.split(",") if isinstance(layers, str) else layers if isinstance(layers, Iterable) else [layers]
-    for part in parts:
-        match = _LAYERS.fullmatch(str(part))
-        if match is None:
-            raise OptionError(f"{part!r} is not a layer; {known}; give all, a number, or a list such as 0,3-5,-1")
-        ends = [int(end) for end in match.groups() if end is not None]
+    for ends in ranges:
+        part = "-".join(map(str, dict.fromkeys(ends)))
         if not all(-depth - 1 <= end <= depth for end in ends):
-            raise OptionError(f"there is no layer {str(part).strip()}; {known}")
-        first, last = (ends[0] % (depth + 1), ends[-1] % (depth + 1))
+            raise OptionError(f"there is no layer {part}; {known}")
+        first, last = (end % (depth + 1) for end in ends)
         if first > last:
-            raise OptionError(
-                f"the range of layers {str(part).strip()} runs from {first} to {last}; give the lower end first"
-            )
+            raise OptionError(f"the range of layers {part} runs from {first} to {last}; give the lower end first")
         chosen.update(range(first, last + 1))
     if not chosen:
         raise OptionError(f"no layers given; {known}")

@@ -6,7 +6,6 @@ The messages name the file, which the messages of the libraries often do not.
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from bertft import untrusted
 from bertft.errors import CheckpointError
+from bertft.location import local_folder
 from bertft.untrusted import reason
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "*.model", "*.tiktoken", "bpe.codes")
@@ -28,21 +28,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tekken.json", "
 
 def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
     """Return the local folder of a path or a hub name; raise `CheckpointError` where there is none."""
-    try:
-        folder = Path(source).expanduser()
-        mode = folder.stat().st_mode
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, RuntimeError) as error:  # such as a name too long, or ~ of an unknown user
-        raise CheckpointError(f"{source}: cannot be opened ({reason(error)}); give the folder of a model") from error
-    else:
-        if stat.S_ISDIR(mode):
-            _check_regular(folder)
-            return folder
-        raise CheckpointError(f"{source}: a file, not a model folder; give the folder that contains config.json")
-    if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        raise CheckpointError(f"{source}: no such folder; give the folder of a model, or a hub name")
-    return _download(source, allow_pickle=allow_pickle)
+    if (folder := local_folder(source)) is not None:
+        _check_regular(folder)
+        return folder
+    return _download(str(source), allow_pickle=allow_pickle)
 
 
 def _check_regular(folder: Path) -> None:

@@ -39,14 +39,7 @@ from bertft.checkpoints.files import (
 from bertft.checkpoints.settings import text_settings
 from bertft.checkpoints.tensor_names import path_of_body, renamed_tensors
 from bertft.errors import CheckpointError, OptionError
-
-DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-
+from bertft.options import DTYPES, device_name, one_of
 
 _SAMPLE = "a word"
 """A text that every tokenizer of bytes or characters knows."""
@@ -75,7 +68,7 @@ def load_checkpoint(
     ...
     bertft.errors.CheckpointError: no/such/folder: no such folder; ...
     """
-    torch_dtype = _known_dtype(dtype)
+    torch_dtype = getattr(torch, one_of("dtype", dtype, DTYPES))
     torch_device = present_device(device)
     folder = resolved(source, allow_pickle=allow_pickle)
     name = display_name(source)
@@ -266,20 +259,11 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _known_dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise OptionError(f"unknown dtype {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def present_device(name: str) -> torch.device:
     """Return the device of this name, where `auto` is a GPU if there is one; raise `OptionError` if unavailable."""
-    if name == "auto":
+    if device_name(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
         raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
-    if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
-    return device

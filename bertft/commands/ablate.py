@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from bertft.commands.options import RECIPE, add_recipe, add_task_data, chosen
+from bertft.commands.options import RECIPE, add_output, add_recipe, add_task_data, chosen, model_of
 from bertft.commands.output import at_work, give_back, progress_bar, say
 
 LONGEST_WAIT = 600.0
@@ -19,11 +18,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     K is `all` or a list such as 0,3-5. If the command is interrupted, run it again to
     continue. Tasks that share an output directory are drawn in the same figures. Example:
 
-      bertft ablate mnli --model bert-base-uncased --train train.jsonl --dev dev.jsonl \\
-        --freeze all --truncate all --seeds 1 2 3 --out ablation
+      bertft ablate mnli bert-base-uncased --train train.jsonl --dev dev.jsonl \\
+        --freeze all --truncate all --seeds 1 2 3 --output-dir ablation
     """
     add_task_data(command, "to report the metric on")
-    add = command.add_argument_group("ablation").add_argument
+    add = command.add_argument_group("Ablation").add_argument
     add("--freeze", metavar="K", help="last block to freeze, from 0; -1 freezes nothing and is always run")
     add("--truncate", metavar="K", help="number of blocks to keep; the whole model is always run")
     add(
@@ -33,16 +32,13 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="keep or reset the pooler of a truncated model (default: keep)",
     )
     add_recipe(command)
-    add = command.add_argument_group("output").add_argument
+    add = add_output(command, "ablation.json, ablation.csv, figures and models", required=True)
     add(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="write ablation.json, ablation.csv, figures and models to DIR",
+        "--keep",
+        choices=("all", "best", "none"),
+        default="best",
+        help="models to keep: all (best and last), best or none (default: best)",
     )
-    add("--keep", default="best", help="models to keep: all (best and last), best or none (default: best)")
-    add("--json", action="store_true", help="print JSON instead of tables")
 
 
 @at_work("ablation.json", "ablation.csv", lock=False)
@@ -53,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar(sys.stderr) as progress:
         found = ablate(
             options.task,
-            options.model,
+            model_of(options),
             options.train,
             options.dev,
             options.out,

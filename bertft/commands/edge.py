@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from bertft.commands.options import (
+    PRESETS,
     RANDOM_SEEDS,
     add_computing,
     add_edge_data,
@@ -26,11 +27,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     Example:
 
       bertft probe edge bert-base-cased runs/mnli --data edge --treebank UD_English-EWT \\
-        --baselines --sentences 2000 --preset today --out edge-probes
+        --baselines --sentences 2000 --preset today --output-dir edge-probes
     """
     command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
     add_edge_data(command)
-    add = command.add_argument_group("probes").add_argument
+    add = command.add_argument_group("Probes").add_argument
     add(
         "--input",
         metavar="INPUT",
@@ -40,7 +41,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     add("--baselines", action="store_true", help="also probe embeddings alone and randomly initialised models")
     add("--random-seeds", metavar="N", type=int, default=1, help=RANDOM_SEEDS)
-    add("--preset", default="paper", help="conventions of training: paper or today (default: paper)")
+    add("--preset", choices=PRESETS, default="paper", help="conventions of training: paper or today (default: paper)")
     add(
         "--controls",
         action=argparse.BooleanOptionalAction,

@@ -25,13 +25,18 @@ def declare(command: argparse.ArgumentParser) -> None:
     are taken from the treebank. Example:
 
       bertft probe mdl bert-base-cased runs/mnli --task pos dep spr --data edge \\
-        --treebank UD_English-EWT --sentences 2000 --out mdl
+        --treebank UD_English-EWT --sentences 2000 --output-dir mdl
     """
     command.add_argument("models", metavar="MODEL", nargs="+", help="one or more checkpoints")
     add_edge_data(command)
-    add = command.add_argument_group("code").add_argument
-    add("--code", default="online", help="online or variational (default: online)")
-    add("--probe", default="edge", help="probe of the online code: edge or perceptron (default: edge)")
+    add = command.add_argument_group("Code").add_argument
+    add("--code", choices=("online", "variational"), default="online", help="online or variational (default: online)")
+    add(
+        "--probe",
+        choices=("edge", "perceptron"),
+        default="edge",
+        help="probe of the online code: edge or perceptron (default: edge)",
+    )
     add(
         "--input",
         metavar="INPUT",
@@ -41,6 +46,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     add(
         "--held-out",
+        choices=("dev", "dev-counted", "inside"),
         default="dev",
         help="data to stop training by: dev; dev-counted, dev as part of the code; inside, a tenth of the data "
         "transmitted so far (default: dev)",

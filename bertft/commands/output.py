@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bertft.commands.checks import check
 from bertft.errors import BertftError
 from bertft.progress import Progress
 from bertft.untrusted import reason, shown
@@ -93,7 +94,7 @@ def console(stream: TextIO) -> Console:
 
 
 def at_work(*names: str, lock: bool = True) -> Callable[[Run], Run]:
-    """Return a decorator for the function that runs a command: it gets the output directory ready and holds it.
+    """Return a decorator for the function that runs a command: it checks the options and holds the output directory.
 
     While the command runs, another one that wants to write there is refused at once. Other libraries are silenced.
 
@@ -105,10 +106,11 @@ def at_work(*names: str, lock: bool = True) -> Callable[[Run], Run]:
         @functools.wraps(run)
         def ready(options: argparse.Namespace) -> int:
             quiet_libraries()
+            check(options)
             if options.out is None:
                 if sys.stdout is None:
                     raise BertftError(
-                        "stdout is closed, so the results would be lost; name a folder for them (--out DIR)"
+                        "stdout is closed, so the results would be lost; name a folder for them (--output-dir DIR)"
                     )
                 return run(options)
             from bertft.files import folder_lock, require_writable
@@ -136,7 +138,7 @@ def give_back(
     Numbers that cannot be written are printed all the same before the error is raised, and those that cannot be printed
     are written all the same. A picture or page that fails is left out with a warning.
 
-    `kept` names, in the message for a run without --out, what --out would write.
+    `kept` names, in the message for a run without --out, what --output-dir would write.
     """
     from bertft.files import write_drawings, write_numbers
 
@@ -154,7 +156,7 @@ def give_back(
         if results is not None:
             written += write_drawings(options.out, results)
     if not options.json:
-        say(written_line(written) if written else f"Nothing was written; --out DIR writes {kept}.")
+        say(written_line(written) if written else f"Nothing was written; --output-dir DIR writes {kept}.")
     return 0
 
 
@@ -196,7 +198,7 @@ def printing(kept: str = "") -> Iterator[Any]:
         raise
     except OSError as error:
         discard_stdout()
-        advice = kept or "free space, or name a folder for the results (--out DIR)"
+        advice = kept or "free space, or name a folder for the results (--output-dir DIR)"
         raise BertftError(f"stdout: cannot write to it: {reason(error)}; {advice}") from error
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import add_seeds, positive
+from bertft.commands.options import DEVICE, add_output, add_seeds, positive
 from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
@@ -17,9 +17,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     of Devlin et al. 2019. The final state of each model is written to DIR/seed-N/last, and
     the one that is best on held-out text to DIR/seed-N/best. Example:
 
-      bertft pretrain --text wiki.txt --out bert --size mini --steps 20000 --seeds 1 2 3
+      bertft pretrain --text wiki.txt --output-dir bert --size mini --steps 20000 --seeds 1 2 3
     """
-    add = command.add_argument_group("data").add_argument
+    add = command.add_argument_group("Input").add_argument
     add("--text", metavar="FILE", nargs="+", required=True, help="plain text, one sentence a line")
     add(
         "--held-out",
@@ -28,8 +28,13 @@ def declare(command: argparse.ArgumentParser) -> None:
         default=0.02,
         help="share of the sentences to evaluate on (default: 0.02)",
     )
-    add = command.add_argument_group("model").add_argument
-    add("--size", default="base", help="tiny, mini, small, medium or base (default: base)")
+    add = command.add_argument_group("Model").add_argument
+    add(
+        "--size",
+        choices=("tiny", "mini", "small", "medium", "base"),
+        default="base",
+        help="tiny, mini, small, medium or base (default: base)",
+    )
     add("--config", metavar="FILE", type=Path, help="a config.json of a BERT, instead of --size")
     add("--like", metavar="MODEL", help="use the config and tokenizer of a model, instead of --size")
     add("--tokenizer", metavar="MODEL", help="use the tokenizer of a model instead of learning a vocabulary")
@@ -41,7 +46,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="subwords of the vocabulary to learn (default: 30522)",
     )
     add("--cased", action="store_true", help="keep upper case and accents in the vocabulary")
-    add = command.add_argument_group("training").add_argument
+    add = command.add_argument_group("Training").add_argument
     add_seeds(add, "model", 1)
     add("--steps", metavar="N", type=positive, help="training steps (default: 1000000)")
     add("--batch-size", metavar="N", type=positive, help="pairs of segments in a batch (default: 256)")
@@ -54,17 +59,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--max-length", metavar="N", type=positive, help="most tokens of a pair (default: 128)")
     add("--duplicates", metavar="N", type=positive, help="different maskings of the text (default: 10)")
     add("--every", metavar="N", type=positive, help="evaluate and save every N steps (default: a tenth of the steps)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)")
+    add("--device", default="auto", help=DEVICE)
+    add = add_output(command, "models, pretraining.json, .csv and a figure", required=True)
     add("--resume", action="store_true", help="continue the run that DIR holds")
-    add = command.add_argument_group("output").add_argument
-    add(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="write models, pretraining.json, .csv and a figure to DIR",
-    )
-    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 @at_work("pretraining.json", "pretraining.csv", "options.json")

@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, count, names
+from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, compared, count, names
 from bertft.commands.output import at_work, give_back, progress_bar
-from bertft.errors import OptionError
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -17,7 +16,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     BASE and TUNED are local folders or hub names. FILE is plain text with one sentence a
     line, CoNLL-U, MNLI JSON lines or SQuAD JSON. Example:
 
-      bertft score bert-base-uncased runs/mnli --text wiki.txt --out scores
+      bertft score bert-base-uncased runs/mnli --text wiki.txt --output-dir scores
 
     Give several bases, such as seeds of one pre-training, as pairs. The mean over the
     pairs is then reported with its standard deviation:
@@ -35,7 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--compare-bases", action="store_true", help="also compare the bases with one another")
     command.add_argument("--floor", dest="compare_bases", action="store_true", help=argparse.SUPPRESS)
-    add = command.add_argument_group("data").add_argument
+    add = command.add_argument_group("Input").add_argument
     add("--text", metavar="FILE", nargs="+", required=True, help="text to read; each file is scored separately")
     add("--tokens", metavar="N", type=count, default=5000, help="tokens to draw, or `all` (default: 5000)")
     add(
@@ -49,22 +48,12 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--single", action="store_true", help="read only the first text of a pair (premise, question)")
     add("--special-tokens", action="store_true", help="also draw special tokens such as [CLS] and [SEP]")
     add("--max-length", metavar="N", type=int, help="cut texts after N tokens (default: the limit of the model)")
-    add = command.add_argument_group("analysis").add_argument
+    add = command.add_argument_group("Analysis").add_argument
     add("--layers", default="all", help="layers, such as 0,3-5,-1; 0 is the embeddings (default: all)")
     add("--measures", metavar="NAMES", type=names, default=("rsa",), help="measures, such as rsa,cka (default: rsa)")
     add("--standardize", action="store_true", help="first scale every dimension to mean 0 and variance 1")
     add_computing(command)
     add_output(command, "scores.json, scores.csv, rsa.png and report.html")
-
-
-def compared(options: argparse.Namespace) -> tuple[str | list[str], list[str]]:
-    """Return one base and the tuned checkpoints, or a list of bases and the tuned checkpoint of each."""
-    if options.pair and options.base is None:
-        return [base for base, _ in options.pair], [tuned for _, tuned in options.pair]
-    if options.pair or not options.tuned:
-        given = "both were given" if options.pair else "TUNED is missing"
-        raise OptionError(f"{given}: give BASE TUNED or pairs of them with --pair; see `bertft score --help`")
-    return options.base, options.tuned
 
 
 @at_work("scores.json", "scores.csv")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from bertft.commands.options import RECIPE, add_recipe, add_task_data, chosen, positive
+from bertft.commands.options import RECIPE, add_output, add_recipe, add_task_data, chosen, model_of, positive
 from bertft.commands.output import at_work, console, printing, progress_bar, say
 
 
@@ -18,10 +17,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     as NAME:SPLIT or NAME:CONFIG:SPLIT. If the command is interrupted, run it again with
     --resume to continue. Example:
 
-      bertft tune mnli --model bert-base-uncased --train train.jsonl --dev dev.jsonl --out runs/mnli
+      bertft tune mnli bert-base-uncased --train train.jsonl --dev dev.jsonl --output-dir runs/mnli
     """
     add_task_data(command, "to choose the best epoch by")
-    add = command.add_argument_group("model").add_argument
+    add = command.add_argument_group("Model").add_argument
     add(
         "--freeze",
         metavar="K",
@@ -38,10 +37,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     add("--lora", metavar="R", type=positive, help="train only the head and low-rank adapters (LoRA) of rank R")
     add_recipe(command)
-    add = command.add_argument_group("output").add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="write models, tuning.json and tuning.csv to DIR")
+    add = add_output(command, "models, tuning.json and tuning.csv", required=True)
     add("--resume", action="store_true", help="continue the run that DIR holds")
-    add("--json", action="store_true", help="print JSON instead of a table")
 
 
 @at_work("tuning.json", "tuning.csv")
@@ -52,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     with progress_bar(sys.stderr) as progress:
         tuned = tune(
             options.task,
-            options.model,
+            model_of(options),
             options.train,
             options.dev,
             options.out,
@@ -75,6 +72,6 @@ def run(options: argparse.Namespace) -> int:
         show(tuned.rows, tuned.run, console(stdout))
     say(
         f"Wrote the models to {options.out}/seed-*/best and last. "
-        f"Score one: bertft score {options.model} {options.out}/seed-{options.seeds[0]}/best --text FILE"
+        f"Score one: bertft score {model_of(options)} {options.out}/seed-{options.seeds[0]}/best --text FILE"
     )
     return 0

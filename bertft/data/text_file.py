@@ -71,13 +71,9 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     ...
     bertft.errors.DataError: no/such/file.txt: no such file; give a UTF-8 file of one sentence a line, ...
     """
-    path = local_path(path)
+    path = check_exists(path, wanted)
     try:
         content = _content(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; give {wanted}") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: a folder, not a file; give {wanted}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({reason(error)}); give {wanted}") from error
     if not content.strip():
@@ -127,6 +123,16 @@ def local_path(source: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
         raise DataError(f"{source}: cannot be read ({reason(error)}); give the path of a file") from error
+    return path
+
+
+def check_exists(source: str | Path, wanted: str = _WANTED) -> Path:
+    """Return the path of a file or a pipe with `~` in full; raise `DataError` where there is none."""
+    path = local_path(source)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give {wanted}")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not a file; give {wanted}")
     return path
 
 

@@ -89,6 +89,16 @@ class Treebank:
         return self.splits[name]
 
 
+def check_treebank(path: str | Path) -> Path:
+    """Return the path of a treebank; raise `DataError` where there is no file, or no treebank in the folder."""
+    path = local_path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a CoNLL-U file, or a folder of *-ud-*.conllu files")
+    if path.is_dir():
+        _split_files(path)
+    return path
+
+
 def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
     """Read a `.conllu` file, or a folder of `*-ud-train.conllu`, `*-ud-dev.conllu` and `*-ud-test.conllu`.
 
@@ -113,9 +123,7 @@ def read_treebank(path: str | Path, *, keep_ranges: bool = False) -> Treebank:
 
     Source: universaldependencies.org/format.html; Hewitt and Manning 2019.
     """
-    path = local_path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a CoNLL-U file, or a folder of *-ud-*.conllu files")
+    path = check_treebank(path)
     if not path.is_dir():
         file = read_text_file(path)
         match = _SPLIT_FILE.fullmatch(path.name)

@@ -15,6 +15,7 @@ from bertft.errors import OptionError
 from bertft.kernels import one_blas_thread
 from bertft.kernels.types import RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
+from bertft.options import suggestion
 from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import Moments
 from bertft.statistics.pair_sums import pearson, sums_of_moments
@@ -130,7 +131,8 @@ def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
         raise OptionError(f"measures is {names!r}; expected names, some of {', '.join(MEASURES)}") from None
     for name in names:
         if name not in MEASURES:
-            raise OptionError(f"unknown measure {name!r}; expected some of {', '.join(MEASURES)}")
+            close = suggestion(name, MEASURES)
+            raise OptionError(f"unknown measure {name!r}{close}; expected some of {', '.join(MEASURES)}")
     if not names:
         raise OptionError(f"no measure was named; expected some of {', '.join(MEASURES)}")
     return tuple(MEASURES[name] for name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bertft.errors import OptionError
+from bertft.options import one_of
 
 if TYPE_CHECKING:
     from bertft.tasks.task import Task
@@ -22,7 +22,5 @@ def named_task(name: str) -> Task[Any]:
     >>> named_task("mnli").metric
     'accuracy'
     """
-    if name not in TASKS:
-        raise OptionError(f"unknown task {name!r}; choose one of {', '.join(TASKS)}")
-    task: Task[Any] = importlib.import_module(f"bertft.tasks.{TASKS[name]}").TASK
+    task: Task[Any] = importlib.import_module(f"bertft.tasks.{TASKS[one_of('task', name, TASKS)]}").TASK
     return task

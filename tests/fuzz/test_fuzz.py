@@ -274,7 +274,7 @@ def test_command_lines(
         *(
             "--device",
             "--dtype",
-            "--out",
+            "--output-dir",
             "--json",
             "--single",
             "--special-tokens",
