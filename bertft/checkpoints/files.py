@@ -6,6 +6,7 @@ The messages name the file, which the messages of the libraries often do not.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -43,6 +44,20 @@ def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
     if isinstance(source, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise CheckpointError(f"{source}: no such folder; give the folder of a model, or a hub name")
     return _download(source, allow_pickle=allow_pickle)
+
+
+def as_typed(source: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder whose last name is the one that was typed, even where it is a link.
+
+    >>> as_typed("/some/./model/").name, as_typed("/usr/lib/..").name
+    ('model', 'usr')
+    """
+    path = Path(source).expanduser()
+    if path.name in ("", ".."):  # a dot alone has no name either
+        return path.resolve()
+    # What `..` leads to depends on links.
+    parent = path.parent.resolve() if ".." in path.parent.parts else path.parent.absolute()
+    return parent / path.name
 
 
 def _check_regular(folder: Path) -> None:

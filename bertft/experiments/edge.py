@@ -34,7 +34,7 @@ from bertft.experiments.edge_rows import (
     sizes,
 )
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
-from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
 from bertft.experiments.run import KeptResults, Run
 from bertft.options import integer, integers, several
 from bertft.probes.edge import EdgeJob, EdgeProbe, Recipe, SubwordTask, predict_edges, recipe_of, train_edge_probes
@@ -127,6 +127,7 @@ def probe_edges(
         groups = group_tasks(corpora, given.sentences, probing.order_seed)
     with run.clock.phase("load"):
         probed = given.load(with_baselines=baselines)
+    run.notes += notes_on(probed.checkpoints)
     wanted = several("inputs", inputs, str) or INPUTS[preset]
     chosen = ChosenInputs.of_models(probed.checkpoints, wanted, baselines=baselines)
     kept = KeptResults(None if results is None else Path(results), KEPT)

@@ -21,7 +21,7 @@ from bertft.checkpoints.anatomy import n_layers
 from bertft.data.edge import EdgeCorpus
 from bertft.errors import OptionError
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
-from bertft.experiments.inputs import Computation, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbingInputs, Source, notes_on
 from bertft.experiments.run import KeptResults, Run
 from bertft.options import count, integer, one_of, optional_integer, several
 from bertft.probes.edge import SubwordTask, recipe_of
@@ -130,6 +130,7 @@ def describe(
         groups = group_tasks(corpora, given.sentences, draw_seed)
     with run.clock.phase("load"):
         probed = given.load()
+    run.notes += notes_on(probed.checkpoints)
     chosen = {model.name: options.input_names(wanted, n_layers(model.model)) for model in probed.checkpoints}
     kept = KeptResults(None if results is None else Path(results), {"codes"})
     parts = group_states(probed, groups, lambda model: chosen[model.shape], given, run)

@@ -24,7 +24,7 @@ from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, UndefinedWarning
-from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
 from bertft.experiments.run import Run
 from bertft.options import integer, integers, one_of
 from bertft.probes.structural.examples import Examples, pad_trees
@@ -138,6 +138,7 @@ def probe_structural(
         splits = _splits(bank, given.sentences, options.seed)
     with run.clock.phase("load"):
         probed = given.load()
+    run.notes += notes_on(probed.checkpoints)
     layers_of = {model.name: parse_layers(layers, n_layers(model.model)) for model in probed.checkpoints}
     probing = _Probing(splits, layers_of, options, given, run)
     for model in probed:
