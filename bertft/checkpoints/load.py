@@ -164,7 +164,7 @@ def _base_of(
         raise CheckpointError(
             f"{adapter.folder}: the base of this adapter was not found ({error}); "
             "set base_model_name_or_path in its adapter_config.json to the folder of the base"
-        ) from error
+        ) from None
     if find_adapter(folder, allow_pickle=allow_pickle) is not None:
         raise CheckpointError(
             f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that adapter into its own base "
@@ -235,7 +235,7 @@ def _load_body(
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
-        ) from error
+        ) from (error if safetensors else None)
     assert isinstance(model, PreTrainedModel)
     if loader is AutoModel and _is_encoder_decoder(model):
         raise CheckpointError(encoder_decoder(folder, config))
@@ -307,7 +307,7 @@ def present_device(name: str) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
+        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from None
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
     return device

@@ -225,7 +225,7 @@ class _Start:
             raise OptionError(
                 f"{folder / START}: the initial hidden states cannot be read ({error}), and a resumed run has no "
                 f"others to compare with; {advice}"
-            ) from error
+            ) from None
 
 
 @contextmanager

@@ -194,13 +194,13 @@ class ModelOptions:
         try:
             settings = read_json(Path(self.config))
         except (OSError, ValueError) as error:
-            raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from error
+            raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from None
         if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
             raise OptionError(f"{self.config}: not the config of a BERT; only a BERT can be pre-trained")
         try:
             return BertConfig(**settings)
         except (TypeError, ValueError) as error:
-            raise OptionError(f"{self.config}: not the config of a BERT ({error})") from error
+            raise OptionError(f"{self.config}: not the config of a BERT ({error})") from None
 
     def tokenizer_for(self, corpus: HeldOutCorpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was given, or learn one from the training documents of a corpus."""

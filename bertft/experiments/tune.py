@@ -351,8 +351,8 @@ def held_run(out: Path, *, resume: bool) -> dict[str, Any] | None:
             return None
         run: dict[str, Any] = read_json(path)["run"]
         _held_baselines(run)
-    except FileNotFoundError as error:
-        raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from error
+    except FileNotFoundError:
+        raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from None
     except OSError as error:
         raise unwritable(out, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
