@@ -25,7 +25,7 @@ _HOME = {
     "score": "experiments.score",
     "RSACallback": "experiments.callback",
     "tune": "experiments.tune",
-    "Scores": "records",
+    "Scores": "experiments.results",
     "ablate": "experiments.ablate",
     "pretrain": "experiments.pretrain",
 }
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from bertft.experiments.ablate import ablate
     from bertft.experiments.callback import RSACallback
     from bertft.experiments.pretrain import pretrain
+    from bertft.experiments.results import Scores
     from bertft.experiments.score import score
     from bertft.experiments.tune import tune
-    from bertft.records import Scores
     from bertft.similarity.functions import cca, cka, compare, procrustes, pwcca, rsa, svcca
     from bertft.similarity.pair_moments import PairMoments
     from bertft.similarity.plan import explain

@@ -23,11 +23,12 @@ from bertft.data import Corpus
 from bertft.errors import CheckpointError, OptionError
 from bertft.experiments.comparison import Comparison, Pair, PairStates, ScoreOptions
 from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpora_of, notes_on, sources_of
+from bertft.experiments.results import Scores
 from bertft.experiments.run import Run
 from bertft.measures import LEAST_GROUPS, evaluate, resolve
 from bertft.options import several
 from bertft.progress import Feedback, PhaseProgress, Progress
-from bertft.records import Row, Scores
+from bertft.records import Row
 
 PAIRS, PAIRS_OF_BASES = "pairs", "pairs of bases"
 """What the pairs of a group are called where their mean is reported."""
