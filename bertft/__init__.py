@@ -25,7 +25,8 @@ _HOME = {
     "score": "experiments.score",
     "RSACallback": "experiments.callback",
     "tune": "experiments.tune",
-    "Scores": "records",
+    "diff": "experiments.diff",
+    "Scores": "experiments.results",
     "ablate": "experiments.ablate",
     "pretrain": "experiments.pretrain",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "cca",
     "cka",
     "compare",
+    "diff",
     "explain",
     "pretrain",
     "procrustes",
@@ -52,10 +54,11 @@ __all__ = [
 if TYPE_CHECKING:
     from bertft.experiments.ablate import ablate
     from bertft.experiments.callback import RSACallback
+    from bertft.experiments.diff import diff
     from bertft.experiments.pretrain import pretrain
+    from bertft.experiments.results import Scores
     from bertft.experiments.score import score
     from bertft.experiments.tune import tune
-    from bertft.records import Scores
     from bertft.similarity.functions import cca, cka, compare, procrustes, pwcca, rsa, svcca
     from bertft.similarity.pair_moments import PairMoments
     from bertft.similarity.plan import explain

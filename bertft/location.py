@@ -33,7 +33,7 @@ def local_folder(source: str | Path) -> Path | None:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, RuntimeError) as error:  # such as a name too long, or ~ of an unknown user
-        raise CheckpointError(f"{source}: cannot be opened ({reason(error)}); give the folder of a model") from error
+        raise CheckpointError(f"{source}: cannot be opened ({reason(error)}); give the folder of a model") from None
     else:
         if stat.S_ISDIR(mode):
             return folder

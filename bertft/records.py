@@ -15,11 +15,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 Row = dict[str, Any]
 
@@ -80,26 +76,3 @@ def csv_bytes(rows: list[Row], columns: Sequence[str] = COLUMNS) -> bytes:
 
 def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What `bertft.score` returns: one row for each tuned model, corpus, layer and measure, and the record of the run.
-
-    >>> scores = Scores([{"layer": 0, "measure": "rsa", "value": 1.0, "stderr": 0.0}], {"seed": 0})
-    >>> scores.to_frame().loc[0, "value"].item()
-    1.0
-    """
-
-    rows: list[Row]
-    run: dict[str, Any]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the rows as a pandas table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows)
-
-    def to_json(self) -> str:
-        """Return the rows and the record as JSON; an undefined number is null."""
-        return json_bytes(self.rows, self.run).decode()

@@ -23,8 +23,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import rewrite_logs
 
 from bertft import RSACallback, score
 from bertft.checkpoints.anatomy import find_body
@@ -120,13 +122,23 @@ def logged(trainer: Trainer, name: str = "rsa") -> list[list[float]]:
     return found
 
 
+def added(trainer: Trainer, callback: RSACallback) -> RSACallback:
+    trainer.add_callback(callback)
+    return callback
+
+
+def called_by(self: Trainer, event: str, callback: RSACallback, **given: Any) -> None:
+    """An event as a Trainer raises it: a callback finds the Trainer as the `self` of a caller."""
+    getattr(callback, event)(self.args, self.state, self.control, model=self.model, **given)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Watch, RSACallback, PreTrainedModel]:
     """One training of two epochs with everything at its default."""
     model = classifier()
     watch = Watch()
     trainer = made_trainer(tmp_path_factory.mktemp("run"), copy.deepcopy(model), watch, save_strategy="epoch")
-    callback = RSACallback(TEXTS).attach(trainer)
+    callback = added(trainer, RSACallback(TEXTS))
     trainer.train()
     return trainer, watch, callback, model
 
@@ -173,7 +185,7 @@ def test_training_does_not_notice(run: tuple[Trainer, Watch, RSACallback, PreTra
 
 def test_modules_keep_their_modes(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1)
-    callback = RSACallback(TEXTS).attach(trainer)
+    callback = added(trainer, RSACallback(TEXTS))
     trainer.train()
     model = trainer.model
     model.train()
@@ -188,17 +200,98 @@ def test_modules_keep_their_modes(tmp_path: Path) -> None:
 
 def test_a_step_is_scored_once(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1)
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.evaluate()  # before any training there is nothing to compare with
     trainer.train()
     trainer.evaluate()
     assert len(logged(trainer)) == 1
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["among the callbacks", "added"])
+def test_it_is_added_like_any_callback(tmp_path: Path, early: bool) -> None:
+    """Services hear of the values whether they come before or after it among the callbacks."""
+    before, after = Watch(), Watch()
+    callback = RSACallback(TEXTS)
+    trainer = made_trainer(tmp_path, None, before, num_train_epochs=1)
+    if early:
+        trainer.callback_handler.callbacks.insert(0, callback)
+    else:
+        trainer.add_callback(callback)
+    trainer.add_callback(after)
+    trainer.train()
+    (values,) = logged(trainer)
+    for watch in (before, after):
+        heard = [logs for logs in watch.logs if any(name.startswith("rsa/") for name in logs)]
+        assert [list(logs) for logs in heard] == [[*(f"rsa/layer_{layer}" for layer in range(4)), "epoch"]]
+        assert list(heard[0].values()) == [*values, 1.0]
+        # This is what TensorBoard and W&B make of names.
+        assert list(rewrite_logs(heard[0]))[:2] == ["train/rsa/layer_0", "train/rsa/layer_1"]
+
+
+def said_once(caught: list[warnings.WarningMessage]) -> bool:
+    return sum("evaluates nothing" in str(warning.message) for warning in caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"save_strategy": "no"}, [6]),
+        ({"save_strategy": "steps", "save_steps": 2}, [2, 4, 6]),
+        ({"save_strategy": "steps", "save_steps": 4}, [4, 6]),
+        ({"save_strategy": "epoch"}, [3, 6]),
+        ({"save_strategy": "no", "max_steps": 4}, [4]),
+    ],
+)
+def test_without_evaluation_it_scores_saves_and_the_end(
+    tmp_path: Path, options: dict[str, Any], steps: list[int]
+) -> None:
+    logging = {"eval_strategy": "no", "logging_strategy": "steps", "logging_steps": 1}
+    trainer = made_trainer(tmp_path, **logging, **options)
+    callback = added(trainer, RSACallback(TEXTS))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+        assert [entry["step"] for entry in trainer.state.log_history if "rsa/layer_0" in entry] == steps
+        losses = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+        assert losses == list(range(1, steps[-1] + 1))
+        assert said_once(caught)
+        trainer.state.global_step = 0
+        called_by(trainer, "on_train_begin", callback, processing_class=tokenizer())
+        assert said_once(caught)
+    # What was logged at a save is in what was saved.
+    for saved in tmp_path.glob("checkpoint-*"):
+        history = TrainerState.load_from_json(str(saved / "trainer_state.json")).log_history
+        assert [entry["step"] for entry in history if "rsa/layer_0" in entry][-1] == int(saved.name.partition("-")[2])
+
+
+class Stop(TrainerCallback):
+    """Stops at a step, when the callbacks before it have seen the step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        control.should_training_stop |= state.global_step == 2
+        return control
+
+
+@pytest.mark.filterwarnings("ignore:this training evaluates nothing:UserWarning")
+def test_without_evaluation_it_scores_an_early_end(tmp_path: Path) -> None:
+    trainer = made_trainer(tmp_path, eval_strategy="no")
+    trainer.add_callback(RSACallback(TEXTS))
+    trainer.add_callback(Stop())
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "rsa/layer_0" in entry] == [2]
+
+
+def test_with_evaluation_nothing_else_is_scored_or_said(tmp_path: Path) -> None:
+    trainer = made_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=4)
+    trainer.add_callback(RSACallback(TEXTS))
+    trainer.train()  # warnings are errors in tests
+    assert [entry["step"] for entry in trainer.state.log_history if "rsa/layer_0" in entry] == [3, 4]
+
+
 @pytest.mark.equality
 def test_before_the_first_step_all_is_one(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1, eval_on_start=True)
-    RSACallback(TEXTS, measures=("rsa", "cka", "mean-cosine-tuned"), layers="1,-1").attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS, measures=("rsa", "cka", "mean-cosine-tuned"), layers="1,-1"))
     trainer.train()
     assert logged(trainer)[0] == logged(trainer, "cka")[0] == [1.0, 1.0]
     assert max(logged(trainer)[1] + logged(trainer, "cka")[1]) < 1
@@ -211,7 +304,7 @@ def test_frozen_layers_are_exactly_one(tmp_path: Path) -> None:
     for part in (model.bert.embeddings, model.bert.encoder.layer[0], model.bert.encoder.layer[1]):
         part.requires_grad_(False)
     trainer = made_trainer(tmp_path, model)
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.train()
     for values in logged(trainer):
         assert values[:3] == [1.0] * 3
@@ -222,7 +315,7 @@ def test_frozen_layers_are_exactly_one(tmp_path: Path) -> None:
 def test_every_family_of_encoders(tmp_path: Path, family: str) -> None:
     model = classifier(family)
     trainer = made_trainer(tmp_path, model, num_train_epochs=1)
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.train()
     (values,) = logged(trainer)
     assert len(values) == model.config.num_hidden_layers + 1
@@ -251,7 +344,7 @@ def test_an_adapter_in_training(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason='adapters take peft: pip install "bertft[lora]"')
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], layers_to_transform=[1])
     trainer = made_trainer(tmp_path, peft.get_peft_model(classifier(), config))
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.train()
     for values in logged(trainer):
         assert values[:2] == [1.0] * 2
@@ -267,11 +360,11 @@ def test_a_resumed_run_is_compared_with_its_first_start(
 ) -> None:
     unbroken, _, _, start = run
     first = made_trainer(tmp_path, copy.deepcopy(start), Watch(stop_at=1), save_strategy="epoch")
-    RSACallback(TEXTS).attach(first)
+    first.add_callback(RSACallback(TEXTS))
     first.train()
     assert (tmp_path / START).is_file()
     second = made_trainer(tmp_path, classifier(), save_strategy="epoch")
-    RSACallback(TEXTS).attach(second)
+    second.add_callback(RSACallback(TEXTS))
     second.train(resume_from_checkpoint=True)
     # Weights and hidden states have the same bits. NumPy's products in float64, from which scores follow, may not.
     np.testing.assert_allclose(logged(second), logged(unbroken), rtol=0, atol=1e-9)
@@ -291,19 +384,19 @@ def test_a_resumed_run_without_its_start_is_refused(
     tmp_path: Path, lost: bool, options: dict[str, Any], message: str
 ) -> None:
     first = made_trainer(tmp_path, None, Watch(stop_at=1), save_strategy="epoch")
-    RSACallback(TEXTS).attach(first)
+    first.add_callback(RSACallback(TEXTS))
     first.train()
     if lost:
         (tmp_path / START).write_bytes((tmp_path / START).read_bytes()[:-10])
     second = made_trainer(tmp_path, save_strategy="epoch")
-    RSACallback(TEXTS, **options).attach(second)
+    second.add_callback(RSACallback(TEXTS, **options))
     with pytest.raises(OptionError, match=message):
         second.train(resume_from_checkpoint=True)
 
 
 def test_nothing_is_written_where_nothing_is_saved(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1)
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.train()
     assert not (tmp_path / START).exists()
 
@@ -313,39 +406,37 @@ def test_nothing_is_written_where_nothing_is_saved(tmp_path: Path) -> None:
 
 def test_only_the_first_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = made_trainer(tmp_path)
-    callback = RSACallback(TEXTS).attach(trainer)
+    callback = added(trainer, RSACallback(TEXTS))
     trainer.state.is_world_process_zero = False
     trainer.model.register_forward_pre_hook(lambda *_: pytest.fail("a model was run"))
-    given = {"model": trainer.model, "processing_class": tokenizer()}
-    callback.on_train_begin(trainer.args, trainer.state, trainer.control, **given)
-    callback.on_evaluate(trainer.args, trainer.state, trainer.control, **given)
+    for event in ("on_train_begin", "on_evaluate"):
+        called_by(trainer, event, callback, processing_class=tokenizer())
     assert callback.kept_bytes == 0
 
 
-def test_a_callback_that_was_not_attached_says_how(tmp_path: Path) -> None:
+def test_a_callback_that_no_trainer_calls_says_how(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path)
-    trainer.add_callback(RSACallback(TEXTS))
-    with pytest.raises(OptionError, match=r"not attached; write RSACallback\(\.\.\.\)\.attach\(trainer\)"):
-        trainer.train()
+    with pytest.raises(OptionError, match=r"write trainer\.add_callback\(RSACallback\(\.\.\.\)\)"):
+        RSACallback(TEXTS).on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
 
 
 def test_weights_in_parts_are_refused(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path)
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     trainer.is_fsdp_enabled = True
     callback = trainer.callback_handler.callbacks[-1]
     with pytest.raises(OptionError, match="does not support FSDP or DeepSpeed"):
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        called_by(trainer, "on_train_begin", callback)
 
 
 def test_a_trainer_without_a_tokenizer(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1)
     trainer.processing_class = trainer.callback_handler.processing_class = None
-    RSACallback(TEXTS).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS))
     with pytest.raises(OptionError, match="no tokenizer; give it as processing_class, or to RSACallback"):
         trainer.train()
     trainer.pop_callback(RSACallback)
-    RSACallback(TEXTS, tokenizer=tokenizer()).attach(trainer)
+    trainer.add_callback(RSACallback(TEXTS, tokenizer=tokenizer()))
     trainer.train()
     assert len(logged(trainer)) == 1
 
@@ -357,7 +448,7 @@ def test_several_texts_are_refused() -> None:
 
 def test_training_that_diverges_goes_on(tmp_path: Path) -> None:
     trainer = made_trainer(tmp_path, num_train_epochs=1)
-    callback = RSACallback(TEXTS).attach(trainer)
+    callback = added(trainer, RSACallback(TEXTS))
     trainer.train()
     with torch.no_grad():
         trainer.model.bert.encoder.layer[1].output.dense.bias[0] = math.inf

@@ -136,7 +136,7 @@ def test_pairs_reach_score(flag: str, fake: FakeScore) -> None:
     ("command", "said"),
     [
         ("", "the following arguments are required: COMMAND"),
-        ("scrub", "unknown command 'scrub' (did you mean 'score'?); choose one of score, tune"),
+        ("scrub", "unknown command 'scrub' (did you mean 'score'?); choose one of score, diff, tune"),
         ("score base", "the following arguments are required: --text"),
         ("score base --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),
         ("score --text x", "TUNED is missing: give BASE TUNED or pairs of them with --pair"),

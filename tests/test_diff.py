@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bertft import cli
 from bertft.errors import CheckpointError
 from bertft.experiments.diff import diff
 from bertft.report import diff as report
@@ -173,3 +174,21 @@ def test_the_report_has_a_table_a_finding_and_files(tmp_path: Path) -> None:
     ]
     read = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert len(read["rows"]) == len(found.rows)
+
+
+def test_the_command_prints_writes_and_fails_where_nothing_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(Path("base"))
+    saved(Path("same"))
+    saved(Path("tuned"), noisy(0.01))
+    assert cli.main(["diff", "base", "tuned", "--output-dir", "out", "--fail-if-equal"]) == 0
+    assert "those of layer" not in capsys.readouterr().out  # every layer has changed
+    written = sorted(path.name for path in Path("out").iterdir())
+    assert written == [".bertft.json", "weights.csv", "weights.json", "weights.png"]
+    assert cli.main(["diff", "base", "tuned", "same", "--fail-if-equal", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["run"]["tensors"]["same"]["same"]
+    assert err.endswith("bertft: all weights of same equal those of base, bit for bit\n")
+    assert cli.main(["diff", "base", "same"]) == 0

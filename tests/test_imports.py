@@ -26,11 +26,12 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "similarity": {"kernels", "statistics", "measures"},
     "activations": {"data", "checkpoints"},
     "probes": {"kernels", "data"},
+    "report": set(),
     "tasks": {"data", "checkpoints", "activations", "kernels"},
     "experiments": {
-        *("kernels", "data", "checkpoints", "statistics", "measures", "similarity", "activations", "probes", "tasks")
+        *("kernels", "data", "checkpoints", "statistics", "measures", "similarity", "activations", "probes", "tasks"),
+        "report",  # results show and save themselves
     },
-    "report": set(),
 }
 # These put the rooms together.
 EVERYTHING = {"__init__", "__main__", "cli", "commands", "demo"}

@@ -105,6 +105,7 @@ NEEDED = {
     "probe structural": ["a", "--treebank", "b"],
     "probe edge": ["a"],
     "probe mdl": ["a"],
+    "diff": ["a", "b"],
     "data edge": ["--task", "pos", "--treebank", "a", "-o", "b"],
 }
 

@@ -23,10 +23,10 @@ from bertft.checkpoints.load import load_checkpoint
 from bertft.data import corpus_from_texts
 from bertft.errors import ArrayError, CheckpointError, DataError, OptionError
 from bertft.experiments.inputs import distinct_names
+from bertft.experiments.results import Scores
 from bertft.experiments.score import _averaged, score
 from bertft.kernels import reference
 from bertft.measures import MEASURES
-from bertft.records import Scores
 from bertft.similarity.pair_moments import PairMoments
 
 DEPTH = 4

@@ -194,8 +194,8 @@ def _tensors(adapter: Adapter) -> dict[str, Tensor]:
     try:
         loaded = torch.load(adapter.weights, map_location="cpu", weights_only=True)
         return {str(name): tensor for name, tensor in loaded.items()}
-    except Exception as error:  # torch's own message advises loading the pickle with its code
-        raise CheckpointError(f"{adapter.weights}: the pickle contains more than tensors, or is damaged") from error
+    except Exception:  # torch's own message advises loading the pickle with its code
+        raise CheckpointError(f"{adapter.weights}: the pickle contains more than tensors, or is damaged") from None
 
 
 def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str, dict[str, Tensor]]:

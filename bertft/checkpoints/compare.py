@@ -25,6 +25,11 @@ _HARMLESS_FIELDS = frozenset(
 )
 _HARMLESS_WORDS = ("drop", "classifier", "summary")
 
+_SAME_VOCABULARY = (
+    "compare checkpoints with the same vocabulary, or, if the tuned model was trained with the base's tokenizer, "
+    "copy the base's tokenizer files into its folder"
+)
+
 
 def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
     """Return the last hidden layer up to which two models have the same weights and computation; -1 for none.
@@ -55,23 +60,19 @@ def shared_depth(base: PreTrainedModel, tuned: PreTrainedModel) -> int:
 
 
 def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iterable[str]) -> None:
-    """Raise `CheckpointError` unless both tokenizers have the same vocabulary and encode the sample texts alike."""
-    advice = (
-        "compare checkpoints with the same vocabulary, or, if the tuned model was trained with the base's tokenizer, "
-        "copy the base's tokenizer files into its folder"
-    )
-    ours, theirs = base.tokenizer.get_vocab(), tuned.tokenizer.get_vocab()
-    if ours != theirs:
-        token = min(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
-        raise CheckpointError(
-            f"the tokenizers of {base.name} ({len(ours)} tokens) and {tuned.name} ({len(theirs)} tokens) differ: "
-            f"token {token!r} is {ours.get(token, 'absent')} in one and {theirs.get(token, 'absent')} in the other; "
-            f"{advice}"
-        )
+    """Raise `CheckpointError` unless both tokenizers have the same vocabulary and encode the sample texts alike.
+
+    Tokens that were added to one of the vocabularies, as `add_tokens` does, may be absent in the other. Sample texts
+    in which one occurs are not compared here; see `check_added_tokens`.
+    """
+    _check_same_vocabulary(base, tuned)
+    extra = set(added_tokens(base, tuned).values())
     for text in sample_texts:
         # Pairs have their own template, which a single text does not use.
         for texts in ((text,), (text, text)):
             encoded = [checkpoint.tokenizer(*texts, verbose=False) for checkpoint in (base, tuned)]
+            if extra and any(not extra.isdisjoint(encoding["input_ids"]) for encoding in encoded):
+                continue
             if encoded[0].data != encoded[1].data:
                 first, second = (
                     " ".join(checkpoint.tokenizer.convert_ids_to_tokens(encoding["input_ids"]))[:80]
@@ -79,8 +80,62 @@ def check_same_tokenizer(base: Checkpoint, tuned: Checkpoint, sample_texts: Iter
                 )
                 raise CheckpointError(
                     f"the tokenizers of {base.name} and {tuned.name} encode {text[:60]!r} differently: "
-                    f"{first!r} and {second!r}; {advice}"
+                    f"{first!r} and {second!r}; {_SAME_VOCABULARY}"
                 )
+
+
+def _check_same_vocabulary(base: Checkpoint, tuned: Checkpoint) -> None:
+    """Raise `CheckpointError` unless the vocabularies differ at most by tokens that were added to one of them."""
+    ours, theirs = base.tokenizer.get_vocab(), tuned.tokenizer.get_vocab()
+    added = added_tokens(base, tuned)
+    differing = [token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)]
+    if unexplained := [token for token in differing if token not in added]:
+        token = min(unexplained)
+        raise CheckpointError(
+            f"the tokenizers of {base.name} ({len(ours)} tokens) and {tuned.name} ({len(theirs)} tokens) differ: "
+            f"token {token!r} is {ours.get(token, 'absent')} in one and {theirs.get(token, 'absent')} in the other; "
+            f"{_SAME_VOCABULARY}"
+        )
+
+
+def added_tokens(base: Checkpoint, tuned: Checkpoint) -> dict[str, int]:
+    """Return the tokens, with their ids, that were added to one of two vocabularies and are absent in the other.
+
+    An added token whose id stands for another token in the other vocabulary is not among them.
+    """
+    found: dict[str, int] = {}
+    for one, other in ((base, tuned), (tuned, base)):
+        known = other.tokenizer.get_vocab()
+        taken = set(known.values())
+        for token, index in one.tokenizer.get_added_vocab().items():
+            if token not in known and index not in taken:
+                found[token] = index
+    return found
+
+
+def check_added_tokens(base: Checkpoint, tuned: Checkpoint, texts: Iterable[str]) -> str | None:
+    """Raise `CheckpointError` where a text contains a token that only one of two checkpoints has.
+
+    Returns a note for readers if there are such tokens and no text uses them, or else None.
+    """
+    extra = added_tokens(base, tuned)
+    if not extra:
+        return None
+    names = {index: token for token, index in extra.items()}
+    for text in texts:
+        for checkpoint in (base, tuned):
+            used = [names[index] for index in checkpoint.tokenizer(text, verbose=False)["input_ids"] if index in names]
+            if used:
+                other = tuned if checkpoint is base else base
+                raise CheckpointError(
+                    f"{checkpoint.name} has the token {used[0]!r}, which {other.name} lacks, and it occurs in "
+                    f"{text[:60]!r}; give texts that contain none of the added tokens"
+                )
+    several = f"{len(extra)} tokens were" if len(extra) > 1 else "1 token was"
+    return (
+        f"{several} added to the vocabulary of {base.name} or {tuned.name} and not of the other "
+        f"(such as {min(extra)!r}); the texts contain none of them"
+    )
 
 
 @dataclass(frozen=True)

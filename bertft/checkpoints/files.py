@@ -6,6 +6,7 @@ The messages name the file, which the messages of the libraries often do not.
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,20 @@ def resolved(source: str | Path, *, allow_pickle: bool) -> Path:
     return _download(str(source), allow_pickle=allow_pickle)
 
 
+def as_typed(source: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder whose last name is the one that was typed, even where it is a link.
+
+    >>> as_typed("/some/./model/").name, as_typed("/usr/lib/..").name
+    ('model', 'usr')
+    """
+    path = Path(source).expanduser()
+    if path.name in ("", ".."):  # a dot alone has no name either
+        return path.resolve()
+    # What `..` leads to depends on links.
+    parent = path.parent.resolve() if ".." in path.parent.parts else path.parent.absolute()
+    return parent / path.name
+
+
 def _check_regular(folder: Path) -> None:
     """Raise `CheckpointError` where a folder cannot be listed, or has a pipe or device, for which libraries wait."""
     try:
@@ -43,7 +58,7 @@ def _check_regular(folder: Path) -> None:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise CheckpointError(f"{entry}: a pipe or a device, not a file; give a folder of ordinary files")
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be listed ({reason(error)}); check its permissions") from error
+        raise CheckpointError(f"{folder}: cannot be listed ({reason(error)}); check its permissions") from None
 
 
 def _download(name: str, *, allow_pickle: bool) -> Path:
@@ -54,16 +69,16 @@ def _download(name: str, *, allow_pickle: bool) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
         if allow_pickle and not any(folder.glob("*.safetensors")):
             snapshot_download(name, allow_patterns=["pytorch_model*.bin", "adapter_model.bin"], ignore_patterns=["*/*"])
-    except LocalEntryNotFoundError as error:
+    except LocalEntryNotFoundError:
         raise CheckpointError(
             f"{name}: not found locally, neither as a folder nor in the hub cache, and the hub is not reachable; "
             "give a local folder, or connect to the network"
-        ) from error
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{name}: no such folder, and the hub has no such model ({first_line(error)}); "
             "check the name, log in if the model is private, or give a local folder"
-        ) from error
+        ) from None
     return folder
 
 
@@ -154,8 +169,8 @@ def _weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
         return []
     try:
         files = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
-    except (KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{folder / name}: has no valid weight_map; save the model again") from error
+    except (KeyError, AttributeError, TypeError):
+        raise CheckpointError(f"{folder / name}: has no valid weight_map; save the model again") from None
     for file in files:
         if not file.exists():
             raise CheckpointError(f"{file}: missing, though {name} lists it; copy or download the model again")
@@ -170,16 +185,14 @@ def check_safetensors(file: Path) -> None:
         with file.open("rb") as stream:
             pointer = stream.read(20).startswith(b"version https://git")
     except OSError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read ({reason(error)}); check the file and its permissions"
-        ) from error
+        raise CheckpointError(f"{file}: cannot be read ({reason(error)}); check the file and its permissions") from None
     if pointer:
         raise CheckpointError(f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
     try:
         with safe_open(file, framework="pt") as tensors:
             empty = not list(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from error
+        raise CheckpointError(f"{file}: truncated or corrupted ({error}); copy or download it again") from None
     if empty:
         raise CheckpointError(f"{file}: contains no tensors; save the model again")
 
@@ -220,11 +233,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CheckpointError(f"{folder / name}: cannot be read ({reason(error)}); check its permissions") from error
+        raise CheckpointError(f"{folder / name}: cannot be read ({reason(error)}); check its permissions") from None
     except ValueError as error:
-        raise CheckpointError(
-            f"{folder / name}: cannot be read as JSON ({error}); copy or download it again"
-        ) from error
+        raise CheckpointError(f"{folder / name}: cannot be read as JSON ({error}); copy or download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{folder / name}: expected a JSON object, got {str(content)[:40]!r}")
     return content

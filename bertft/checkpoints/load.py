@@ -25,6 +25,7 @@ from bertft.checkpoints.anatomy import embedding_rows
 from bertft.checkpoints.bounds import check_sizes
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.files import (
+    as_typed,
     check_tokenizer_files,
     checked_config,
     checked_weights,
@@ -52,12 +53,16 @@ def load_checkpoint(
     dtype: str = "float32",
     allow_pickle: bool = False,
     present: Iterable[Checkpoint] = (),
+    lender: Checkpoint | None = None,
 ) -> Checkpoint:
     """Load the body of a model from a local folder or hub name, in evaluation mode, without task head and gradients.
 
     An adapter, as `peft` saves it, is merged into a copy of the base that its config names; the copy takes only the
     memory of the adapted weights in addition to the base. Its tokenizer is that of the adapter, or else that of the
     base. A base that is already in `present`, with the same folder or the same content, is not loaded again.
+
+    A folder of weights alone, as `model.save_pretrained` writes it, is read with the tokenizer of `lender`, such as the
+    checkpoint that it was fine-tuned from. It must be a model of the same type with at least as many embeddings.
 
     Weights are read from safetensors. With `allow_pickle`, `pytorch_model.bin` is read where there are none, with
     torch's weights-only unpickler. Raises `CheckpointError` where the folder or name is not a usable model, and
@@ -86,9 +91,14 @@ def load_checkpoint(
     weights = checked_weights(folder, allow_pickle=allow_pickle)
     with quiet_transformers():
         check_sizes(folder, config, weights)
-    check_tokenizer_files(folder)
-    tokenizer = _load_tokenizer(folder)
+    if lender is None or has_tokenizer(folder):
+        check_tokenizer_files(folder)
+        tokenizer = _load_tokenizer(folder)
+    else:
+        tokenizer = _lent_tokenizer(folder, config, lender)
     model, drawn = _load_body(folder, config, torch_dtype, weights)
+    if lender is not None and tokenizer is lender.tokenizer:
+        _check_as_many_embeddings(folder, model, lender)
     _check_embedding_covers(folder, model, tokenizer)
     # The cache of keys and values is used only for generation, and would keep every layer of every batch in memory.
     for settings in (model.config, text_settings(model.config)):
@@ -96,6 +106,25 @@ def load_checkpoint(
     model.train(False).requires_grad_(False).to(torch_device)
     _align(model)
     return Checkpoint(name, model, tokenizer, _content_hash(folder, weights), drawn, folder.resolve())
+
+
+def _lent_tokenizer(folder: Path, config: Mapping[str, Any], lender: Checkpoint) -> PreTrainedTokenizerBase:
+    ours, theirs = config.get("model_type"), lender.model.config.model_type
+    if ours != theirs:
+        raise CheckpointError(
+            f"{folder}: no tokenizer, and that of {lender.name} does not fit: one is a model of type {ours}, the other "
+            f"of type {theirs}; save its own tokenizer to the folder with tokenizer.save_pretrained"
+        )
+    return lender.tokenizer
+
+
+def _check_as_many_embeddings(folder: Path, model: PreTrainedModel, lender: Checkpoint) -> None:
+    ours, theirs = embedding_rows(model), embedding_rows(lender.model)
+    if ours is not None and theirs is not None and ours < theirs:
+        raise CheckpointError(
+            f"{folder}: no tokenizer, and that of {lender.name} does not fit: the model has {ours} embeddings, "
+            f"{lender.name} has {theirs}; save its own tokenizer to the folder with tokenizer.save_pretrained"
+        )
 
 
 def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -109,14 +138,13 @@ def _check_embedding_covers(folder: Path, model: PreTrainedModel, tokenizer: Pre
 
 
 def display_name(source: str | Path) -> str:
-    """Return a hub name, or the name of a folder; for `runs/mnli/seed-1/best`, as `tune` writes it, `mnli/seed-1`."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    """Return a hub name, or the name of a folder as it was typed; `runs/mnli/seed-1/best` is `mnli/seed-1`."""
+    if not Path(source).expanduser().is_dir():
         return str(source)
-    folder = folder.resolve()
+    folder = as_typed(source)
     if folder.name in ("best", "last") and folder.parent.name.startswith("seed-"):
         return "/".join(folder.parts[-3:-1]) + ("/last" if folder.name == "last" else "")
-    return folder.name
+    return folder.name or str(folder)
 
 
 def _base_of(
@@ -129,7 +157,7 @@ def _base_of(
         raise CheckpointError(
             f"{adapter.folder}: the base of this adapter was not found ({error}); "
             "set base_model_name_or_path in its adapter_config.json to the folder of the base"
-        ) from error
+        ) from None
     if find_adapter(folder, allow_pickle=allow_pickle) is not None:
         raise CheckpointError(
             f"{adapter.folder}: its base {adapter.base} is an adapter too; merge that adapter into its own base "
@@ -200,7 +228,7 @@ def _load_body(
         raise CheckpointError(
             f"{folder}: transformers {transformers_version} cannot load this {config.get('model_type', 'model')}: "
             f"{reason}"
-        ) from error
+        ) from (error if safetensors else None)
     assert isinstance(model, PreTrainedModel)
     if loader is AutoModel and _is_encoder_decoder(model):
         raise CheckpointError(encoder_decoder(folder, config))
@@ -266,4 +294,4 @@ def present_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from error
+        raise OptionError(f"device {name!r} is not available ({first_line(error)}); try 'cpu'") from None

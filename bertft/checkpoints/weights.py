@@ -72,8 +72,8 @@ def _of_pickle(file: Path) -> dict[str, Callable[[], Tensor]]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
         return {bare(key): _held(tensor) for key, tensor in found.items() if isinstance(tensor, Tensor)}
-    except Exception as error:  # torch raises many types, and its own message advises loading the pickle with its code
-        raise CheckpointError(f"{file}: the pickle contains more than tensors, or is damaged") from error
+    except Exception:  # torch raises many types, and its own message advises loading the pickle with its code
+        raise CheckpointError(f"{file}: the pickle contains more than tensors, or is damaged") from None
 
 
 def _held(tensor: Tensor) -> Callable[[], Tensor]:

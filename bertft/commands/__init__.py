@@ -14,6 +14,7 @@ from bertft.commands import (
     ablate,
     data_edge,
     demo,
+    diff,
     edge,
     mdl,
     pretrain,
@@ -35,6 +36,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "score": Command("compare fine-tuned checkpoints with their base, layer by layer", score.declare, score.run),
+    "diff": Command("compare the weights of checkpoints, without running them", diff.declare, diff.run),
     "tune": Command("fine-tune a checkpoint on MNLI, SQuAD or dependency parsing", tune.declare, tune.run),
     "ablate": Command("fine-tune with layers frozen or removed", ablate.declare, ablate.run),
     "pretrain": Command("pre-train a BERT from scratch with several seeds", pretrain.declare, pretrain.run),

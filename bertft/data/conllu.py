@@ -149,7 +149,7 @@ def read_sentences(file: TextFile) -> Iterator[Sentence]:
             except DataError as error:
                 sentence_id = comment_value(comments, "sent_id")
                 place = f"sentence {sentence_id}: " if sentence_id else ""
-                raise file.error(number, f"{place}not CoNLL-U: {error}; plain text needs the suffix .txt") from error
+                raise file.error(number, f"{place}not CoNLL-U: {error}; plain text needs the suffix .txt") from None
 
 
 def read_conllu(file: TextFile) -> Iterator[Example]:

@@ -133,7 +133,7 @@ def _records(file: TextFile) -> Iterator[EdgeRecord]:
             if problem := _problem(words, targets):
                 raise DataError(problem)
         except DataError as error:
-            raise file.error(number, str(error)) from error
+            raise file.error(number, str(error)) from None
         yield EdgeRecord(words, targets, info, file.where(number))
 
 

@@ -51,7 +51,7 @@ def read_hub(source: str) -> HubRows:
         found = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the library raises many types of error; the first line is informative
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source}: datasets cannot load it ({reason}); give NAME:SPLIT or a local file") from error
+        raise DataError(f"{source}: datasets cannot load it ({reason}); give NAME:SPLIT or a local file") from None
     classes = {name: feature for name, feature in found.features.items() if isinstance(feature, datasets.ClassLabel)}
     rows = [
         {**row, **{name: feature.int2str(row[name]) if row[name] >= 0 else "-" for name, feature in classes.items()}}

@@ -28,7 +28,7 @@ def read_objects(file: TextFile, what: str, fields: str, advice: str) -> Iterato
         except ValueError as error:
             raise file.error(
                 number, f"expected {what} as JSON on each line, got {line[:40]!r} ({error}); {advice}"
-            ) from error
+            ) from None
         if not isinstance(found, dict):
             raise file.error(number, f"expected a JSON object with {fields}, got {line[:40]!r}")
         yield number, found

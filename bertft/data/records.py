@@ -36,7 +36,7 @@ class Example:
                 raise DataError(
                     f"{self.where}: character {error.start} of {part[:40]!r} is half of a surrogate pair, "
                     "which is not a character; write the text again as UTF-8"
-                ) from error
+                ) from None
 
 
 @dataclass(frozen=True)

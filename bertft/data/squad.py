@@ -126,10 +126,10 @@ def _questions(file: TextFile, advice: str) -> Iterator[tuple[str, str, dict[str
         if not isinstance(found, json.JSONDecodeError):
             number = next((number for number, line in enumerate(file.lines, 1) if _LONG_NUMBER.search(line)), 1)
             got = "too deeply nested brackets" if "deeply" in str(error) else error
-            raise file.error(number, f"{wanted}, got {got}") from error
+            raise file.error(number, f"{wanted}, got {got}") from None
         if found.msg == "Extra data" and (lines := _json_lines(file)):
-            raise file.error(found.lineno, f"{wanted}, got {lines}; {advice}") from error
-        raise file.error(found.lineno, f"{wanted}, got {found.msg!r}; is the file truncated or damaged?") from error
+            raise file.error(found.lineno, f"{wanted}, got {lines}; {advice}") from None
+        raise file.error(found.lineno, f"{wanted}, got {found.msg!r}; is the file truncated or damaged?") from None
     for article, article_place in _items(file, document, "", "data"):
         for paragraph, place in _items(file, article, article_place, "paragraphs"):
             passage = _string(file, paragraph, place, "context")

@@ -75,7 +75,7 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
     try:
         content = _content(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({reason(error)}); give {wanted}") from error
+        raise DataError(f"{path}: cannot be read ({reason(error)}); give {wanted}") from None
     if not content.strip():
         raise DataError(f"{path}: the file is empty; give {wanted}")
     for signature, found in _SIGNATURES.items():
@@ -89,7 +89,7 @@ def read_text_file(path: str | Path, wanted: str = _WANTED) -> TextFile:
         raise DataError(
             f"{path}:{_line_of(content, error.start)}: not UTF-8: byte 0x{content[error.start]:02x} at offset "
             f"{error.start}; convert the file from its encoding (for example iconv -f ISO-8859-1 -t UTF-8)"
-        ) from error
+        ) from None
     return TextFile(path, text.removeprefix("\ufeff"), hashlib.sha256(content).hexdigest())
 
 
@@ -122,7 +122,7 @@ def local_path(source: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of an unknown user
-        raise DataError(f"{source}: cannot be read ({reason(error)}); give the path of a file") from error
+        raise DataError(f"{source}: cannot be read ({reason(error)}); give the path of a file") from None
     return path
 
 

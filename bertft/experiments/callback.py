@@ -9,6 +9,7 @@ bit, with and without it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import warnings
 from collections import defaultdict
@@ -63,20 +64,21 @@ class RSACallback(TrainerCallback):
     tokenizer: by default the `processing_class` of the Trainer.
 
     The values are logged by `trainer.log` as `rsa/layer_0`, `rsa/layer_1` and so on: in `state.log_history`, and to the
-    services that `report_to` names. A layer whose hidden states are unchanged, such as a frozen one, scores exactly 1;
-    in a run that was resumed on another machine, or with another number of threads, it scores 1 up to rounding. A layer
-    whose hidden states are not finite scores nan, with an `UndefinedWarning`. The model may have a head and adapters.
+    services that `report_to` names, of which TensorBoard and W&B write `train/` before each name of a training log.
+    A Trainer that never evaluates gets a `UserWarning`, and the values at every save and at the end of training. A
+    layer whose hidden states are unchanged, such as a frozen one, scores exactly 1; in a run that was resumed on
+    another machine, or with another number of threads, it scores 1 up to rounding. A layer whose hidden states are not
+    finite scores nan, with an `UndefinedWarning`. The model may have a head and adapters.
 
     The initial hidden states are tokens x layers x width numbers in the type of the model: 80 MB for 2,000 tokens of a
     BERT-base in float32, see `kept_bytes`. They are also written to the output directory, so that a resumed run is
     compared with the original start. Of several processes, only the first one computes.
 
-    `attach` adds the callback to a Trainer, which the callback needs in order to log. Raises `OptionError` for options
-    out of range and, when training begins, for a Trainer that is not supported, and `DataError` for texts that cannot
-    be read.
+    Raises `OptionError` for options out of range and, when training begins, for a Trainer that is not supported, and
+    `DataError` for texts that cannot be read.
 
     >>> trainer = Trainer(model, args, train_dataset=train, eval_dataset=dev)  # doctest: +SKIP
-    >>> callback = RSACallback("wiki.txt").attach(trainer)  # doctest: +SKIP
+    >>> trainer.add_callback(RSACallback("wiki.txt"))  # doctest: +SKIP
     >>> trainer.train()  # doctest: +SKIP
     """
 
@@ -98,7 +100,7 @@ class RSACallback(TrainerCallback):
         corpora = corpora_of(texts, single=single)
         if len(corpora) != 1:
             raise OptionError(
-                f"{len(corpora)} texts were given; a callback reads one: join them, or attach several callbacks"
+                f"{len(corpora)} texts were given; a callback reads one: join them, or add several callbacks"
             )
         (self._corpus,) = corpora
         self._layers = layers
@@ -110,12 +112,7 @@ class RSACallback(TrainerCallback):
         self._trainer: Trainer | None = None
         self._start: _Start | None = None
         self._last_step = -1
-
-    def attach(self, trainer: Trainer) -> RSACallback:
-        """Add the callback to a Trainer, and return it."""
-        self._trainer = trainer
-        trainer.add_callback(self)
-        return self
+        self._never_evaluated = self._warned = False
 
     @property
     def kept_bytes(self) -> int:
@@ -126,11 +123,13 @@ class RSACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Compute the initial hidden states, or read them if the run is resumed."""
+        self._trainer = _calling_trainer()
         if self._trainer is None:
-            raise OptionError("RSACallback was not attached; write RSACallback(...).attach(trainer)")
+            raise OptionError("RSACallback logs through a Trainer; write trainer.add_callback(RSACallback(...))")
         if self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled:
             raise OptionError("RSACallback needs the whole model in one process; it does not support FSDP or DeepSpeed")
         self._start, self._last_step = None, -1
+        self._never_evaluated = args.eval_strategy == "no"
         if not state.is_world_process_zero:
             return
         model = find_body(given["model"])
@@ -152,14 +151,45 @@ class RSACallback(TrainerCallback):
             if args.save_strategy != "no":
                 start.save(Path(args.output_dir or "."), model)
         self._start = start
+        if self._never_evaluated and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "this training evaluates nothing (eval_strategy is 'no'), so RSACallback compares the model at every "
+                "save and at the end; set eval_strategy to have it compared at every evaluation",
+                stacklevel=2,
+            )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Compare the model with its initial state, once for each step, and log the values."""
+        self._log(state, given["model"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Without evaluation, do so before the model is saved, so that the log is saved with it, and after all steps.
+
+        At the end of training the services that log may be closed already.
+        """
+        if self._never_evaluated and (control.should_save or control.should_training_stop):
+            self._log(state, given["model"])
+
+    on_epoch_end = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Without evaluation, do so where this step was not told to save or to stop before."""
+        if self._never_evaluated:
+            self._log(state, given["model"])
+
+    on_train_end = on_save
+
+    def _log(self, state: TrainerState, model: nn.Module) -> None:
+        """Compare the model with its initial state and log the values, once for each step."""
         if self._start is None or self._trainer is None or state.global_step == self._last_step:
             return
         self._last_step = state.global_step
-        now = self._start.read(find_body(given["model"]))
+        now = self._start.read(find_body(model))
+        # After a log the Trainer takes for done what it was about to log.
+        pending = self._trainer.control.should_log
         self._trainer.log({name: value for layer in now for name, value in self._scores(layer, now[layer])})
+        self._trainer.control.should_log = pending
 
     def _scores(self, layer: int, now: Tensor) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the measures of one layer, as they are logged."""
@@ -179,6 +209,19 @@ class RSACallback(TrainerCallback):
                     message = f"hidden layer {layer} of the model in training: the vector of a token {error.why}"
                     warnings.warn(message, UndefinedWarning, stacklevel=2)
             yield f"{measure.name}/layer_{layer}", value
+
+
+def _calling_trainer() -> Trainer | None:
+    """Return the Trainer that is calling a callback, or None if there is none.
+
+    The Trainer hands its callbacks everything but itself, and only its own `log` reaches the history and all services.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(found := frame.f_locals.get("self"), Trainer):
+            return found
+        frame = frame.f_back
+    return None
 
 
 @dataclass(frozen=True)
@@ -225,7 +268,7 @@ class _Start:
             raise OptionError(
                 f"{folder / START}: the initial hidden states cannot be read ({error}), and a resumed run has no "
                 f"others to compare with; {advice}"
-            ) from error
+            ) from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from torch import Tensor
 from bertft.checkpoints.tensor_names import Place, bodies, place_of
 from bertft.checkpoints.weights import Weights, read_weights
 from bertft.errors import CheckpointError, OptionError
+from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run
+from bertft.files import ResultFiles
 from bertft.options import several
 from bertft.progress import Feedback, Progress
 from bertft.records import Row
@@ -33,15 +35,38 @@ _PIECE = 1 << 15  # elements that are widened to float64 at once: they stay in t
 _SMALLEST = 1e-200  # a sum of squares below may have lost some that are subnormal
 
 
+def _whole_layers(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["kind"] == ALL]
+
+
 @dataclass(frozen=True)
-class DiffResults:
+class DiffResults(Results):
     """What `diff` returns: one row for each tuned model, layer and kind of tensor, and the record of the run.
 
     `run["tensors"]` lists for each tuned model the tensors that are missing, added, or of another shape or type.
     """
 
-    rows: list[Row]
-    run: dict[str, Any]
+    layout: ClassVar[Layout] = Layout(("part", "layer"), ("tuned",), kept=_whole_layers, value="relative_change")
+
+    def files(self) -> ResultFiles:
+        """Return `weights.json`, `weights.csv` and `weights.png`."""
+        from bertft.report.diff import files
+
+        return files(self.rows, self.run)
+
+    def drawing(self) -> Drawing:
+        """Return the relative change by layer, a line for each tuned model."""
+        from bertft.report.drawing import Line
+        from bertft.report.rows import short_names
+
+        whole = [row for row in _whole_layers(self.rows) if row["layer"] is not None]
+        names = short_names(dict.fromkeys(row["tuned"] for row in whole))
+        lines = []
+        for tuned, name in names.items():
+            own = [row for row in whole if row["tuned"] == tuned]
+            lines.append(Line(name, False, [row["layer"] for row in own], [row["relative_change"] for row in own]))
+        label = "‖W′ − W‖ / ‖W‖"
+        return Drawing("Change of the weights", f"from {self.rows[0]['base']}", "Layer (0 = embeddings)", label, lines)
 
     @property
     def equal(self) -> list[str]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -34,8 +34,10 @@ from bertft.experiments.edge_rows import (
     sizes,
 )
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
-from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
+from bertft.experiments.results import Drawing, Layout, Results, reported_rows
 from bertft.experiments.run import KeptResults, Run
+from bertft.files import ResultFiles
 from bertft.options import integer, integers, several
 from bertft.probes.edge import EdgeJob, EdgeProbe, Recipe, SubwordTask, predict_edges, recipe_of, train_edge_probes
 from bertft.progress import Feedback, Progress, Say
@@ -48,16 +50,41 @@ KEPT = {"notes", "counts", "labels", "mixes", "training"}
 """The keys of the results that are kept of a model and a group of tasks."""
 
 
+def _f1_rows(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in reported_rows(rows) if row["measure"] == "f1"]
+
+
 @dataclass(frozen=True)
-class EdgeResults:
+class EdgeResults(Results):
     """What `probe_edges` returns.
 
     rows: one for each model, task, input, seed, split and measure.  labels: the same by label.  run: the record.
     """
 
-    rows: list[Row]
     labels: list[Row]
-    run: dict[str, Any]
+
+    layout: ClassVar[Layout] = Layout(("task", "scoring", "input"), ("model",), kept=_f1_rows)
+
+    def files(self) -> ResultFiles:
+        """Return `edge.json`, `edge.csv`, `edge-labels.csv` and the figures for which there is data."""
+        from bertft.report.edge import files
+
+        return files(self.rows, self.labels, self.run)
+
+    def drawing(self) -> Drawing:
+        """Return F1 by task, a mark for each model and input."""
+        from bertft.report.drawing import Line
+        from bertft.report.edge_scores import EdgeTable
+
+        table = EdgeTable(self.rows)
+        tasks = [task for task, scoring in table.tasks if scoring == "all"]
+        lines = []
+        for own in table.model_inputs:
+            points = [(at, table.score(own, task, "all").value) for at, task in enumerate(tasks)]
+            x, y = zip(*points, strict=True)
+            lines.append(Line(f"{table.names[own.model]}, {own.input}", own.baseline, x, y))
+        detail = f"{table.split} set; baselines: bars"
+        return Drawing("Edge probes", detail, "Task", "F1, percent", lines, ticks=tasks, joined=False)
 
 
 def probe_edges(
@@ -127,6 +154,7 @@ def probe_edges(
         groups = group_tasks(corpora, given.sentences, probing.order_seed)
     with run.clock.phase("load"):
         probed = given.load(with_baselines=baselines)
+    run.notes += notes_on(probed.checkpoints)
     wanted = several("inputs", inputs, str) or INPUTS[preset]
     chosen = ChosenInputs.of_models(probed.checkpoints, wanted, baselines=baselines)
     kept = KeptResults(None if results is None else Path(results), KEPT)
@@ -148,7 +176,7 @@ def probe_edges(
         mixes=named_rows(found, "mixes"),
         training=named_rows(found, "training"),
     )
-    return EdgeResults(rows, named_rows(found, "labels"), record)
+    return EdgeResults(rows, record, named_rows(found, "labels"))
 
 
 @dataclass(frozen=True)

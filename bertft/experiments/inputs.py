@@ -17,6 +17,7 @@ from bertft.activations.batches import BATCH_TOKENS, Grouping
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.edit import randomised
+from bertft.checkpoints.files import as_typed, has_tokenizer
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import OptionError
@@ -102,7 +103,10 @@ def sources_of(name: str, given: Source | Sequence[Source]) -> list[Source]:
 
 
 def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: bool) -> list[Checkpoint]:
-    """Load checkpoints and give them distinct names; a base that several adapters share is read once."""
+    """Load checkpoints and give them distinct names; a base that several adapters share is read once.
+
+    A folder without a tokenizer is read with that of the first checkpoint.
+    """
     given = [source for source in sources if isinstance(source, Checkpoint)]
     if device == "auto":
         device = str(given[0].model.device) if given else "cuda" if torch.cuda.is_available() else "cpu"
@@ -115,10 +119,25 @@ def loaded(sources: Sequence[Source], *, device: str, dtype: str, allow_pickle: 
                 dtype=dtype,
                 allow_pickle=allow_pickle,
                 present=[*given, *found],
+                lender=found[0] if found else None,
             )
         found.append(source)
     names = distinct_names([checkpoint.name for checkpoint in found], sources)
     return [dataclasses.replace(checkpoint, name=name) for checkpoint, name in zip(found, names, strict=True)]
+
+
+def notes_on(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    """Yield notes on checkpoints that were loaded together: whose tokenizer was lent, and which have equal content."""
+    first, *others = checkpoints
+    for checkpoint in others:
+        folder = checkpoint.folder
+        if checkpoint.tokenizer is first.tokenizer and checkpoint.base is None and folder and not has_tokenizer(folder):
+            yield f"{checkpoint.name}: its folder has no tokenizer, so that of {first.name} was used"
+    known: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        same = known.setdefault(checkpoint.content_hash, checkpoint.name)
+        if same != checkpoint.name and checkpoint.content_hash:
+            yield f"{checkpoint.name} has the same config and weights as {same}: the files have equal content"
 
 
 @dataclass(frozen=True)
@@ -232,9 +251,7 @@ def distinct_names(names: Sequence[str], sources: Sequence[object]) -> list[str]
     >>> distinct_names(["best", "best", "base"], ["runs/mnli/best", "runs/squad/best", "base"])
     ['mnli/best', 'squad/best', 'base']
     """
-    parents = [
-        Path(source).absolute().parent.parts if isinstance(source, str | os.PathLike) else () for source in sources
-    ]
+    parents = [as_typed(source).parent.parts if isinstance(source, str | os.PathLike) else () for source in sources]
     result = list(names)
     for level in range(1, max(map(len, parents), default=0) + 1):
         for name in [name for name, times in Counter(result).items() if times > 1]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from bertft.checkpoints.anatomy import n_layers
 from bertft.data.edge import EdgeCorpus
 from bertft.errors import OptionError
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
-from bertft.experiments.inputs import Computation, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbingInputs, Source, notes_on
+from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import KeptResults, Run
+from bertft.files import ResultFiles
 from bertft.options import count, integer, one_of, optional_integer, several
 from bertft.probes.edge import SubwordTask, recipe_of
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
@@ -39,14 +41,35 @@ COMPAT = ("released",)
 
 
 @dataclass(frozen=True)
-class MdlResults:
+class MdlResults(Results):
     """What `describe` returns.
 
     rows: one for each model, task, input and measure.  run: the record of the run, with the curves of online codes.
     """
 
-    rows: list[Row]
-    run: dict[str, Any]
+    layout: ClassVar[Layout] = Layout(("task", "control", "model", "input"), ("measure",))
+
+    def files(self) -> ResultFiles:
+        """Return `mdl.json`, `mdl.csv` and the figures for which there is data."""
+        from bertft.report.mdl import files
+
+        return files(self.rows, self.run)
+
+    def drawing(self) -> Drawing:
+        """Return the compression of each input, a line for each task and model."""
+        from bertft.report.drawing import Line
+        from bertft.report.mdl import codelengths
+        from bertft.report.rows import short_names
+
+        found = codelengths(self.rows)
+        inputs = list(dict.fromkeys(each.input for each in found))
+        names = short_names(each.model for each in found)
+        lines = []
+        for task, model, baseline in dict.fromkeys((each.task, each.model, each.baseline) for each in found):
+            own = [each for each in found if (each.task, each.model) == (task, model)]
+            x = [inputs.index(each.input) for each in own]
+            lines.append(Line(f"{task}, {names[model]}", baseline, x, [each.values["compression"] for each in own]))
+        return Drawing("Description length", "baselines dashed", "Input", "Compression", lines, ticks=inputs)
 
 
 def describe(
@@ -130,6 +153,7 @@ def describe(
         groups = group_tasks(corpora, given.sentences, draw_seed)
     with run.clock.phase("load"):
         probed = given.load()
+    run.notes += notes_on(probed.checkpoints)
     chosen = {model.name: options.input_names(wanted, n_layers(model.model)) for model in probed.checkpoints}
     kept = KeptResults(None if results is None else Path(results), {"codes"})
     parts = group_states(probed, groups, lambda model: chosen[model.shape], given, run)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from bertft.checkpoints.load import load_checkpoint, present_device
 from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
+from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run, same_run
-from bertft.files import folder_lock, require_writable
+from bertft.files import ResultFiles, folder_lock, require_writable
 from bertft.options import integer, integers, one_of, several
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
@@ -52,15 +53,35 @@ TokenizerSource = str | os.PathLike[str] | PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class PretrainResults:
+class PretrainResults(Results):
     """What `pretrain` returns.
 
     rows: one for each seed and metric, and for each baseline.  run: the record.  folders: of the models, by seed.
     """
 
-    rows: list[Row]
-    run: dict[str, Any]
     folders: dict[int, Path]
+
+    layout: ClassVar[Layout] = Layout(("baseline",), ("metric",))
+
+    def files(self) -> ResultFiles:
+        """Return `pretraining.json`, `pretraining.csv` and `pretraining.png`."""
+        from bertft.report.pretrain import files
+
+        return files(self.rows, self.run)
+
+    def drawing(self) -> Drawing:
+        """Return the loss of masked words on held-out text by step, a line for each seed, and the baseline."""
+        from bertft.report.drawing import Line
+        from bertft.report.pretrain import described, finite
+
+        lines = []
+        for seed, of_seed in self.run["training"].items():
+            points = [(row["step"], row["mlm_loss"]) for row in of_seed["history"] if finite(row["mlm_loss"])]
+            lines.append(Line(f"seed {seed}", False, [x for x, _ in points], [y for _, y in points]))
+        steps = [x for line in lines for x in line.layers] or [0]
+        (lowest,) = (row["value"] for row in self.rows if row["baseline"] and row["metric"] == "mlm_loss")
+        lines.append(Line("word frequencies", True, [min(steps), max(steps)], [lowest, lowest]))
+        return Drawing("Masked words on held-out text", described(self.run), "Step", "Loss, nats per word", lines)
 
 
 def pretrain(
@@ -194,13 +215,13 @@ class ModelOptions:
         try:
             settings = read_json(Path(self.config))
         except (OSError, ValueError) as error:
-            raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from error
+            raise OptionError(f"{self.config}: not readable as JSON ({error}); give a config.json of a BERT") from None
         if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
             raise OptionError(f"{self.config}: not the config of a BERT; only a BERT can be pre-trained")
         try:
             return BertConfig(**settings)
         except (TypeError, ValueError) as error:
-            raise OptionError(f"{self.config}: not the config of a BERT ({error})") from error
+            raise OptionError(f"{self.config}: not the config of a BERT ({error})") from None
 
     def tokenizer_for(self, corpus: HeldOutCorpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer that was given, or learn one from the training documents of a corpus."""

@@ -48,7 +48,7 @@ def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
     try:
         before = read_json(path)
     except (OSError, ValueError) as error:
-        raise BertftError(f"{path}: cannot be read ({error}); name another folder") from error
+        raise BertftError(f"{path}: cannot be read ({error}); name another folder") from None
     check_same(path.parent, before, options)
 
 

@@ -13,22 +13,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from bertft.activations.manner import manner_of
 from bertft.activations.stimuli import Stimuli
 from bertft.checkpoints.anatomy import n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
-from bertft.checkpoints.compare import check_same_tokenizer
+from bertft.checkpoints.compare import check_added_tokens, check_same_tokenizer
 from bertft.data import Corpus
 from bertft.errors import CheckpointError, OptionError
 from bertft.experiments.comparison import Comparison, Pair, PairStates, ScoreOptions
-from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpora_of, sources_of
+from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpora_of, notes_on, sources_of
+from bertft.experiments.results import Scores
 from bertft.experiments.run import Run
 from bertft.measures import LEAST_GROUPS, evaluate, resolve
 from bertft.options import several
 from bertft.progress import Feedback, PhaseProgress, Progress
-from bertft.records import Row, Scores
+from bertft.records import Row
 
 PAIRS, PAIRS_OF_BASES = "pairs", "pairs of bases"
 """What the pairs of a group are called where their mean is reported."""
@@ -108,9 +108,10 @@ def score(
     options = ScoreOptions.of(
         checkpoints, sampling, computation, layers=layers, measures=named, standardize=standardize
     )
+    run.notes += notes_on(checkpoints)
     run.notes += [note for checkpoint in checkpoints for note in manner_of(checkpoint).notes(checkpoint.name)]
     run.notes += [note for pairs in groups.values() for pair in pairs for note in pair.notes(options.layers)]
-    rows, padding = _score_corpora(corpora, checkpoints[0].tokenizer, groups, options, run)
+    rows, padding = _score_corpora(corpora, checkpoints, groups, options, run)
     record = run.record(
         options.record(),
         seed=sampling.seed,
@@ -163,7 +164,7 @@ def _comparisons(groups: Mapping[str, Sequence[Pair]]) -> list[Comparison]:
 
 def _score_corpora(
     corpora: Sequence[Corpus],
-    tokenizer: PreTrainedTokenizerBase,
+    checkpoints: Sequence[Checkpoint],
     groups: Mapping[str, Sequence[Pair]],
     options: ScoreOptions,
     run: Run,
@@ -173,7 +174,10 @@ def _score_corpora(
     padding: dict[str, float] = {}
     for corpus in corpora:
         with run.clock.phase("tokenise"):
-            stimuli = options.sampling.draw(corpus, tokenizer, options.batch_tokens, options.grouping)
+            base, *others = checkpoints
+            stimuli = options.sampling.draw(corpus, base.tokenizer, options.batch_tokens, options.grouping)
+            drawn = [text for example in stimuli.examples for text in (example.text, example.pair) if text]
+            run.notes += [note for other in others if (note := check_added_tokens(base, other, drawn))]
         run.notes += stimuli.notes
         padding[corpus.name] = stimuli.padding
         rows += _score_corpus(stimuli, groups, options, run)

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,8 +24,10 @@ from bertft.checkpoints.anatomy import n_layers, parse_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, UndefinedWarning
-from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source
+from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
+from bertft.experiments.results import Drawing, Layout, Results, reported_rows
 from bertft.experiments.run import Run
+from bertft.files import ResultFiles
 from bertft.options import integer, integers, one_of
 from bertft.probes.structural.examples import Examples, pad_trees
 from bertft.probes.structural.prediction import evaluate_batch, evaluate_probes, predict, spanning_edges
@@ -61,15 +63,41 @@ class DrawnTree:
 
 
 @dataclass(frozen=True)
-class StructuralResults:
+class StructuralResults(Results):
     """What `probe_structural` returns.
 
     rows: one for each model, layer, rank, split and measure.  run: the record of the run.  trees: the drawn trees.
     """
 
-    rows: list[Row]
-    run: dict[str, Any]
     trees: list[DrawnTree]
+
+    layout: ClassVar[Layout] = Layout(("model", "rank", "layer"), ("measure",), kept=reported_rows)
+
+    def files(self) -> ResultFiles:
+        """Return `probes.json`, `probes.csv`, figure 1 of the paper and the drawn trees."""
+        from bertft.report.structural import files
+
+        return files(self.rows, self.run, self.trees)
+
+    def drawing(self) -> Drawing:
+        """Return UUAS by layer, a line for each model and rank; trees made without a model are level lines."""
+        from bertft.report.drawing import Line
+        from bertft.report.rows import shown_split
+        from bertft.report.structural import curves, labels
+
+        found = curves(self.rows)
+        names = labels(found)
+        layers = sorted({layer for curve in found for layer, _ in curve.points("uuas")}) or [0]
+        lines = []
+        for curve in found:
+            points = curve.points("uuas")
+            if not points and math.isfinite(value := curve.values["uuas"].get(None, math.nan)):
+                points = [(layers[0], value), (layers[-1], value)]
+            if points:
+                x, y = zip(*points, strict=True)
+                lines.append(Line(names[curve.model, curve.rank], curve.baseline, x, y))
+        detail = f"{self.run['treebank']['name']}, {shown_split(self.rows)}; baselines dashed"
+        return Drawing("Structural probes", detail, "Layer (0 = embeddings)", "UUAS", lines)
 
 
 def probe_structural(
@@ -138,6 +166,7 @@ def probe_structural(
         splits = _splits(bank, given.sentences, options.seed)
     with run.clock.phase("load"):
         probed = given.load()
+    run.notes += notes_on(probed.checkpoints)
     layers_of = {model.name: parse_layers(layers, n_layers(model.model)) for model in probed.checkpoints}
     probing = _Probing(splits, layers_of, options, given, run)
     for model in probed:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainerCallback
@@ -23,8 +23,9 @@ from bertft.checkpoints.edit import freeze as freeze_blocks
 from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
 from bertft.experiments.inputs import Computation, Source
+from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run, check_same
-from bertft.files import folder_lock, holds_nothing, require_writable, unwritable, write_files
+from bertft.files import ResultFiles, folder_lock, holds_nothing, require_writable, unwritable, write_files
 from bertft.options import integers, one_of, optional_integer
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
@@ -43,11 +44,31 @@ RECORD = "tuning.json"
 
 
 @dataclass(frozen=True)
-class TuneResults:
+class TuneResults(Results):
     """What `tune` returns: a row for each seed, epoch and measure and for each baseline, and the record of the run."""
 
-    rows: list[Row]
-    run: dict[str, Any]
+    layout: ClassVar[Layout] = Layout(("model", "epoch"), ("measure",))
+
+    def files(self) -> ResultFiles:
+        """Return `tuning.json` and `tuning.csv`."""
+        return ResultFiles({RECORD: json_bytes(self.rows, self.run), "tuning.csv": csv_bytes(self.rows, COLUMNS)}, {})
+
+    def drawing(self) -> Drawing:
+        """Return the metric of the task by epoch, a line for each seed and a level one for each baseline."""
+        from bertft.report.drawing import Line
+
+        metric = self.run["metric"]
+        of_metric = [row for row in self.rows if row["measure"] == metric]
+        epochs = sorted({row["epoch"] for row in of_metric if not row["baseline"]})
+        lines = []
+        for seed in dict.fromkeys(row["seed"] for row in of_metric if not row["baseline"]):
+            points = [(row["epoch"], row["value"]) for row in of_metric if row["seed"] == seed and not row["baseline"]]
+            x, y = zip(*points, strict=True)
+            lines.append(Line(f"seed {seed}", False, x, y))
+        for row in of_metric:
+            if row["baseline"]:
+                lines.append(Line(row["model"], True, [epochs[0] - 0.4, epochs[-1] + 0.4], [row["value"]] * 2))
+        return Drawing(f"Fine-tuning on {self.run['task']}", "baselines dashed", "Epoch", metric, lines)
 
 
 def tune(
@@ -311,8 +332,9 @@ def run_tuning(
 
     def written(*, finished: bool) -> TuneResults:
         record = run.record(**parts, metric=metric, baselines=baselines, finished=finished)
-        write_files(out, {RECORD: json_bytes(rows, record), "tuning.csv": csv_bytes(rows, COLUMNS)})
-        return TuneResults(rows, record)
+        results = TuneResults(rows, record)
+        write_files(out, results.files().numbers)
+        return results
 
     results = written(finished=False)
     for seed in seeds:
@@ -351,8 +373,8 @@ def held_run(out: Path, *, resume: bool) -> dict[str, Any] | None:
             return None
         run: dict[str, Any] = read_json(path)["run"]
         _held_baselines(run)
-    except FileNotFoundError as error:
-        raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from error
+    except FileNotFoundError:
+        raise BertftError(f"{out}: holds other files, and no run to resume; name a new or an empty folder") from None
     except OSError as error:
         raise unwritable(out, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -110,7 +110,7 @@ def train(
     resume: continue the run that `folder` holds, or start one if it holds none. The caller ensures that the options are
         the same, and passes the model as it was before the run began.
     progress: called as progress(done, total, what).
-    callbacks: added to the Trainer; one that has a method `attach`, such as `RSACallback`, is attached to it.
+    callbacks: added to the Trainer.
     say: called with a line of text for each checkpoint of an earlier run that cannot be used.
     condense: called with the model's outputs for a batch of dev and with its labels; returns what is kept of them for
         `task.evaluate`. Use it when all outputs would take too much memory.
@@ -155,7 +155,8 @@ def train(
                     callbacks=[SaveAndReport(recipe, progress)],
                     condense=condense,
                 )
-                _add_callbacks(trainer, callbacks)
+                for callback in callbacks:
+                    trainer.add_callback(callback)
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             return _finish(folder, trainer.state, recipe, features, time.perf_counter() - start)
 
@@ -185,14 +186,6 @@ def evaluate(
             callbacks=[SaveAndReport(recipe, progress)],
         )
         return task_metrics(trainer.evaluate())
-
-
-def _add_callbacks(trainer: RecipeTrainer, callbacks: Sequence[TrainerCallback]) -> None:
-    for callback in callbacks:
-        if hasattr(callback, "attach"):  # a callback that logs needs the Trainer
-            callback.attach(trainer)
-        else:
-            trainer.add_callback(callback)
 
 
 def _finish(
