@@ -341,7 +341,10 @@ def test_what_cannot_be_drawn_leaves_the_table(monkeypatch: pytest.MonkeyPatch) 
     assert not page.pictures
 
 
-def test_no_rows_are_told() -> None:
-    with pytest.raises(OptionError, match="this Scores has no rows to show"):
-        Scores([], {}).to_latex()
-    assert Scores([], {})._repr_html_() is None  # a notebook shows the plain representation instead
+@pytest.mark.parametrize("form", ["to_latex", "to_markdown", "plot"])
+def test_no_rows_are_told(form: str) -> None:
+    for empty in (Scores([], {}), EdgeResults([], {}, []), DiffResults([], {}), TuneResults([], {})):
+        with pytest.raises(OptionError, match=f"this {type(empty).__name__} has no rows to show"):
+            getattr(empty, form)()
+        assert empty._repr_html_() is None  # a notebook shows the plain representation instead
+        assert empty.to_frame().empty

@@ -83,7 +83,7 @@ class Results:
     """What a run returns: `rows` of numbers, and `run`, the record of what they rest on.
 
     In a notebook a result shows itself as a table with a figure. `±` in a table is one standard error; of a mean over
-    seeds or pairs, that of the mean.
+    seeds or pairs, that of the mean. Tables and figures raise `OptionError` where there are no rows to show.
 
     >>> from bertft import Scores
     >>> row = {"base": "b", "tuned": "t", "corpus": "c", "layer": 0, "measure": "rsa", "value": 0.5, "stderr": 0.1}
@@ -140,6 +140,7 @@ class Results:
 
         from bertft.report.drawing import PANEL, STYLE
 
+        self._shown_rows()
         if ax is None:
             import matplotlib.pyplot as plt
 
@@ -208,11 +209,15 @@ class Results:
             warnings.warn(f"the figure was left out: {type(error).__name__}: {error}", ReportWarning, stacklevel=3)
             return None
 
+    def _shown_rows(self) -> list[Row]:
+        """Return the rows that tables and figures show; raises `OptionError` where there are none."""
+        if rows := list(self.layout.kept(self.rows)) if self.rows else []:
+            return rows
+        raise OptionError(f"this {type(self).__name__} has no rows to show; see its record, `run`")
+
     def _table(self) -> _Table:
         """Return the rows as a table, by the layout of the class."""
-        rows = list(self.layout.kept(self.rows))
-        if not rows:
-            raise OptionError(f"this {type(self).__name__} has no rows to show; see its record, `run`")
+        rows = self._shown_rows()
         keys = [*self.layout.index, *self.layout.across]
         several = {key: len({_name(row, key) for row in rows}) > 1 for key in keys}
         index = [key for key in self.layout.index if several[key]] or list(self.layout.index[-1:])
