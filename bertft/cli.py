@@ -64,10 +64,10 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            command = isinstance(action, argparse._SubParsersAction)
-            what = f"unknown command {value!r}" if command else f"{value!r} is unknown"
-            message = f"{what}{suggestion(value, known)}; choose one of {', '.join(known)}"
-            raise argparse.ArgumentError(None if command else action, message)
+            named = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
+            what = "command" if isinstance(action, argparse._SubParsersAction) else named
+            close = suggestion(value, known)
+            raise argparse.ArgumentError(None, f"unknown {what} {value!r}{close}; choose one of {', '.join(known)}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse itself says nothing where the help cannot be written.

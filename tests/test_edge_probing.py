@@ -248,7 +248,7 @@ def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
         (["--task", "srl"], "task srl: no folder"),
         (["--task", "dep"], "give a treebank to derive it from"),
         (["--seeds=-1"], "seed is -1"),
-        (["--data", "{missing}"], "task pos: no folder"),
+        (["--data", "{missing}"], "no such folder; give the folder above those of the tasks"),
         (["--output-dir", "{file}"], "cannot write there"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",

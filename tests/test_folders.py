@@ -323,7 +323,7 @@ def score(*_, **__):
     time.sleep(60)
 
 sys.modules["bertft.experiments.score"] = types.SimpleNamespace(score=score)
-sys.exit(cli.main(["score", "a", "b", "--text", "x", "--output-dir", {str(tmp_path / "out")!r}]))
+sys.exit(cli.main(["score", "a", "b", "--text", {__file__!r}, "--output-dir", {str(tmp_path / "out")!r}]))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60

@@ -156,7 +156,7 @@ rows = [dict(base='b', tuned='é', corpus='c', layer=i, measure='rsa', value=1.0
         for i in range(9)]
 sys.modules['bertft.experiments.score'] = types.SimpleNamespace(
     score=lambda *a, **o: types.SimpleNamespace(rows=rows, run={}))
-sys.exit(cli.main(['score', 'b', 't', '--text', 'x', *sys.argv[1:]]))
+sys.exit(cli.main(['score', 'b', 't', '--text', types.__file__, *sys.argv[1:]]))
 """
 
 

@@ -26,7 +26,7 @@ MISTAKES = {
     f"{SCORE} --measure cka": "",  # an abbreviation, not a mistake
     f"{SCORE} --measures cka,rsaa": "unknown measure 'rsaa' (did you mean 'rsa'?)",
     f"{SCORE} --layers 1..3": "'1..3' is not a layer; give all, a number, or a list such as 0,3-5,-1",
-    f"{SCORE} --dtype float23": "argument --dtype: 'float23' is unknown (did you mean 'float32'?)",
+    f"{SCORE} --dtype float23": "unknown dtype 'float23' (did you mean 'float32'?)",
     f"{SCORE} --device gpu": "unknown device 'gpu' (did you mean 'cuda'?)",
     f"{SCORE} --tokens 0": "argument --tokens: '0' is neither a whole number above 0 nor `all`",
     f"{SCORE} --seed one": "argument --seed: invalid int value: 'one'",
@@ -38,14 +38,14 @@ MISTAKES = {
     "score base tuned --text base": "base: a folder, not a file",
     "probe structural base --treebank no": "no: no such file or folder; give a CoNLL-U file",
     "probe structural base --treebank base": "base: no file named *-ud-train.conllu",
-    "probe structural base --treebank bank --pooling men": "'men' is unknown (did you mean 'mean'?)",
+    "probe structural base --treebank bank --pooling men": "unknown pooling 'men' (did you mean 'mean'?)",
     "probe edge base --data no --task pos": "no: no such folder; give the folder above those of the tasks",
-    "tune mnly base --train train.jsonl --dev train.jsonl -o out": "'mnly' is unknown (did you mean 'mnli'?)",
+    "tune mnly base --train train.jsonl --dev train.jsonl -o out": "unknown task 'mnly' (did you mean 'mnli'?)",
     "tune mnli --train train.jsonl --dev train.jsonl -o out": "MODEL is missing: write `bertft tune mnli MODEL",
     f"{TUNE} --model base": "MODEL was given twice",
-    f"{TUNE} --preset papr": "'papr' is unknown (did you mean 'paper'?)",
+    f"{TUNE} --preset papr": "unknown preset 'papr' (did you mean 'paper'?)",
     "tune mnli base --train no.jsonl --dev train.jsonl -o out": "no.jsonl: no such file",
-    "pretrain --text text.txt -o out --size bse": "'bse' is unknown (did you mean 'base'?)",
+    "pretrain --text text.txt -o out --size bse": "unknown size 'bse' (did you mean 'base'?)",
     "tune mnli base --train train.jsonl --dev train.jsonl": "arguments are required: -o/--output-dir",
 }
 

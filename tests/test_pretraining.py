@@ -215,7 +215,7 @@ def test_the_whole_way_through_the_command_line(
         ({"seeds": (-1,)}, "seed is -1"),
         ({"steps": 0}, "steps is 0"),
         ({"like": "x", "config": "y"}, "both a config and a model"),
-        ({"device": "tpu"}, "device 'tpu' is not"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str, place: Path, tmp_path: Path) -> None:

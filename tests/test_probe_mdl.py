@@ -188,9 +188,9 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--code", "offline"], "unknown code 'offline'; choose one of online, variational"),
+        (["--code", "offline"], "unknown code 'offline' (did you mean 'online'?); choose one of online, variational"),
         (["--probe", "linear"], "unknown probe 'linear'; choose one of edge, perceptron"),
-        (["--held-out", "test"], "unknown held_out 'test'; choose one of dev, dev-counted, inside"),
+        (["--held-out", "test"], "unknown held-out 'test'; choose one of dev, dev-counted, inside"),
         (["--input", "layer:7"], "input 'layer:7' needs layer 7"),
         (["--code", "variational", "--input", "mix"], "input 'mix' combines several layers in an edge probe"),
         (["--code", "variational", "--thresholds", "0"], "1 thresholds for 3 layers"),
@@ -198,7 +198,7 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
         (["--seed=-1"], "seed is -1"),
         (["--sentences", "2", "--held-out", "inside"], "2 sentences have targets"),
         (["--probe", "perceptron", "--learning-rate", "0"], "the learning rate is 0"),
-        (["--compat", "jiant"], "invalid choice: 'jiant'"),
+        (["--compat", "jiant"], "unknown compat 'jiant'"),
         (["--output-dir", "{file}"], "cannot write there"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",

@@ -224,7 +224,7 @@ def test_long_pairs_are_cut_and_counted(place: Path, tmp_path: Path) -> None:
         ("mnli", {"learning_rate": 3}, "learning_rate is 3.0; give a number between 0 and 1"),
         ("mnli", {"seeds": -1}, "seed is -1; give a whole number that is at least 0"),
         ("mnli", {"device": "cuda:1"}, "set CUDA_VISIBLE_DEVICES=1"),
-        ("ner", {}, "invalid choice: 'ner'"),
+        ("ner", {}, "unknown task 'ner'"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing(

@@ -30,6 +30,7 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
+from bertft.report.rows import fit
 from bertft.report.tables import cell as text_cell
 from bertft.report.tables import say
 
@@ -41,7 +42,7 @@ COLUMNS = ("task", "kind", "k", "seed", "metric", "value", "mean", "spread", "se
 TITLES = {"freeze": "Freezing", "truncate": "Truncation"}
 HEADINGS = {"freeze": "Fine-tuning with frozen blocks", "truncate": "Fine-tuning of truncated models"}
 AXES = {"freeze": "Last frozen block (-1 = nothing frozen)", "truncate": "Blocks kept"}
-WHOLE = {"freeze": "dashed: nothing frozen", "truncate": "dashed: all blocks kept"}
+WHOLE = {"freeze": "dashed: nothing frozen; dotted: baseline", "truncate": "dashed: all blocks kept; dotted: baseline"}
 
 TASKS = {"mnli": "MNLI", "squad": "SQuAD", "dep": "Dep"}
 METRICS = {"accuracy": "accuracy", "f1": "F1", "exact_match": "exact match", "las": "LAS", "uas": "UAS"}
@@ -140,6 +141,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any], kind: str) -> Figure:
         drawing = Figure(figsize=PANEL, layout="constrained")
         axes = drawing.subplots()
         tops = [mean + half for own in shown for mean, half in zip(own.means, half_widths(own.spreads), strict=True)]
+        tops += [own.baseline[1] for own in shown if own.baseline is not None]
         axes.set_ylim(0, min(1.0, math.ceil(10 * max(tops) + 0.5) / 10))
         ends = []
         for index, sweep in enumerate(shown):
@@ -151,10 +153,15 @@ def figure(rows: Sequence[Row], run: dict[str, Any], kind: str) -> Figure:
             draw_line(axes, [ks[0], ks[-1]], [whole, whole], colour, (0, (4, 3)), "", baseline=True)
             draw_line(axes, sweep.ks, sweep.means, colour, dash, MARKERS[index % len(MARKERS)])
             ends.append((sweep.means[-1], sweep.ks[-1], sweep.name, colour))
+            if sweep.baseline is not None:
+                name, value = sweep.baseline
+                draw_line(axes, [ks[0], ks[-1]], [value, value], colour, ":", "", baseline=True)
+                label = name if len(shown) == 1 else f"{TASKS.get(sweep.task, sweep.task)}, {name}"
+                ends.append((value, ks[-1], fit(label, 24), colour))
         set_layer_axis(axes, ks)
         name_ends(axes, ends)
         seeds = sorted({sweep.seeds for sweep in shown})
-        over = f"band: ± one standard deviation over {' or '.join(map(str, seeds))} seeds"
+        over = f"band: ± 1 s.d. over {' or '.join(map(str, seeds))} seeds"
         detail = WHOLE[kind] + (f"; {over}" if seeds[-1] > 1 else "; one seed")
         set_title(axes, HEADINGS[kind], detail)
         axes.set_xlabel(AXES[kind])

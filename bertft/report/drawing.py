@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,10 @@ def svg(drawing: Figure, name: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel, by layer or by portion of the data; `center` is a mark on the x axis, nan for none."""
+    """A line of a panel, by layer or by portion of the data; `center` is a mark on the x axis, nan for none.
+
+    Where the places on the x axis are whole layers, neighbours are joined, and what was not measured is dotted.
+    """
 
     name: str
     baseline: bool
@@ -243,17 +247,38 @@ def task_panels(
             draw_lines(axes, list(lines(task)))
             axes.set_title(task_name(task, "all"), loc="left", fontsize=10, fontweight="bold")
         if bottom is not None:
-            grid[0, 0].set_ylim(bottom=bottom)
+            highest = [value for task in tasks for line in lines(task) for value in line.values if math.isfinite(value)]
+            grid[0, 0].set_ylim(bottom, bottom + 1.06 * (max(highest, default=1.0) - bottom))
         for axes in grid[:, 0]:
             axes.set_ylabel(label)
         for axes in grid.flat[max(0, len(tasks) - across) : len(tasks)]:
             axes.set_xlabel(along)
             axes.tick_params(labelbottom=True)
-        drawing.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
-        drawing.text(0.01, 1 - 0.36 / drawing.get_figheight(), detail, color=MUTED, fontsize=9, va="top")
+        # Constrained layout leaves room for the title alone, so the lines of details are empty lines of the title.
+        details = textwrap.wrap(detail, int(14 * drawing.get_figwidth()))
+        drawing.suptitle(title + "\n" * len(details), x=0.01, ha="left", fontsize=12, fontweight="bold")
+        top = 1 - 0.36 / drawing.get_figheight()
+        drawing.text(0.01, top, "\n".join(details), color=MUTED, fontsize=9, va="top", linespacing=1.5)
         handles, given = grid[0, 0].get_legend_handles_labels()
         drawing.legend(handles, given, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return drawing
+
+
+def with_gaps(layers: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return a line with nan between layers that are not neighbours; places that are not whole numbers have no gaps.
+
+    >>> with_gaps([0, 1, 4], [0.5, 0.6, 0.9])
+    ([0, 1, nan, 4], [0.5, 0.6, nan, 0.9])
+    """
+    found: tuple[list[float], list[float]] = ([], [])
+    whole = all(layer == int(layer) for layer in layers)
+    for layer, value in zip(layers, values, strict=True):
+        if whole and found[0] and layer - found[0][-1] > 1:
+            for side in found:
+                side.append(math.nan)
+        found[0].append(layer)
+        found[1].append(value)
+    return found
 
 
 def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
@@ -263,12 +288,16 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
     models = 0
     for line in found:
         colour = MUTED if line.baseline else LINES[models % len(LINES)]
+        width = 1.2 if line.baseline else 1.7
+        layers, values = with_gaps(line.layers, line.values)
+        if len(layers) > len(line.layers):
+            axes.plot(line.layers, line.values, color=colour, linestyle=":", linewidth=0.7 * width, alpha=0.6)
         axes.plot(
-            line.layers,
-            line.values,
+            layers,
+            values,
             color=colour,
             linestyle="--" if line.baseline else DASHES[models // len(LINES) % len(DASHES)],
-            linewidth=1.2 if line.baseline else 1.7,
+            linewidth=width,
             marker="" if line.baseline else MARKERS[models % len(MARKERS)],
             markersize=4,
             label=legend_name(fit(line.name, 30)),

@@ -220,10 +220,12 @@ def curve_figure(found: Sequence[Codelengths], curves: Sequence[Mapping[str, Any
         None,
         "Sentences transmitted, percent",
     )
-    for axes in drawing.axes[: len(shown)]:
+    for axes, shown_lines in zip(drawing.axes, shown.values(), strict=False):
         axes.set_xscale("log")
         axes.set_xticks([0.1, 1, 10, 100])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
+        first = min(place for line in shown_lines for place in line.layers)
+        axes.set_xlim(left=first / 1.5)  # apart from the 0 of the other axis
     return drawing

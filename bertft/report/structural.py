@@ -50,8 +50,12 @@ MEASURES = {
 }
 """Measures in the order of the table, with their names there."""
 
-FIGURE = {"depth_spearman": "Depth probe: Spearman", "distance_spearman": "Distance probe: Spearman"}
-"""The panels of figure 1, from left to right."""
+FIGURE = {
+    "uuas": "Distance probe: UUAS",
+    "distance_spearman": "Distance probe: Spearman",
+    "depth_spearman": "Depth probe: Spearman",
+}
+"""The panels of the figure, from left to right: UUAS, which the text tells, and those of figure 1 of the paper."""
 
 Edges = Sequence[tuple[int, int]]
 
@@ -170,7 +174,7 @@ def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) 
 
 
 def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
-    """Draw figure 1: Spearman correlation of both probes by layer, a line for each model and rank."""
+    """Draw UUAS and, as in figure 1, the Spearman correlations by layer, a line for each model and rank."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -178,8 +182,8 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
     names = labels(found)
     split = shown_split(rows)
     with matplotlib.style.context(["default", STYLE]):
-        drawing = Figure(figsize=(2 * PANEL[0] + 0.9, PANEL[1] + 0.3), layout="constrained")
-        panels = drawing.subplots(1, 2, sharey=True)
+        drawing = Figure(figsize=(len(FIGURE) * PANEL[0] + 0.9, PANEL[1] + 0.3), layout="constrained")
+        panels = drawing.subplots(1, len(FIGURE), sharey=True)
         lows = [value for curve in found for m in FIGURE for value in curve.values[m].values() if math.isfinite(value)]
         bottom = min(0.0, math.floor(10 * min(lows, default=0.0)) / 10)
         for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
@@ -188,7 +192,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
             where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; baselines dashed"
             set_title(axes, title, where)
             axes.set_xlabel("Layer (0 = embeddings)")
-        panels[0].set_ylabel("Spearman, mean over lengths 5 to 50")
+        panels[0].set_ylabel("UUAS; Spearman, mean over lengths 5 to 50")
     return drawing
 
 
@@ -225,6 +229,14 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
     name_ends(axes, ends)
 
 
+TREE_LINES: dict[str, dict[str, Any]] = {
+    "gold tree, above": {"color": INK},
+    "predicted, below": {"color": LINES[0]},
+    "predicted, not in the gold tree": {"color": LINES[1], "linestyle": ":"},
+}
+"""The legend of drawn trees."""
+
+
 def tree_figure(trees: Sequence[Any]) -> Figure:
     """Draw sentences with their gold trees above and their predicted trees below, wrong edges dotted.
 
@@ -233,11 +245,19 @@ def tree_figure(trees: Sequence[Any]) -> Figure:
     """
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     with matplotlib.style.context(["default", STYLE]):
-        drawing = Figure(figsize=(9.5, 2.6 * len(trees)), layout="constrained")
-        for axes, tree in zip(drawing.subplots(len(trees), 1, squeeze=False)[:, 0], trees, strict=True):
+        # The trees of one sentence stand together, whichever model they are of.
+        sentences = list(dict.fromkeys(tree.sentence_id for tree in trees))
+        ordered = sorted(trees, key=lambda tree: sentences.index(tree.sentence_id))
+        drawing = Figure(figsize=(9.5, 0.4 + 2.6 * len(trees)), layout="constrained")
+        for axes, tree in zip(drawing.subplots(len(trees), 1, squeeze=False)[:, 0], ordered, strict=True):
             draw_tree(axes, tree)
+        drawing.legend(
+            handles=[Line2D([], [], label=label, **how) for label, how in TREE_LINES.items()],
+            loc="outside upper left", ncols=3, frameon=False, fontsize=9,
+        )  # fmt: skip
     return drawing
 
 
@@ -267,6 +287,6 @@ def draw_tree(axes: Axes, tree: Any) -> None:
     axes.set_ylim(-0.8 * deepest - 0.2, 0.8 * deepest + 0.2)
     axes.set_axis_off()
     axes.set_title(
-        f"{fit(tree.sentence_id, 40)}: gold above, {fit(tree.model, 40)} layer {tree.layer} below, wrong edges dotted",
+        f"{fit(tree.sentence_id, 40)}: {fit(tree.model, 40)}, layer {tree.layer}",
         loc="left", fontsize=9, color=MUTED,
     )  # fmt: skip
