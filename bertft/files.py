@@ -364,6 +364,15 @@ def listed(folder: Path) -> dict[str, Mapping[str, Any]]:
         return {}
 
 
+def holds_results(folder: Path, name: str) -> bool:
+    """Return whether a folder holds a run that has ended, with a file of this name among its results."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        return bool(manifest["complete"]) and name in checked_description(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def checked_description(files: Any) -> dict[str, Mapping[str, Any]]:
     """Return a description of files that was read from JSON; raises `ValueError` if it is none."""
     if isinstance(files, dict) and all(isinstance(described, dict) for described in files.values()):

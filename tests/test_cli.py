@@ -345,3 +345,19 @@ def test_help_says_what_there_is(command: list[str], capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "bertft" in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_results_that_are_there_are_replaced_only_on_request(
+    fake: FakeScore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*COMMAND, "--output-dir", "out"]) == 0
+    before = Path("out", "scores.json").read_bytes()
+    assert cli.main([*COMMAND, "--output-dir", "out"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "bertft: out: holds results already (scores.json); replace them with --overwrite, or name another directory"
+    )
+    assert (len(fake.calls), Path("out", "scores.json").read_bytes()) == (1, before)
+    assert cli.main([*COMMAND, "--output-dir", "out", "--overwrite"]) == 0
+    manifest = json.loads(Path("out", ".bertft.json").read_text())
+    Path("out", ".bertft.json").write_text(json.dumps({**manifest, "complete": False}))
+    assert cli.main([*COMMAND, "--output-dir", "out"]) == 0  # a run that did not end

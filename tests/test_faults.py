@@ -25,7 +25,8 @@ from faults import DIED, dies, fails, fault
 from bertft import cli, files
 
 WORDS = {"the": "DET", "a": "DET", "cat": "NOUN", "dog": "NOUN", "saw": "VERB", "left": "VERB", "not": "X", "it": "X"}
-RESUMED = {"tune", "pretrain"}
+AGAIN = {"tune": ["--resume"], "pretrain": ["--resume"], "score": ["--overwrite"], "structural": ["--overwrite"]}
+"""What a command needs in a folder that holds its run; all others go on by themselves."""
 EVERY = os.environ.get("BERTFT_FAULTS") == "all"
 
 
@@ -125,7 +126,7 @@ if __name__ == "__main__":
     for at in tries:
         out = work / f"{at}"
         first = in_child(lambda out=out, at=at: faulty(command, out, at, act))  # type: ignore[misc]
-        again = [*command, *(["--resume"] if name in RESUMED else []), "--output-dir", str(out)]
+        again = [*command, *AGAIN.get(name, []), "--output-dir", str(out)]
         answers[at] = (first, in_child(lambda again=again: run(again)))  # type: ignore[misc]
     print(json.dumps({"count": count, "answers": answers}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bertft.commands.options import PICKLE, add_output
+from bertft.commands.options import OVERWRITE, PICKLE, add_output
 from bertft.commands.output import at_work, give_back, progress_bar, say
 
 EQUAL = 1
@@ -34,7 +34,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"end with the status {EQUAL} where all weights of a tuned checkpoint equal the base's, bit for bit",
     )
     add("--allow-pickle", action="store_true", help=PICKLE)
-    add_output(command, "weights.json, weights.csv and weights.png")
+    add = add_output(command, "weights.json, weights.csv and weights.png")
+    add("--overwrite", action="store_true", help=OVERWRITE)
 
 
 @at_work("weights.json", "weights.csv")

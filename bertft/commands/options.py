@@ -149,6 +149,10 @@ def add_output(command: argparse.ArgumentParser, files: str, *, required: bool =
     return add
 
 
+OVERWRITE = "replace the results that DIR holds"
+"""The help of --overwrite, for commands that compute all of their results anew."""
+
+
 def add_output_dir(add: Callable[..., Any], text: str, **more: Any) -> None:
     """Declare --output-dir."""
     add("-o", "--output-dir", "--out", dest="out", metavar="DIR", type=Path, help=text, **more)

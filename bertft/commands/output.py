@@ -113,10 +113,15 @@ def at_work(*names: str, lock: bool = True) -> Callable[[Run], Run]:
                         "stdout is closed, so the results would be lost; name a folder for them (--output-dir DIR)"
                     )
                 return run(options)
-            from bertft.files import folder_lock, require_writable
+            from bertft.files import folder_lock, holds_results, require_writable
 
             require_writable(options.out, names)
             with folder_lock(options.out) if lock else contextlib.nullcontext():
+                if vars(options).get("overwrite") is False and holds_results(options.out, names[0]):
+                    raise BertftError(
+                        f"{options.out}: holds results already ({names[0]}); replace them with --overwrite, or name "
+                        "another directory"
+                    )
                 return run(options)
 
         return ready

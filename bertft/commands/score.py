@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, compared, count, names
+from bertft.commands.options import COMPUTING, OVERWRITE, add_computing, add_output, chosen, compared, count, names
 from bertft.commands.output import at_work, give_back, progress_bar
 
 
@@ -53,7 +53,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--measures", metavar="NAMES", type=names, default=("rsa",), help="measures, such as rsa,cka (default: rsa)")
     add("--standardize", action="store_true", help="first scale every dimension to mean 0 and variance 1")
     add_computing(command)
-    add_output(command, "scores.json, scores.csv, rsa.png and report.html")
+    add = add_output(command, "scores.json, scores.csv, rsa.png and report.html")
+    add("--overwrite", action="store_true", help=OVERWRITE)
 
 
 @at_work("scores.json", "scores.csv")

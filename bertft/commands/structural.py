@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bertft.commands.options import (
     COMPUTING,
+    OVERWRITE,
     PRESETS,
     RANDOM_SEEDS,
     add_computing,
@@ -58,7 +59,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of initial weights and of batches (default: 0)")
     add("--random-seeds", metavar="N", type=int, default=1, help=RANDOM_SEEDS)
     add_computing(command)
-    add_output(command, "probes.json, probes.csv, structural.png and trees.png")
+    add = add_output(command, "probes.json, probes.csv, structural.png and trees.png")
+    add("--overwrite", action="store_true", help=OVERWRITE)
 
 
 @at_work("probes.json", "probes.csv")
