@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import copy
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -50,15 +51,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse an unknown option first: it is often a typing error of one that is then said to be missing."""
-        if self._subparsers is None:
-            for given in args or ():
-                name = given.partition("=")[0]
-                if given == "--":
-                    break
-                if re.match(r"--?[A-Za-z]", name) and not self._get_option_tuples(name):
-                    known = [option for option in self._option_string_actions if option not in ALIASES]
-                    if name not in self._option_string_actions:
-                        self.error(f"unknown option {name}{suggestion(name, known)}")
+        given = () if self._subparsers is not None else itertools.takewhile(lambda word: word != "--", args or ())
+        for name in (word.partition("=")[0] for word in given):
+            known = self._option_string_actions
+            if re.match(r"--?[A-Za-z]", name) and name not in known and not self._get_option_tuples(name):
+                self.error(f"unknown option {name}{suggestion(name, known.keys() - ALIASES)}")
         return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
