@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from bertft.records import Row, plain
-from bertft.report.drawing import svg
+from bertft.report.drawing import LINES, svg
 from bertft.report.rows import short_names
 from bertft.report.score.figure import figure
 from bertft.report.score.series import Panel, Series, base_names, findings, headline, panels, series, size, title
@@ -79,6 +79,7 @@ def page(rows: Sequence[Row], run: Mapping[str, Any]) -> str:
         averaged=any(curve.n_pairs > 1 for curve in curves),
         cautions=cautions(curves, run),
         record=record(run),
+        n_colours=len(LINES),
         version=plain(run).get("versions", {}).get("bertft", ""),
     )
 
