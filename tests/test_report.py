@@ -172,26 +172,34 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
         (
             (1, 1, 0.995, 0.99, 0.97, 0.81),
             None,
-            "Layers 0–3 keep RSA at or above 0.99; the largest drop is between layers 4 and 5 (0.97 → 0.81).",
+            "Layers 0–3 are almost unchanged (RSA at or above 0.99); "
+            "the largest change is between layers 4 and 5 (RSA 0.97 → 0.81).",
         ),
         (
             (1, 0.6, 0.5),
             None,
-            "Layer 0 keeps RSA at or above 0.99; the largest drop is between layers 0 and 1 (1.00 → 0.60); "
+            "Layer 0 is almost unchanged (RSA at or above 0.99); "
+            "the largest change is between layers 0 and 1 (RSA 1.00 → 0.60); "
             "the lowest is 0.50, at layer 2.",
         ),
         (
             (0.98, 0.9),
             (3, 7),
-            "RSA is below 0.99 already at layer 3; the largest drop is between layers 3 and 7 (0.98 → 0.90).",
+            "Layer 3 has changed already (RSA below 0.99); "
+            "the largest change is between layers 3 and 7 (RSA 0.98 → 0.90).",
         ),
         (
             (0.5, 0.6),
             None,
-            "RSA is below 0.99 already at layer 0; no layer is lower than the one before it, and the lowest is 0.50, "
+            "Layer 0 has changed already (RSA below 0.99); "
+            "no layer is lower than the one before it, and the lowest is 0.50, "
             "at layer 0.",
         ),
-        ((1, 0.9921), None, "Every layer compared keeps RSA at or above 0.99; the lowest is 0.9921, at layer 1."),
+        (
+            (1, 0.9921),
+            None,
+            "Every layer compared is almost unchanged (RSA at or above 0.99); the lowest is 0.9921, at layer 1.",
+        ),
         ((1, 1), None, "RSA is exactly 1 at every layer compared: the representations did not change."),
         ((0.81,), (4,), "RSA is 0.8100 at layer 4, the only layer compared."),
         ((NAN, 0.81), None, "RSA is 0.8100 at layer 1, the only layer where it is defined."),
@@ -199,14 +207,15 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
         (
             (NAN, 1, 0.7, NAN),
             None,
-            "Layer 1 keeps RSA at or above 0.99; the largest drop is between layers 1 and 2 (1.00 → 0.70) "
+            "Layer 1 is almost unchanged (RSA at or above 0.99); "
+            "the largest change is between layers 1 and 2 (RSA 1.00 → 0.70) "
             "(undefined at layers 0 and 3).",
         ),
         (
             (0.9, 0.9 - 1e-9),
             None,
-            "RSA is below 0.99 already at layer 0; the largest drop is between layers 0 and 1 "
-            "(0.900000000 → 0.899999999).",
+            "Layer 0 has changed already (RSA below 0.99); the largest change is between layers 0 and 1 "
+            "(RSA 0.900000000 → 0.899999999).",
         ),
     ],
 )
@@ -250,7 +259,9 @@ def test_headline_of_several_curves_names_the_extremes() -> None:
 
 def test_headline_speaks_of_a_measure_that_compares() -> None:
     cosines = rows((0.2, 0.9), measure="mean-cosine-base")
-    assert headline(cosines + rows((0.5, 0.5), measure="cka")).startswith("CKA is below 0.99 already at layer 0")
+    assert headline(cosines + rows((0.5, 0.5), measure="cka")).startswith(
+        "Layer 0 has changed already (CKA below 0.99)"
+    )
     assert headline(cosines) == headline([]) == "No measure that compares the models was computed."
 
 
@@ -478,7 +489,10 @@ def test_a_mean_over_pairs_is_shown_with_its_spread() -> None:
     assert "0.9000 σ <1e-4" in text
     assert "0.6000 σ 0.1000" in text
     assert "σ = standard deviation over the pairs in a mean" in text
-    assert "Layer 0 keeps RSA at or above 0.99; the largest drop is between layers 1 and 2 (0.90 → 0.60)." in text
+    assert (
+        "Layer 0 is almost unchanged (RSA at or above 0.99); "
+        "the largest change is between layers 1 and 2 (RSA 0.90 → 0.60)." in text
+    )
     assert "σ" not in printed(crowd(2))
 
 

@@ -382,9 +382,9 @@ def test_names_are_told_apart() -> None:
         ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"max_length": 2}, "max_length is 2, but each sentence has 2 special tokens"),
         ({"layers": 9}, "there is no layer 9; this model has layers 0 to 4"),
-        ({"measures": ["rsa", "rsb"]}, "unknown measure 'rsb'; expected some of rsa"),
+        ({"measures": ["rsa", "rsb"]}, "unknown measure 'rsb' .did you mean 'rsa'.*expected some of rsa"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
-        ({"device": "abacus"}, "device 'abacus' is not available"),
+        ({"device": "abacus"}, "unknown device 'abacus'; use auto, cpu"),
     ],
 )
 def test_options_that_are_refused(folders: dict[str, Path], options: dict[str, Any], message: str) -> None:
