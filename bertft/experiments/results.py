@@ -127,7 +127,7 @@ class Results:
             axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the files that the command writes to `--out`, and return their paths.
+        """Write the files that the command writes to `--output-dir`, and return their paths.
 
         Raises `BertftError` where the numbers cannot be written; a figure or page that fails is left out, with a
         `ReportWarning`.
