@@ -297,6 +297,11 @@ def test_the_picture_has_a_line_a_task_and_the_untouched_model_beside_it() -> No
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylabel() == "Accuracy, F1"
     assert sweeps(rows, run, "truncate") == []
+    run["tasks"]["squad"]["baselines"] = {"majority": {"f1": 0.93}}
+    (axes,) = figure(rows, run, "freeze").axes
+    assert [0.93, 0.93] in [list(line.get_ydata()) for line in axes.lines]
+    assert axes.get_ylim()[1] > 0.93
+    assert "SQuAD, majority" in {text.get_text() for text in axes.texts}
 
 
 def test_a_sweep_of_what_was_not_learnt_says_so() -> None:

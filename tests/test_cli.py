@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bertft import cli
+from bertft import Scores, cli
 from bertft.commands import output
 from bertft.errors import CheckpointError, UndefinedWarning
 
@@ -46,10 +45,10 @@ class FakeScore:
     act: Callable[[], None] = lambda: None
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
-    def score(self, *arguments: Any, **options: Any) -> SimpleNamespace:
+    def score(self, *arguments: Any, **options: Any) -> Scores:
         self.calls.append((arguments, options))
         self.act()
-        return SimpleNamespace(rows=ROWS, run={"seed": 0, "notes": ["all 500 tokens were used"]})
+        return Scores(ROWS, {"seed": 0, "notes": ["all 500 tokens were used"]})
 
 
 @pytest.fixture
@@ -294,11 +293,11 @@ def test_own_warnings_are_one_line_each_and_others_are_not_shown(
 def test_a_reader_that_leaves_ends_quietly(output: str) -> None:
     code = (
         "import sys, types\n"
-        "from bertft import cli\n"
+        "from bertft import Scores, cli\n"
         "rows = [dict(base='b', tuned='t', corpus='c', layer=i, measure='rsa', value=1.0, stderr=0.0, n_tokens=9,"
         " n_sentences=9) for i in range(5000)]\n"
         "sys.modules['bertft.experiments.score'] = types.SimpleNamespace("
-        "score=lambda *a, **o: types.SimpleNamespace(rows=rows, run={}))\n"
+        "score=lambda *a, **o: Scores(rows, {}))\n"
         f"sys.exit(cli.main(['score', 'b', 't', '--text', types.__file__] + {output}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -167,7 +167,7 @@ def test_the_report_has_a_table_a_finding_and_files(tmp_path: Path) -> None:
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[b]odd: the weights of layers 0–2 are unchanged; those of layer 3 have changed most" in said
     assert "same: the weights of all layers equal the base's, bit for bit." in said
-    assert [path.name for path in report.write(found.rows, found.run, tmp_path / "out")] == [
+    assert [path.name for path in found.save(tmp_path / "out")] == [
         "weights.json",
         "weights.csv",
         "weights.png",
@@ -192,3 +192,10 @@ def test_the_command_prints_writes_and_fails_where_nothing_changed(
     assert json.loads(out)["run"]["tensors"]["same"]["same"]
     assert err.endswith("bertft: all weights of same equal those of base, bit for bit\n")
     assert cli.main(["diff", "base", "same"]) == 0
+
+
+def test_checkpoints_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    base = saved(tmp_path / "a" / "best")
+    found = diff(base, [saved(tmp_path / "b" / "best", noisy(0.01)), base])
+    assert list(found.run["tensors"]) == ["b/best", "a/best (2)"]
+    assert found.equal == ["a/best (2)"]

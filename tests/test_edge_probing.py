@@ -230,7 +230,7 @@ def test_mixes_and_layers(place: Path, tmp_path: Path) -> None:
     expected = np.array(mix["weights"]) * lengths
     np.testing.assert_allclose(mix["shares"], expected / expected.sum(), rtol=1e-3)
 
-    written = edge.write(found.rows, found.labels, found.run, tmp_path)
+    written = found.save(tmp_path)
     assert {path.name for path in written} >= {"edge-mix.png", "edge-mix-shares.png", "edge-layers.png"}
     drawing = edge.mix_figure(found.run["mixes"], "weights")
     assert [axes.get_title(loc="left") for axes in drawing.axes] == ["POS", "SPR"]

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bertft import cli
+from bertft import Scores, cli
 from bertft.commands import output
 from bertft.records import csv_bytes, json_bytes
 from bertft.report import drawing
 from bertft.report.edge import show as show_edge
 from bertft.report.rows import short_names
-from bertft.report.score import write
 from bertft.report.score.figure import figure
 from bertft.report.score.table import show
 
@@ -101,7 +100,7 @@ def test_pictures_draw_names_as_they_are(tmp_path: Path, name: str) -> None:
     panels = drawing.task_panels([name, "pos"], lines, name, name, name, None)
     assert drawing.png(panels)
     assert len(panels.legends[0].get_texts()) == 1  # also of a name with an underscore in front
-    paths = write(rows(name), {"notes": [name], "options": {"text": name}}, tmp_path)
+    paths = Scores(rows(name), {"notes": [name], "options": {"text": name}}).save(tmp_path)
     assert {"scores.json", "scores.csv", "report.html", "rsa.png"} == {path.name for path in paths}
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["tuned"] == name
 
@@ -151,11 +150,11 @@ def test_json_holds_every_text(text: str) -> None:
 
 CODE = """
 import sys, types
-from bertft import cli
+from bertft import Scores, cli
 rows = [dict(base='b', tuned='é', corpus='c', layer=i, measure='rsa', value=1.0, stderr=0.0, n_tokens=9, n_sentences=9)
         for i in range(9)]
 sys.modules['bertft.experiments.score'] = types.SimpleNamespace(
-    score=lambda *a, **o: types.SimpleNamespace(rows=rows, run={}))
+    score=lambda *a, **o: Scores(rows, {}))
 sys.exit(cli.main(['score', 'b', 't', '--text', types.__file__, *sys.argv[1:]]))
 """
 

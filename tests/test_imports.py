@@ -30,7 +30,7 @@ FLOOR_PLAN: dict[str, set[str]] = {
     "tasks": {"data", "checkpoints", "activations", "kernels"},
     "experiments": {
         *("kernels", "data", "checkpoints", "statistics", "measures", "similarity", "activations", "probes", "tasks"),
-        "report",  # results show and save themselves
+        "report",  # what a driver returns draws, shows and saves itself; reports know rows and records alone
     },
 }
 # These put the rooms together.

@@ -23,12 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bertft import Scores
 from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable, write_files
 from bertft.records import csv_bytes, json_bytes
-from bertft.report.drawing import png, spread, svg
+from bertft.report.drawing import Line, png, spread, svg, task_panels
 from bertft.report.rows import fit, short_names
-from bertft.report.score import write
 from bertft.report.score.figure import figure
 from bertft.report.score.page import page
 from bertft.report.score.series import distinct, estimate, finding, headline, layers_text, panels, series
@@ -108,9 +108,9 @@ def test_csv_reads_back_to_the_same_numbers() -> None:
     assert (first["layer"], first["extra"]) == ("0", "a,\nb")
 
 
-def test_write_gives_every_file_and_the_same_bytes_twice(tmp_path: Path) -> None:
+def test_save_gives_every_file_and_the_same_bytes_twice(tmp_path: Path) -> None:
     found = crowd(2, 2, ("rsa", "cka"))
-    one, two = write(found, RUN, tmp_path / "a" / "b"), write(found, RUN, tmp_path / "c")
+    one, two = Scores(found, RUN).save(tmp_path / "a" / "b"), Scores(found, RUN).save(tmp_path / "c")
     names = ["scores.json", "scores.csv", "rsa.png", "cka.png", "report.html"]
     assert [path.name for path in one] == names == [path.name for path in two]
     assert all(path.read_bytes() == other.read_bytes() for path, other in zip(one, two, strict=True))
@@ -173,20 +173,20 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
             (1, 1, 0.995, 0.99, 0.97, 0.81),
             None,
             "Layers 0–3 are almost unchanged (RSA at or above 0.99); "
-            "the largest change is between layers 4 and 5 (RSA 0.97 → 0.81).",
+            "the largest drop is between layers 4 and 5 (RSA 0.97 → 0.81).",
         ),
         (
             (1, 0.6, 0.5),
             None,
             "Layer 0 is almost unchanged (RSA at or above 0.99); "
-            "the largest change is between layers 0 and 1 (RSA 1.00 → 0.60); "
+            "the largest drop is between layers 0 and 1 (RSA 1.00 → 0.60); "
             "the lowest is 0.50, at layer 2.",
         ),
         (
             (0.98, 0.9),
             (3, 7),
             "Layer 3 has changed already (RSA below 0.99); "
-            "the largest change is between layers 3 and 7 (RSA 0.98 → 0.90).",
+            "the largest drop is between layers 3 and 7 (RSA 0.98 → 0.90).",
         ),
         (
             (0.5, 0.6),
@@ -208,13 +208,13 @@ def test_asking_whether_a_folder_is_writable_makes_nothing(tmp_path: Path) -> No
             (NAN, 1, 0.7, NAN),
             None,
             "Layer 1 is almost unchanged (RSA at or above 0.99); "
-            "the largest change is between layers 1 and 2 (RSA 1.00 → 0.70) "
+            "the largest drop is between layers 1 and 2 (RSA 1.00 → 0.70) "
             "(undefined at layers 0 and 3).",
         ),
         (
             (0.9, 0.9 - 1e-9),
             None,
-            "Layer 0 has changed already (RSA below 0.99); the largest change is between layers 0 and 1 "
+            "Layer 0 has changed already (RSA below 0.99); the largest drop is between layers 0 and 1 "
             "(RSA 0.900000000 → 0.899999999).",
         ),
     ],
@@ -491,7 +491,7 @@ def test_a_mean_over_pairs_is_shown_with_its_spread() -> None:
     assert "σ = standard deviation over the pairs in a mean" in text
     assert (
         "Layer 0 is almost unchanged (RSA at or above 0.99); "
-        "the largest change is between layers 1 and 2 (RSA 0.90 → 0.60)." in text
+        "the largest drop is between layers 1 and 2 (RSA 0.90 → 0.60)." in text
     )
     assert "σ" not in printed(crowd(2))
 
@@ -522,3 +522,14 @@ def test_pairs_on_several_texts_have_a_panel_each() -> None:
         "RSA of mnli-1 with base-1",
         "RSA of mean of 2 pairs",
     ]
+
+
+def test_gaps_are_dotted_between_layers_and_nowhere_else() -> None:
+    def drawn(*, of_layers: bool) -> list[str]:
+        line = Line("a", False, [0, 1, 50, 100], [0.1, 0.2, 0.3, 0.9], of_layers=of_layers)
+        (axes,) = task_panels(["pos"], lambda _: iter([line]), "a", "b" * 200, "c", 0.0).axes
+        assert axes.get_ylim()[1] > 0.9  # nothing is cut off
+        return [str(drawing.get_linestyle()) for drawing in axes.get_lines()]
+
+    assert drawn(of_layers=True) == [":", "-"]
+    assert drawn(of_layers=False) == ["-"]

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertft.checkpoints.adapter_config import TYPES, Limits, SettingError, largest_size, peft_settings
 from bertft.checkpoints.files import check_safetensors, first_line, hash_files, read_json
+from bertft.checkpoints.tensor_files import readers_in
 from bertft.errors import CheckpointError
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -104,7 +104,7 @@ def merged(adapter: Adapter, base: PreTrainedModel) -> PreTrainedModel:
         raise CheckpointError(
             f'{adapter.folder}: an adapter, which needs the package peft; pip install "bertft[lora]"'
         ) from error
-    tensors = _tensors(adapter)
+    tensors = {name: read() for name, read in readers_in([adapter.weights]).items()}
     place, inside = _inside_body(tensors, base)
     if not inside:
         raise CheckpointError(
@@ -186,16 +186,6 @@ def _kept_environment() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
-
-
-def _tensors(adapter: Adapter) -> dict[str, Tensor]:
-    if adapter.weights.name == WEIGHTS:
-        return load_file(adapter.weights)
-    try:
-        loaded = torch.load(adapter.weights, map_location="cpu", weights_only=True)
-        return {str(name): tensor for name, tensor in loaded.items()}
-    except Exception:  # torch's own message advises loading the pickle with its code
-        raise CheckpointError(f"{adapter.weights}: the pickle contains more than tensors, or is damaged") from None
 
 
 def _inside_body(tensors: dict[str, Tensor], body: PreTrainedModel) -> tuple[str, dict[str, Tensor]]:

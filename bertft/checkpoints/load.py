@@ -38,7 +38,8 @@ from bertft.checkpoints.files import (
     resolved,
 )
 from bertft.checkpoints.settings import text_settings
-from bertft.checkpoints.tensor_names import path_of_body, renamed_tensors
+from bertft.checkpoints.tensor_files import readers_in
+from bertft.checkpoints.tensor_names import bare, path_of_body
 from bertft.errors import CheckpointError, OptionError
 from bertft.options import DTYPES, device_name, one_of
 
@@ -220,7 +221,7 @@ def _load_body(
             )
             names, missing = report["unexpected_keys"], _missing(report)
             if missing and (path := path_of_body(names, missing)) is not None:
-                tensors = renamed_tensors(weights, path)
+                tensors = {bare(name).removeprefix(path): read() for name, read in readers_in(weights).items()}
                 model, report = type(model).from_pretrained(None, config=model.config, state_dict=tensors, **options)
     except Exception as error:  # many types again; the cause stays attached
         # For a pickle that it refuses, torch's own message advises loading it with its code.

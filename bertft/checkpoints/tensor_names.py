@@ -1,4 +1,4 @@
-"""The names of tensors: those of the same tensor in two files, and its place in the model.
+"""The names of tensors: what the same tensor is called in two files, and where a name says it lies in the model.
 
 DistributedDataParallel, FSDP and torch.compile put names of their own into those of the tensors they wrap, and some
 classes of transformers keep their body under another name than others do: LlamaForQuestionAnswering says `transformer`
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Names that torch puts before the names of tensors where a model is wrapped: for several GPUs, or compiled."""
+
+_EMBEDDINGS = frozenset({"wte", "wpe", "shared", "word_emb", "tok_embeddings"})
+"""Names of embeddings that do not say so."""
 
 
 def bare(name: str) -> str:
@@ -73,17 +71,13 @@ def place_of(name: str) -> Place:
     """
     parts = name.split(".")
     module = parts[:-1] or parts
-    number = next((at for at, part in enumerate(parts) if part.isdecimal()), None)
-    if number is not None:
+    if (number := _place_of_number(parts)) is not None:
         inside = ".".join(module[number + 1 :]) or parts[-1]
         return Place("block", int(parts[number]) + 1, inside, ".".join(parts[:number]))
     if any(part.startswith("embed") or "embedding" in part or part in _EMBEDDINGS for part in parts):
         kind = ".".join(part for part in module if part != "embeddings") or parts[-1]
         return Place("embeddings", 0, kind)
     return Place("other", None, ".".join(module))
-
-
-_EMBEDDINGS = frozenset({"wte", "wpe", "shared", "word_emb", "tok_embeddings"})
 
 
 def bodies(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, str]:
@@ -95,32 +89,22 @@ def bodies(ours: Iterable[str], theirs: Iterable[str]) -> tuple[str, str]:
     >>> bodies(["bert.encoder.layer.0.a", "bert.pooler.b"], ["encoder.layer.0.a", "pooler.b"])
     ('bert.', '')
     """
-    paths = []
-    for names in (ours, theirs):
-        stacks = Counter(".".join(split[0]) for name in names if (split := _at_number(name)) is not None)
-        paths.append(stacks.most_common(1)[0][0].split(".") if stacks else [])
-    first, second = paths
+    first, second = (_stack(names) for names in (ours, theirs))
     same = 0
     while same < min(len(first), len(second)) and first[-1 - same] == second[-1 - same]:
         same += 1
     if not same:
         return "", ""
-    return tuple("".join(f"{part}." for part in path[: len(path) - same]) for path in (first, second))  # type: ignore[return-value]
+    return "".join(f"{part}." for part in first[:-same]), "".join(f"{part}." for part in second[:-same])
 
 
-def _at_number(name: str) -> tuple[list[str], list[str]] | None:
-    parts = name.split(".")
-    number = next((at for at, part in enumerate(parts) if part.isdecimal()), 0)
-    return (parts[:number], parts[number:]) if number else None
+def _stack(names: Iterable[str]) -> list[str]:
+    """Return the parts of the name of the list of blocks with most tensors; none where there is no such list."""
+    split = [name.split(".") for name in names]
+    stacks = Counter(tuple(parts[:number]) for parts in split if (number := _place_of_number(parts)))
+    return list(stacks.most_common(1)[0][0]) if stacks else []
 
 
-def renamed_tensors(weights: Iterable[Path], path: str) -> dict[str, Tensor]:
-    """Return the tensors of all files, without the names of wrappers and without the path of the body."""
-    tensors: dict[str, Tensor] = {}
-    for file in weights:
-        if file.suffix == ".safetensors":
-            read = load_file(file)
-        else:
-            read = torch.load(file, map_location="cpu", weights_only=True)
-        tensors |= {bare(name).removeprefix(path): tensor for name, tensor in read.items()}
-    return tensors
+def _place_of_number(parts: Sequence[str]) -> int | None:
+    """Return the place of the first part that is a number, which is that of a block."""
+    return next((place for place, part in enumerate(parts) if part.isdecimal()), None)

@@ -62,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
             say=say,
         )
     from bertft.files import folder_lock
-    from bertft.report import ablate as report
+    from bertft.report.ablate import show
 
     # Sweeps of other tasks may have ended in the meantime, and others may end now.
     with folder_lock(options.out, wait=LONGEST_WAIT):
         found = with_other_tasks(found, options.task, options.out)
-        return give_back(options, found.rows, found.run, lambda: report.files(found.rows, found.run), report.show)
+        return give_back(options, found, show)

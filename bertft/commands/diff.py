@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bertft.commands.options import OVERWRITE, PICKLE, add_output
+from bertft.commands.options import PICKLE, add_output
 from bertft.commands.output import at_work, give_back, progress_bar, say
 
 EQUAL = 1
@@ -34,8 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"end with the status {EQUAL} where all weights of a tuned checkpoint equal the base's, bit for bit",
     )
     add("--allow-pickle", action="store_true", help=PICKLE)
-    add = add_output(command, "weights.json, weights.csv and weights.png")
-    add("--overwrite", action="store_true", help=OVERWRITE)
+    add_output(command, "weights.json, weights.csv and weights.png", overwrite=True)
 
 
 @at_work("weights.json", "weights.csv")
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         )
     from bertft.report.diff import show
 
-    status = give_back(options, found.rows, found.run, found.files, show)
+    status = give_back(options, found, show)
     if options.fail_if_equal and found.equal:
         say(f"bertft: all weights of {', '.join(found.equal)} equal those of {found.rows[0]['base']}, bit for bit")
         return EQUAL

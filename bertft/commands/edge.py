@@ -72,8 +72,6 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import edge as report
+    from bertft.report.edge import show
 
-    return give_back(
-        options, found.rows, found.run, lambda: report.files(found.rows, found.labels, found.run), report.show
-    )
+    return give_back(options, found, show)

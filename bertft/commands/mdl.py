@@ -101,12 +101,6 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import mdl as report
+    from bertft.report.mdl import show
 
-    return give_back(
-        options,
-        found.rows,
-        found.run,
-        lambda: report.files(found.rows, found.run),
-        report.show,
-    )
+    return give_back(options, found, show)

@@ -15,6 +15,7 @@ ALIASES = frozenset({"--out", "--model", "--floor"})
 """Names of options of earlier versions, accepted until 0.2 and left out of the help."""
 
 PRESETS = ("paper", "today")
+"""Recipes that every trained thing has: as in the paper, and as one would do it today."""
 
 PICKLE = "also load pickled weights; do this only if you trust their author"
 """The help of --allow-pickle."""
@@ -141,16 +142,20 @@ def add_seeds(add: Callable[..., Any], trained: str, default: int) -> None:
     add("--seeds", metavar="N", type=int, nargs="+", default=[default], help=text)
 
 
-def add_output(command: argparse.ArgumentParser, files: str, *, required: bool = False) -> Callable[..., Any]:
-    """Declare the options of the output and return what adds more of them; `files` names what is written."""
+def add_output(
+    command: argparse.ArgumentParser, files: str, *, required: bool = False, overwrite: bool = False
+) -> Callable[..., Any]:
+    """Declare the options of the output and return what adds more of them; `files` names what is written.
+
+    overwrite: declare --overwrite, without which results that are there are kept. It is for commands that compute all
+        of their results anew; others resume.
+    """
     add = command.add_argument_group("Output").add_argument
     add_output_dir(add, f"write {files} to DIR", required=required)
     add("--json", action="store_true", help="print JSON instead of tables")
+    if overwrite:
+        add("--overwrite", action="store_true", help="replace the results that DIR holds")
     return add
-
-
-OVERWRITE = "replace the results that DIR holds"
-"""The help of --overwrite, for commands that compute all of their results anew."""
 
 
 def add_output_dir(add: Callable[..., Any], text: str, **more: Any) -> None:

@@ -21,7 +21,7 @@ from bertft.untrusted import reason, shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bertft.files import ResultFiles
+    from bertft.experiments.results import Results
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -131,9 +131,7 @@ def at_work(*names: str, lock: bool = True) -> Callable[[Run], Run]:
 
 def give_back(
     options: argparse.Namespace,
-    rows: list[dict[str, Any]],
-    run: dict[str, Any],
-    files: Callable[[], ResultFiles],
+    found: Results,
     show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
     *,
     kept: str = "the numbers and the figures",
@@ -143,20 +141,20 @@ def give_back(
     Numbers that cannot be written are printed all the same before the error is raised, and those that cannot be printed
     are written all the same. A picture or page that fails is left out with a warning.
 
-    `kept` names, in the message for a run without --out, what --output-dir would write.
+    `kept` names, in the message for a run without --output-dir, what it would write.
     """
     from bertft.files import write_drawings, write_numbers
 
     written: list[Path] = []
-    results = files() if options.out is not None else None
+    results = found.files() if options.out is not None else None
     try:
         if results is not None:
             written += write_numbers(options.out, results)
     except BertftError:
-        print_results(options, rows, run, show)
+        print_results(options, found, show)
         raise
     try:
-        print_results(options, rows, run, show, kept=written_line(written) if written else "")
+        print_results(options, found, show, kept=written_line(written) if written else "")
     finally:
         if results is not None:
             written += write_drawings(options.out, results)
@@ -167,8 +165,7 @@ def give_back(
 
 def print_results(
     options: argparse.Namespace,
-    rows: list[dict[str, Any]],
-    run: dict[str, Any],
+    found: Results,
     show: Callable[[list[dict[str, Any]], dict[str, Any], Console], None],
     *,
     kept: str = "",
@@ -178,9 +175,9 @@ def print_results(
         if options.json:
             from bertft.records import json_bytes
 
-            stdout.buffer.write(json_bytes(rows, run))
+            stdout.buffer.write(json_bytes(found.rows, found.run))
         else:
-            show(rows, run, console(stdout))
+            show(found.rows, found.run, console(stdout))
 
 
 @contextlib.contextmanager

@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import pretrain as report
+    from bertft.report.pretrain import show
 
-    status = give_back(options, made.rows, made.run, lambda: report.files(made.rows, made.run), report.show)
+    status = give_back(options, made, show)
     say(f"Pre-trained: {', '.join(str(folder / 'last') for folder in made.folders.values())}.")
     return status

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertft.commands.options import COMPUTING, OVERWRITE, add_computing, add_output, chosen, compared, count, names
+from bertft.commands.options import COMPUTING, add_computing, add_output, chosen, compared, count, names
 from bertft.commands.output import at_work, give_back, progress_bar
 
 
@@ -53,8 +53,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--measures", metavar="NAMES", type=names, default=("rsa",), help="measures, such as rsa,cka (default: rsa)")
     add("--standardize", action="store_true", help="first scale every dimension to mean 0 and variance 1")
     add_computing(command)
-    add = add_output(command, "scores.json, scores.csv, rsa.png and report.html")
-    add("--overwrite", action="store_true", help=OVERWRITE)
+    add_output(command, "scores.json, scores.csv, rsa.png and report.html", overwrite=True)
 
 
 @at_work("scores.json", "scores.csv")
@@ -81,14 +80,6 @@ def run(options: argparse.Namespace) -> int:
             **chosen(options, COMPUTING),
             progress=progress,
         )
-    from bertft.report.score import files
     from bertft.report.score.table import show
 
-    return give_back(
-        options,
-        scores.rows,
-        scores.run,
-        lambda: files(scores.rows, scores.run),
-        show,
-        kept="the scores, a figure and a report",
-    )
+    return give_back(options, scores, show, kept="the scores, a figure and a report")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bertft.commands.options import (
     COMPUTING,
-    OVERWRITE,
     PRESETS,
     RANDOM_SEEDS,
     add_computing,
@@ -59,8 +58,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of initial weights and of batches (default: 0)")
     add("--random-seeds", metavar="N", type=int, default=1, help=RANDOM_SEEDS)
     add_computing(command)
-    add = add_output(command, "probes.json, probes.csv, structural.png and trees.png")
-    add("--overwrite", action="store_true", help=OVERWRITE)
+    add_output(command, "probes.json, probes.csv, structural.png and trees.png", overwrite=True)
 
 
 @at_work("probes.json", "probes.csv")
@@ -85,12 +83,6 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.report import structural as report
+    from bertft.report.structural import show
 
-    return give_back(
-        options,
-        found.rows,
-        found.run,
-        lambda: report.files(found.rows, found.run, found.trees),
-        report.show,
-    )
+    return give_back(options, found, show)

@@ -57,7 +57,6 @@ def demo(
     from bertft.demo.finetune import finetune
     from bertft.experiments.score import score
     from bertft.files import write_files
-    from bertft.report.score import write
 
     out = Path(out)
     train, held_out = remarks()
@@ -74,7 +73,7 @@ def demo(
         checkpoint, [out / "tuned"], texts, tokens="all", sentences="all", seed=seed, device="cpu", progress=progress
     )
     scores.run.setdefault("notes", []).insert(0, fitted.note)
-    return Demo(scores, [*write(scores.rows, scores.run, out)], summary(fitted.accuracy))
+    return Demo(scores, scores.save(out), summary(fitted.accuracy))
 
 
 def summary(accuracy: float) -> str:

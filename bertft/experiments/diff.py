@@ -18,25 +18,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bertft.checkpoints.load import display_name
 from bertft.checkpoints.tensor_names import Place, bodies, place_of
 from bertft.checkpoints.weights import Weights, read_weights
 from bertft.errors import CheckpointError, OptionError
+from bertft.experiments.inputs import distinct_names
 from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run
 from bertft.files import ResultFiles
 from bertft.options import several
 from bertft.progress import Feedback, Progress
 from bertft.records import Row
-
-ALL = "all"
-"""The kind of the rows that take the tensors of a whole layer together."""
+from bertft.report.rows import WHOLE
 
 _PIECE = 1 << 15  # elements that are widened to float64 at once: they stay in the processor's cache
 _SMALLEST = 1e-200  # a sum of squares below may have lost some that are subnormal
 
 
 def _whole_layers(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["kind"] == ALL]
+    return [row for row in rows if row["kind"] == WHOLE]
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,19 @@ def diff(
     sources = several("tuned", tuned, (str, os.PathLike))
     if not sources:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
+    given = [base, *sources]
+    own, *names = distinct_names([display_name(os.fspath(source)) for source in given], given)
     rows: list[Row] = []
     tensors: dict[str, Any] = {}
     # The files are hashed while they are compared, which takes another processor about as long.
     with ThreadPoolExecutor(1) as beside:
         ours = read_weights(base, allow_pickle=allow_pickle)
-        hashes = {ours.name: beside.submit(ours.content_hash)}
-        for source in sources:
+        hashes = {own: beside.submit(ours.content_hash)}
+        for name, source in zip(names, sources, strict=True):
             theirs = read_weights(source, allow_pickle=allow_pickle)
-            name = theirs.name if theirs.name not in hashes else os.fspath(source)
             hashes[name] = beside.submit(theirs.content_hash)
             with run.clock.phase("compare"):
-                found, tensors[name] = _compare(ours, theirs, name, spectral=spectral, run=run)
+                found, tensors[name] = _compare(ours, theirs, (own, name), spectral=spectral, run=run)
             rows += found
         with run.clock.phase("hash"):
             checkpoints = {name: hashed.result() for name, hashed in hashes.items()}
@@ -165,14 +166,17 @@ def diff(
     return DiffResults(rows, record)
 
 
-def _compare(base: Weights, tuned: Weights, name: str, *, spectral: bool, run: Run) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of one tuned model, and its tensors that have no counterpart."""
+def _compare(
+    base: Weights, tuned: Weights, names: tuple[str, str], *, spectral: bool, run: Run
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows of one tuned model, and its tensors that have no counterpart; `names` are of both models."""
+    name = names[1]
     ours_at, theirs_at = bodies(base.tensors, tuned.tensors)
     ours, theirs = _inside(base, ours_at), _inside(tuned, theirs_at)
     common = [key for key in ours if key in theirs]
     if not common:
         raise CheckpointError(
-            f"{base.name} and {name} have no tensor in common, such as {next(iter(ours))} and {next(iter(theirs))}; "
+            f"{names[0]} and {name} have no tensor in common, such as {next(iter(ours))} and {next(iter(theirs))}; "
             "give checkpoints of one architecture"
         )
     found: dict[str, Any] = {
@@ -199,7 +203,7 @@ def _compare(base: Weights, tuned: Weights, name: str, *, spectral: bool, run: R
             step(done, len(common))
     found["same"] = not any(found.values()) and all(one.equal == len(one.norms) for one in sums.values())
     run.notes += _notes(name, found, undefined)
-    return list(_rows(base.name, name, sums, spectral=spectral)), found
+    return list(_rows(*names, sums, spectral=spectral)), found
 
 
 def _inside(weights: Weights, path: str) -> dict[str, str]:
@@ -279,7 +283,7 @@ def _rows(base: str, tuned: str, sums: Mapping[Place, _Sums], *, spectral: bool)
             whole.add(one)
         given = {"base": base, "tuned": tuned, "part": part, "layer": layer}
         nothing = {"spectral_norm": math.nan, "stable_rank": math.nan} if spectral else {}
-        yield {**given, "kind": ALL, **whole.row(), **nothing}
+        yield {**given, "kind": WHOLE, **whole.row(), **nothing}
         for kind, one in sorted(kinds.items()):
             yield {**given, "kind": kind, **one.row(), **(one.spectrum() if spectral else {})}
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import (
     DASHES,
@@ -84,17 +83,8 @@ class SweepCurve:
         return round(self.at(k) - self.at(self.whole), 12)
 
 
-def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `ablation.json`, `ablation.csv` and a figure for each kind of sweep, `freeze.png` and `truncate.png`.
-
-    Returns the paths. Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a
-    `ReportWarning`.
-    """
-    return write_results(folder, files(rows, run))
-
-
 def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `ablation.json`, `ablation.csv` and a figure for each kind of sweep, `freeze.png` and `truncate.png`."""
     return ResultFiles(
         {"ablation.json": json_bytes(rows, run), "ablation.csv": csv_bytes(rows, COLUMNS)},
         {f"{kind}.png": png_of(figure, rows, run, kind) for kind in TITLES if any(row["kind"] == kind for row in rows)},

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import INK, MUTED, STYLE, png_of
-from bertft.report.rows import NAME, fit, short_names
+from bertft.report.rows import NAME, WHOLE, fit, short_names
 from bertft.report.tables import cell, empty_table, say
 
 if TYPE_CHECKING:
@@ -23,23 +22,12 @@ COLUMNS = (
     *("base", "tuned", "part", "layer", "kind", "relative_change", "change", "norm"),
     *("n_tensors", "n_equal", "n_parameters"),
 )
-ALL = "all"
-"""The kind of the rows that take a whole layer together."""
-
 CELLS = 14
 """The most columns of a heat map whose cells hold numbers."""
 
 
-def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `weights.json`, `weights.csv` and `weights.png`; return the paths.
-
-    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
-    """
-    return write_results(folder, files(rows, run))
-
-
 def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `weights.json`, `weights.csv` and `weights.png`."""
     return ResultFiles(
         {"weights.json": json_bytes(rows, run), "weights.csv": csv_bytes(rows, COLUMNS)},
         {"weights.png": png_of(figure, rows, run)},
@@ -57,7 +45,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     table.add_column("layer", justify="right")
     for name in names.values():
         table.add_column(fit(name, NAME), justify="right")
-    whole = [row for row in rows if row["kind"] == ALL]
+    whole = [row for row in rows if row["kind"] == WHOLE]
     found = {(row["layer"], row["tuned"]): row for row in whole}
     for layer in sorted({row["layer"] for row in whole}, key=lambda layer: (layer is None, layer)):
         cells = [_percent(found.get((layer, name))) for name in names]
@@ -120,7 +108,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
     del run
     names = short_names(dict.fromkeys(row["tuned"] for row in rows))
     layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
-    kinds = [ALL, *sorted({row["kind"] for row in rows if row["part"] == "block"} - {ALL})]
+    kinds = [WHOLE, *sorted({row["kind"] for row in rows if row["part"] == "block"} - {WHOLE})]
     top = max((value for row in rows if row["layer"] is not None and (value := _value(row)) is not None), default=0.0)
     wide = max(3.2, 0.44 * len(layers))
     with matplotlib.style.context(["default", STYLE]):

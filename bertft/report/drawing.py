@@ -210,7 +210,7 @@ def svg(drawing: Figure, name: str) -> str:
 class Line:
     """A line of a panel, by layer or by portion of the data; `center` is a mark on the x axis, nan for none.
 
-    Where the places on the x axis are whole layers, neighbours are joined, and what was not measured is dotted.
+    of_layers: whether the places on the x axis are layers: neighbours are joined, and what was not measured is dotted.
     """
 
     name: str
@@ -218,6 +218,7 @@ class Line:
     layers: Sequence[float]
     values: Sequence[float]
     center: float = math.nan
+    of_layers: bool = False
 
 
 def task_panels(
@@ -265,15 +266,14 @@ def task_panels(
 
 
 def with_gaps(layers: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return a line with nan between layers that are not neighbours; places that are not whole numbers have no gaps.
+    """Return a line with nan between layers that are not neighbours.
 
     >>> with_gaps([0, 1, 4], [0.5, 0.6, 0.9])
     ([0, 1, nan, 4], [0.5, 0.6, nan, 0.9])
     """
     found: tuple[list[float], list[float]] = ([], [])
-    whole = all(layer == int(layer) for layer in layers)
     for layer, value in zip(layers, values, strict=True):
-        if whole and found[0] and layer - found[0][-1] > 1:
+        if found[0] and layer - found[0][-1] > 1:
             for side in found:
                 side.append(math.nan)
         found[0].append(layer)
@@ -289,7 +289,7 @@ def draw_lines(axes: Axes, found: Sequence[Line]) -> None:
     for line in found:
         colour = MUTED if line.baseline else LINES[models % len(LINES)]
         width = 1.2 if line.baseline else 1.7
-        layers, values = with_gaps(line.layers, line.values)
+        layers, values = with_gaps(line.layers, line.values) if line.of_layers else (line.layers, line.values)
         if len(layers) > len(line.layers):
             axes.plot(line.layers, line.values, color=colour, linestyle=":", linewidth=0.7 * width, alpha=0.6)
         axes.plot(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import png_of
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
@@ -33,16 +32,8 @@ LEFT, GAP = 38, 3
 """Widths in characters: of the first two columns of table 1, and of the gap between columns."""
 
 
-def write(rows: list[Row], labels: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and figures of mixes and layers; return the paths.
-
-    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
-    """
-    return write_results(folder, files(rows, labels, run))
-
-
 def files(rows: list[Row], labels: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and figures of mixes and layers."""
     numbers = {
         "edge.json": json_bytes(rows, run),
         "edge.csv": csv_bytes(rows, COLUMNS),

@@ -72,7 +72,7 @@ def mix_figure(mixes: Sequence[Row], what: str) -> Figure:
             if own:
                 values = [mean(values) for values in zip(*(mix[what] for mix in own), strict=True)]
                 middle = mean([mix[center] for mix in own])
-                yield Line(names[model], own[0]["baseline"], own[0]["layers"], values, middle)
+                yield Line(names[model], own[0]["baseline"], own[0]["layers"], values, middle, of_layers=True)
 
     title = {"weights": "Layer weights of the probes", "shares": "Layer shares of the probes, by length"}[what]
     label = {"weights": "Weight", "shares": "Share"}[what]
@@ -90,7 +90,8 @@ def layer_figure(rows: Sequence[Row]) -> Figure:
         for model, baseline in dict.fromkeys((own.model, own.baseline) for own in of_layer):
             points = [own for own in of_layer if (own.model, own.baseline) == (model, baseline)]
             layers = [int(own.input.partition(":")[2]) for own in points]
-            yield Line(names[model], baseline, layers, [table.score(own, task, "all").value for own in points])
+            values = [table.score(own, task, "all").value for own in points]
+            yield Line(names[model], baseline, layers, values, of_layers=True)
 
     tasks = [task for task, scoring in table.tasks if scoring == "all"]
     detail = f"{table.split} set; baselines dashed; the panels have different y axes"

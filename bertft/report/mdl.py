@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import Line, png_of, task_panels
 from bertft.report.rows import NAME, fit, short_names
@@ -52,18 +51,12 @@ class Codelengths:
         return int(number) if kind == "layer" else None
 
 
-def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `mdl.json`, `mdl.csv` and the figures for which there is data; return the paths.
+def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
+    """Return `mdl.json`, `mdl.csv` and the figures for which there is data.
 
     `mdl-layers.png` shows compression by layer and needs at least two layers; `mdl-curves.png` shows the curves of the
-    online code. Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a
-    `ReportWarning`.
+    online code.
     """
-    return write_results(folder, files(rows, run))
-
-
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
     drawings = {}
     found = codelengths(rows)
     if any(len(line.layers) > 1 for lines in layer_lines(found).values() for line in lines):
@@ -174,7 +167,7 @@ def layer_lines(found: Sequence[Codelengths]) -> dict[str, list[Line]]:
         points = sorted((each.layer, each.values["compression"]) for each in own if each.layer is not None)
         if points:
             layers, values = zip(*points, strict=True)
-            shown.setdefault(task, []).append(Line(names[model], baseline, layers, values))
+            shown.setdefault(task, []).append(Line(names[model], baseline, layers, values, of_layers=True))
     return shown
 
 

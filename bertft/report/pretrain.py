@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png_of, set_title
 from bertft.report.tables import cell, say
@@ -33,16 +32,8 @@ MARKED = 40
 """Lines with more points than this are drawn without markers."""
 
 
-def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `pretraining.json`, `pretraining.csv` and `pretraining.png`; return the paths.
-
-    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
-    """
-    return write_results(folder, files(rows, run))
-
-
 def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `pretraining.json`, `pretraining.csv` and `pretraining.png`."""
     return ResultFiles(
         {"pretraining.json": json_bytes(rows, run), "pretraining.csv": csv_bytes(rows, COLUMNS)},
         {"pretraining.png": png_of(figure, rows, run)},

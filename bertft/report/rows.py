@@ -24,6 +24,9 @@ TASKS = {
 }
 """Tasks in the order of the paper's table, with their names there."""
 
+WHOLE = "all"
+"""The kind of the rows of `diff` that take all tensors of a layer together."""
+
 REPORTED = {"coref": "label 1 alone", "srl": "core and modifiers", "rel": "without Other"}
 """The labels that Tenney et al. 2019 report, for the tasks where they do not report all."""
 

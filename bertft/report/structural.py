@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.drawing import (
     DASHES,
@@ -81,16 +80,8 @@ class Curve:
         return self.values[measure].get(self.best.get(measure), math.nan)
 
 
-def write(rows: list[Row], run: dict[str, Any], trees: Sequence[Any], folder: str | Path) -> list[Path]:
-    """Write `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`; return the paths.
-
-    Raises `BertftError` where the numbers cannot be written; a figure that fails is left out, with a `ReportWarning`.
-    """
-    return write_results(folder, files(rows, run, trees))
-
-
 def files(rows: list[Row], run: dict[str, Any], trees: Sequence[Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`."""
     drawings = {"structural.png": png_of(figure, rows, run)}
     if trees:
         drawings["trees.png"] = png_of(tree_figure, trees)

@@ -6,29 +6,17 @@ writes the HTML. All take the rows and the run record as plain dicts and lists.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from bertft.files import ResultFiles, write_results
+from bertft.files import ResultFiles
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.report.score.series import Series, series
 
-__all__ = ["Row", "Series", "files", "series", "write"]
-
-
-def write(rows: list[Row], run: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `scores.json`, `scores.csv`, a figure for each measure (`rsa.png`) and `report.html`; return the paths.
-
-    Raises `BertftError` where the numbers cannot be written; a figure or page that fails is left out, with a
-    `ReportWarning`.
-
-    >>> paths = write(scores.rows, scores.run, "out")  # doctest: +SKIP
-    """
-    return write_results(folder, files(rows, run))
+__all__ = ["Row", "Series", "files", "series"]
 
 
 def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return the files of `write`."""
+    """Return `scores.json`, `scores.csv`, a figure for each measure (`rsa.png`) and `report.html`."""
     from bertft.report.drawing import png_of
     from bertft.report.score.figure import figure
     from bertft.report.score.page import page

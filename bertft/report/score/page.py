@@ -79,7 +79,7 @@ def page(rows: Sequence[Row], run: Mapping[str, Any]) -> str:
         averaged=any(curve.n_pairs > 1 for curve in curves),
         cautions=cautions(curves, run),
         record=record(run),
-        n_colours=len(LINES),
+        colours=LINES,
         version=plain(run).get("versions", {}).get("bertft", ""),
     )
 

@@ -230,7 +230,7 @@ def findings(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def finding(curve: Series) -> str:
-    """Return the finding of one curve: which first layers are kept, and the largest change between two layers."""
+    """Return the finding of one curve: which first layers are kept, and the largest drop between two layers."""
     name, points = title(curve.measure), curve.defined()
     undefined = [layer for layer, value in zip(curve.layers, curve.values, strict=True) if not math.isfinite(value)]
     aside = f" (undefined at {layers_text(undefined)})" if undefined else ""
@@ -262,7 +262,7 @@ def finding(curve: Series) -> str:
         return f"{start[0].upper()}{start[1:]}; no layer is lower than the one before it, and {lowest_text}{aside}."
     before, after = max(steps, key=lambda step: step[0][1] - step[1][1])
     from_text, to_text = distinct(before[1], after[1])
-    drop = f"the largest change is between layers {before[0]} and {after[0]} ({name} {from_text} → {to_text})"
+    drop = f"the largest drop is between layers {before[0]} and {after[0]} ({name} {from_text} → {to_text})"
     rest = "" if after[0] == low_layer else f"; {lowest_text}"
     return f"{start[0].upper()}{start[1:]}; {drop}{rest}{aside}."
 
