@@ -62,3 +62,55 @@ def arborescences(scores: Floats, lengths: NDArray[np.int64], threads: int = 0) 
 
     Chu and Liu, 1965; Edmonds, 1967; one root as in Zmigrod, Vieira and Cotterell, 2020.
     """
+
+def shift_rows(
+    x: Floats,
+    center: NDArray[np.float64],
+    row_map: str,
+    distance: bool,
+    limits: tuple[float, float, float],
+    stored: Floats,
+    offsets: NDArray[np.float64],
+) -> None:
+    """Write u = map(x) - center to `stored` (n, d), in the type of x, and the offset of each row to `offsets` (n,).
+
+    `row_map` is raw, unit or centred_unit, see `bertft.kernels.types`. The offset is center . u, or -|u|^2 / 2 of a
+    `distance`. `limits` are the least and the largest squared length of a row that has a value under the unit maps, and
+    the share of its mean by which it must differ from it; the offset of another row is nan. All sums are float64, added
+    in an order that does not depend on the processor. Raises ValueError for another shape, type or layout.
+
+    >>> stored, offsets = np.empty((1, 2)), np.empty(1)
+    >>> shift_rows(np.array([[3.0, 4.0]]), np.array([1.0, 0.0]), "unit", False, (1e-300, 1e300, 0.0), stored, offsets)
+    >>> stored, offsets
+    (array([[-0.4,  0.8]]), array([-0.4]))
+    """
+
+def row_moments(
+    x: Floats,
+    y: Floats,
+    x_center: NDArray[np.float64],
+    y_center: NDArray[np.float64],
+    row_map: str,
+    limits: tuple[float, float, float],
+    kept: NDArray[np.float64],
+    again: bool,
+    u: Floats,
+    v: Floats,
+    ww: NDArray[np.float64],
+    wu: NDArray[np.float64],
+    wv: NDArray[np.float64],
+) -> None:
+    """Write the shifted rows u and v of two spaces, and add to the sums over rows of w w^T, w u^T and w v^T.
+
+    x is (n, d1), y (n, d2), `ww` (5, 5), `wu` (5, d1), `wv` (5, d2); u and v have the shapes and types of x and y. w is
+    (1, a, b, e, f), see `bertft.kernels.types.MomentSums`, and `row_map` and `limits` are those of `shift_rows`. `kept`
+    (n, 4) holds the mean, scale, a and e of each row of x. They are written unless the rows of x come `again`, with
+    another y: then they are read, u is not written, and of w u^T only the rows of b and f are added. Raises ValueError
+    for another shape, type or layout.
+
+    >>> x, kept, sums = np.array([[3.0, 4.0]]), np.empty((1, 4)), [np.zeros((5, n)) for n in (5, 2, 2)]
+    >>> center, u, v = np.zeros(2), np.empty((1, 2)), np.empty((1, 2))
+    >>> row_moments(x, x, center, center, "raw", (0.0, 1e300, 0.0), kept, False, u, v, *sums)
+    >>> sums[0][0]
+    array([ 1.,  0.,  0., 25., 25.])
+    """

@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <tuple>
+#include <type_traits>
 
 #include "decoding.hpp"
+#include "moments.hpp"
 #include "ranks.hpp"
 #include "spearman.hpp"
 #include "trees.hpp"
@@ -49,6 +52,14 @@ const Value* data_of(const char* function, const char* name, const py::array& ar
                               ", wanted " + type + "; try " + name + ".astype(numpy." + type + ")");
     }
     return static_cast<const Value*>(array.data());
+}
+
+// The data of an array that the caller made to be written to.
+template <class Value>
+Value* written(const char* function, const char* name, py::array& array, const char* type, const py::tuple& shape) {
+    check_shape(function, name, array, shape);
+    data_of<Value>(function, name, array, type);
+    return static_cast<Value*>(array.mutable_data());
 }
 
 // Calls work with the data as const double* or const float*, by its type.
@@ -130,6 +141,70 @@ py::array_t<std::int32_t> arborescences(const py::array& scores, const py::array
     });
 }
 
+template <class Value>
+constexpr const char* type_of = sizeof(Value) == sizeof(double) ? "float64" : "float32";
+
+bertft::RowMap row_map_named(const char* function, const std::string& name) {
+    if (name == "raw") return bertft::RowMap::raw;
+    if (name == "unit") return bertft::RowMap::unit;
+    if (name == "centred_unit") return bertft::RowMap::centred_unit;
+    throw py::value_error(std::string(function) + ": row_map is '" + name + "', wanted raw, unit or centred_unit");
+}
+
+using Limits = std::tuple<double, double, double>;
+
+bertft::Limits limits_of(const Limits& given) { return {std::get<0>(given), std::get<1>(given), std::get<2>(given)}; }
+
+void shift_rows(const py::array& x, const py::array& center, const std::string& row_map, bool distance,
+                const Limits& limits, py::array stored, py::array offsets) {
+    constexpr const char* function = "shift_rows";
+    check_dimensions(function, "x", x, 2);
+    const py::ssize_t n = x.shape(0), width = x.shape(1);
+    check_shape(function, "center", center, py::make_tuple(width));
+    const auto* shift_by = data_of<double>(function, "center", center, "float64");
+    const bertft::RowMap map = row_map_named(function, row_map);
+    auto* offset_of = written<double>(function, "offsets", offsets, "float64", py::make_tuple(n));
+    with_floats(function, "x", x, [&](const auto* rows) {
+        using Value = std::remove_const_t<std::remove_pointer_t<decltype(rows)>>;
+        auto* shifted = written<Value>(function, "stored", stored, type_of<Value>, py::make_tuple(n, width));
+        py::gil_scoped_release release;
+        bertft::shift_rows(rows, static_cast<std::size_t>(n), static_cast<std::size_t>(width), shift_by, map, distance,
+                           limits_of(limits), shifted, offset_of);
+    });
+}
+
+void row_moments(const py::array& x, const py::array& y, const py::array& x_center, const py::array& y_center,
+                 const std::string& row_map, const Limits& limits, py::array kept, bool again, py::array u, py::array v,
+                 py::array ww, py::array wu, py::array wv) {
+    constexpr const char* function = "row_moments";
+    check_dimensions(function, "x", x, 2);
+    check_dimensions(function, "y", y, 2);
+    const py::ssize_t n = x.shape(0), d1 = x.shape(1), d2 = y.shape(1), scalars = bertft::SCALARS;
+    check_shape(function, "y", y, py::make_tuple(n, d2));
+    check_shape(function, "x_center", x_center, py::make_tuple(d1));
+    check_shape(function, "y_center", y_center, py::make_tuple(d2));
+    const auto* of_x = data_of<double>(function, "x_center", x_center, "float64");
+    const auto* of_y = data_of<double>(function, "y_center", y_center, "float64");
+    const bertft::RowMap map = row_map_named(function, row_map);
+    auto* known = written<double>(function, "kept", kept, "float64", py::make_tuple(n, bertft::KEPT));
+    auto* by_w = written<double>(function, "ww", ww, "float64", py::make_tuple(scalars, scalars));
+    auto* by_u = written<double>(function, "wu", wu, "float64", py::make_tuple(scalars, d1));
+    auto* by_v = written<double>(function, "wv", wv, "float64", py::make_tuple(scalars, d2));
+    with_floats(function, "x", x, [&](const auto* x_rows) {
+        with_floats(function, "y", y, [&](const auto* y_rows) {
+            using X = std::remove_const_t<std::remove_pointer_t<decltype(x_rows)>>;
+            using Y = std::remove_const_t<std::remove_pointer_t<decltype(y_rows)>>;
+            const bertft::Side<X> x_side{x_rows, static_cast<std::size_t>(d1), of_x,
+                                         written<X>(function, "u", u, type_of<X>, py::make_tuple(n, d1))};
+            const bertft::Side<Y> y_side{y_rows, static_cast<std::size_t>(d2), of_y,
+                                         written<Y>(function, "v", v, type_of<Y>, py::make_tuple(n, d2))};
+            py::gil_scoped_release release;
+            bertft::row_moments(x_side, y_side, static_cast<std::size_t>(n), map, limits_of(limits), known, again, by_w,
+                                by_u, by_v);
+        });
+    });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -142,6 +217,13 @@ PYBIND11_MODULE(_core, module) {
     module.def("row_spearman", &row_spearman, py::arg("predicted"), py::arg("gold"), py::arg("lengths"),
                py::arg("threads") = 0,
                "Spearman's correlation of each row's first values, nan where one side is constant or holds a nan.");
+    module.def("shift_rows", &shift_rows, py::arg("x"), py::arg("center"), py::arg("row_map"), py::arg("distance"),
+               py::arg("limits"), py::arg("stored"), py::arg("offsets"),
+               "Write mapped rows minus a center to `stored`, and the offset of each to `offsets`.");
+    module.def("row_moments", &row_moments, py::arg("x"), py::arg("y"), py::arg("x_center"), py::arg("y_center"),
+               py::arg("row_map"), py::arg("limits"), py::arg("kept"), py::arg("again"), py::arg("u"), py::arg("v"),
+               py::arg("ww"), py::arg("wu"), py::arg("wv"),
+               "Write the shifted rows u and v of two spaces and add to their sums w w^T, w u^T and w v^T.");
     module.def("arborescences", &arborescences, py::arg("scores"), py::arg("lengths"), py::arg("threads") = 0,
                "Heads of the words of each sentence in its highest-scoring tree of one root, -1 beyond its end.");
 }

@@ -77,10 +77,10 @@ def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _small_tiles_of_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bertft.kernels import numba_moments, numba_tiles
+    from bertft.kernels import core_moments, numba_tiles
 
     monkeypatch.setattr(numba_tiles, "TILE", 16)
-    monkeypatch.setattr(numba_moments, "HALVED", 5)
+    monkeypatch.setattr(core_moments, "HALVED", 5)
 
 
 def _small_tiles_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

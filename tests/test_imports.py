@@ -181,3 +181,17 @@ def test_import_and_help_load_nothing_heavy(code: str) -> None:
     code += f"; import sys; print(*sorted({HEAVY!r} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == []
+
+
+FIRST_RSA = """
+import numpy as np, sys
+from bertft import rsa
+x = np.random.default_rng(0).standard_normal((40, 6))
+assert rsa(x, x) > 0.99
+"""
+
+
+def test_the_first_rsa_of_arrays_loads_no_compiler_and_no_torch() -> None:
+    code = f"{FIRST_RSA}print(*sorted({HEAVY!r} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []

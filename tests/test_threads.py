@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from bertft import PairMoments, cka, compare, rsa
-from bertft.kernels import blas_threads, numba_threads, one_blas_thread
+from bertft.kernels import blas_threads, cpu_threads, one_blas_thread
 
 SHARED = 8
 """Threads that share an accumulator, or call at once."""
@@ -119,7 +120,7 @@ def test_an_error_lets_the_blas_go(two_blas_threads):
 @pytest.mark.parametrize("kernel", ["cosine", "euclidean"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_calls_at_once_give_the_bits_of_a_call_alone(kernel, dtype, two_blas_threads, monkeypatch):
-    monkeypatch.setattr(numba_threads, "INLINE", 0.0)
+    monkeypatch.setattr(cpu_threads, "INLINE", 0.0)
     monkeypatch.setattr("bertft.similarity.plan.CHEAP_FLOPS", 0.0)
     x, y = (rows.astype(dtype) for rows in spaces(1500, 48))
     alone = rsa(x, y, kernel=kernel), cka(x, y), PairMoments().update(x, y).rsa()
@@ -134,11 +135,11 @@ def test_calls_at_once_give_the_bits_of_a_call_alone(kernel, dtype, two_blas_thr
 
 def test_a_call_does_not_wait_for_the_work_of_others(monkeypatch):
     """The pool is busy with other work; the calling thread does its own."""
-    monkeypatch.setattr(numba_threads, "INLINE", 0.0)
+    monkeypatch.setattr(cpu_threads, "INLINE", 0.0)
     x, y = spaces(500)
     expected = rsa(x, y)
     release = threading.Event()
-    pool = numba_threads._pool()
+    pool = cpu_threads._pool()
     busy = [pool.submit(release.wait, LIMIT) for _ in range(pool._max_workers)]
     try:
         assert rsa(x, y) == expected
@@ -155,8 +156,8 @@ def test_an_error_in_a_thread_reaches_the_caller():
 
     for _ in range(20):
         with pytest.raises(ValueError, match="seven"):
-            numba_threads.in_threads(work, [(number,) for number in range(30)], operations=1e9)
-    assert numba_threads.in_threads(work, [(number,) for number in range(7)], operations=1e9) == list(range(7))
+            cpu_threads.in_threads(work, [(number,) for number in range(30)], operations=1e9)
+    assert cpu_threads.in_threads(work, [(number,) for number in range(7)], operations=1e9) == list(range(7))
 
 
 @pytest.mark.parametrize("measured", [False, True], ids=["updates", "with measures meanwhile"])
@@ -227,9 +228,9 @@ FORKED = """
 import os, threading, time
 import numpy as np
 from bertft import PairMoments, rsa
-from bertft.kernels import numba_threads
+from bertft.kernels import cpu_threads
 
-numba_threads.INLINE = 0.0
+cpu_threads.INLINE = 0.0
 rng = np.random.default_rng(0)
 x = rng.standard_normal((1500, 64)); y = x + rng.standard_normal((1500, 64))
 rsa(x, y)
@@ -328,9 +329,9 @@ AT_THE_END = """
 import atexit, threading, time
 import numpy as np
 from bertft import PairMoments, rsa
-from bertft.kernels import numba_threads
+from bertft.kernels import cpu_threads
 
-numba_threads.INLINE = 0.0
+cpu_threads.INLINE = 0.0
 x = np.random.default_rng(0).standard_normal((300, 16))
 y = x + 1.0 * (np.arange(16) > 7) * np.random.default_rng(1).standard_normal((300, 16))
 if {warm}: rsa(x, y)
@@ -394,3 +395,23 @@ def test_time_is_no_worse_than_alone():
     with ThreadPoolExecutor(SHARED) as pool:
         list(pool.map(lambda _: rsa(x, y, kernel="euclidean"), range(SHARED)))
     assert time.perf_counter() - start < 5 * in_turn + 1
+
+
+TILES = """
+import numpy as np
+from bertft import rsa
+x = np.random.default_rng(0).standard_normal((40, 6))
+print(rsa(x, x, kernel="rbf"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals to try")
+def test_a_terminal_is_told_that_kernels_are_compiled_and_only_then(tmp_path):
+    environment = dict(os.environ, NUMBA_CACHE_DIR=str(tmp_path))
+    for wanted in ("compiling kernels, once", ""):
+        outer, inner = os.openpty()
+        subprocess.run([sys.executable, "-c", TILES], env=environment, stdout=subprocess.PIPE, stderr=inner, check=True)
+        os.close(inner)
+        with contextlib.suppress(OSError), open(outer, "rb", buffering=0) as terminal:
+            os.set_blocking(outer, False)
+            assert (terminal.read() or b"").decode().strip() == wanted

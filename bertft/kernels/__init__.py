@@ -44,9 +44,9 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "reference",
     ),
     "cpu": {
-        "shifted_rows": "numba_moments",
-        "moments": "numba_moments",
-        "shared_moments": "numba_moments",
+        "shifted_rows": "core_moments",
+        "moments": "core_moments",
+        "shared_moments": "core_moments",
         "gram_pearson": "numba_tiles",
         "pair_values": "numba_tiles",
         "pair_histogram": "numba_tiles",

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bertft.kernels.numba_threads import compiled, in_threads, scratch
+from bertft.kernels.cpu_threads import in_threads, scratch
+from bertft.kernels.numba_compiler import compiled
 from bertft.kernels.types import Array, Bins, Link, Rows
 
 TILE = 1024

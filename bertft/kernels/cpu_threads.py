@@ -1,4 +1,4 @@
-"""Threads, scratch memory and the compiler for the Numba kernels.
+"""Threads and scratch memory for the kernels on the CPU.
 
 The calling thread works, and threads of a plain pool help it; each makes its own products, and BLAS is held to one
 thread meanwhile. A team of BLAS or OpenMP threads spins for up to a tenth of a second after its work, and takes the
@@ -10,18 +10,14 @@ from __future__ import annotations
 import math
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, wraps
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numba.core.compiler_lock import global_compiler_lock
 
-from bertft.errors import PerformanceWarning
 from bertft.kernels.aligned import aligned_empty
 from bertft.kernels.blas_threads import one_blas_thread
 from bertft.kernels.types import Array
@@ -33,42 +29,6 @@ INLINE = 5e6
 """Operations below which waking threads takes longer than the work."""
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Return a function as Numba compiles it at its first call. Machine code is kept on disk where that can be done."""
-    # Sums may be reordered, which is what vectorises them, but nan and inf keep their meaning.
-    dispatcher = njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})(function)
-    try:
-        dispatcher.enable_caching()
-        store = dispatcher._cache
-        store.load_overload, store.save_overload = _optional(store.load_overload), _optional(store.save_overload)
-    except (RuntimeError, OSError, AttributeError):
-        _warn_once()
-    return dispatcher
-
-
-def _optional(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step of Numba's cache that does nothing where it fails: a full disk, a damaged file."""
-
-    @wraps(step)
-    def attempt(*arguments: Any) -> Any:
-        try:
-            return step(*arguments)
-        except Exception:  # a damaged file of pickled code can raise anything
-            return None
-
-    return attempt
-
-
-@cache
-def _warn_once() -> None:
-    warnings.warn(
-        "no folder can be written to, so compiled code is not kept, and every process compiles it again, which takes "
-        "seconds; set NUMBA_CACHE_DIR to a folder that can be written to",
-        PerformanceWarning,
-        stacklevel=4,
-    )
-
-
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_threads(), thread_name_prefix="bertft")
@@ -76,12 +36,6 @@ def _pool() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads of a pool do not survive a fork
-    # A child could not compile if another thread of the parent was compiling when it was forked.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
 
 
 @cache
