@@ -1,10 +1,10 @@
 """Shifted rows, and the sums over rows from which every bilinear measure follows, on the CPU.
 
-BLAS makes the products of matrices; C++ (`bertft._core`) makes the rest, in threads. Norms, shifts, offsets and sums over
-rows are float64; only the products run in the type of the rows (float32 or float64). Work is cut the same way whatever
-the number of threads, the parts are added in order, and the operands of products begin at a multiple of 64 bytes, so the
-same input gives the same bits in every call on one machine. The C++ code adds in an order of its own on every processor;
-the products round differently on another processor, or with another BLAS library.
+BLAS makes the products of matrices; C++ (`bertft._core`) makes the rest, in threads. Norms, shifts, offsets and sums
+over rows are float64; only the products run in the type of the rows (float32 or float64). Work is cut the same way
+whatever the number of threads, the parts are added in order, and the operands of products begin at a multiple of 64
+bytes, so the same input gives the same bits in every call on one machine. The C++ code adds in the same order on every
+processor; the products round differently on another processor, or with another BLAS library.
 """
 
 from __future__ import annotations
