@@ -1,13 +1,12 @@
 """Random pairs of arrays against extended precision: the right number, or an error that names the row.
 
 Types of both sides, scales, offsets, long rows, equal rows, rows of zeros and values that are not finite are drawn at
-random. The seeds are fixed; see `test_fuzz.py` for BERTFT_FUZZ and BERTFT_FUZZ_SEED.
+random.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -16,12 +15,10 @@ import numpy as np
 import pytest
 import torch
 from exact_measures import KERNELS, METHODS, TYPES, dense_rsa, exact, kernel_values, truth_of
+from fuzzing import SEED, TIMES
 
 from bertft import compare, rsa
 from bertft.errors import ArrayError, PrecisionWarning, UndefinedWarning
-
-TIMES = int(os.environ.get("BERTFT_FUZZ", "1"))
-SEED = int(os.environ.get("BERTFT_FUZZ_SEED", "0"))
 
 EXPONENTS = {"float16": (-10, 6), "bfloat16": (-110, 110), "float32": (-110, 110), "float64": (-990, 990)}
 """The powers of two by which numbers of about 1 are scaled: those of each type keep all digits."""

@@ -1,18 +1,11 @@
-"""Damaged files, configs and command lines: only the errors of bertft may come out, each in less than five seconds.
-
-The seeds are fixed. `make fuzz` runs the same for long: BERTFT_FUZZ multiplies the number of inputs, BERTFT_FUZZ_SEED
-chooses others. Every failure names its seed and keeps its input.
-"""
+"""Damaged files and configs: only the errors of bertft may come out, each in less than five seconds."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +13,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from fuzzing import CONLLU, MNLI, SECONDS, SEED, TIMES, at_most, check, tried
 
-from bertft import cli
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import read_corpus, read_edge_records, read_treebank
 from bertft.data.mnli import read_pairs
@@ -30,17 +23,6 @@ from bertft.data.squad import read_questions
 from bertft.data.text_file import read_text_file
 from bertft.errors import BertftError
 
-TIMES = int(os.environ.get("BERTFT_FUZZ", "1"))
-SEED = int(os.environ.get("BERTFT_FUZZ_SEED", "0"))
-SECONDS = 5
-
-CONLLU = "".join(
-    f"# sent_id = {sentence}\n# text = It's rain\n1-2\tIt's\t_\t_\t_\t_\t_\t_\t_\t_\n"
-    "1\tIt\tit\tPRON\tPRP\t_\t3\tnsubj\t_\tSpaceAfter=No\n2\t's\tbe\tAUX\tVBZ\t_\t3\tcop\t_\t_\n"
-    "3\train\train\tNOUN\tNN\t_\t0\troot\t_\t_\n3.1\tx\t_\t_\t_\t_\t_\t_\t_\t_\n\n"
-    for sentence in range(3)
-)
-MNLI = f"{json.dumps(tiny.MNLI)}\n" * 3
 TABLE = "gold_label\tsentence1\tsentence2\tpairID\nneutral\tIt pours.\tIt rains.\t7\n-\tIt pours.\tIt rains.\t8\n"
 SQUAD = json.dumps(tiny.SQUAD)
 EDGE = '{"text": "It rains", "targets": [{"span1": [0, 1], "span2": [1, 2], "label": ["a", "b"]}], "info": {}}\n' * 3
@@ -88,36 +70,6 @@ def damaged(rng: np.random.Generator, content: bytes, others: list[bytes]) -> by
     return content
 
 
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` in the block after some seconds, where the system can."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def end(*_: Any) -> None:
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def tried(capsys: pytest.CaptureFixture[str], what: str, count: int, refused: int) -> None:
-    with capsys.disabled():
-        print(f"\nfuzz: {what}: {count:,} inputs, {refused:,} refused in one line, none in another way", end="")
-
-
-def check(error: BertftError) -> int:
-    assert "\n" not in str(error).strip(), error
-    assert len(str(error)) < 20_000
-    return 1
-
-
 @pytest.mark.parametrize("kind", READERS)
 def test_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     name, content, read = READERS[kind]
@@ -156,19 +108,6 @@ def changed(rng: np.random.Generator, settings: dict[str, Any], names: list[str]
         else:
             found[name] = VALUES[rng.integers(len(VALUES))]
     return found
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    words = ["it", "rains", "pours", "the", "sun", "shines", "."]
-    for name, seed in (("base", 0), ("tuned", 1)):
-        tiny.save(folder / name, tiny.bert(len(words) + 4, seed=seed), tiny.tokenizer(words))
-    (folder / "text.txt").write_text("it rains .\nthe sun shines .\nit pours .\n" * 5)
-    (folder / "bank").mkdir()
-    for split in ("train", "dev", "test"):
-        (folder / "bank" / f"x-ud-{split}.conllu").write_text(CONLLU.replace("3.1\tx\t_\t_\t_\t_\t_\t_\t_\t_\n", ""))
-    return folder
 
 
 def loading(folder: Path, file: Path, content: bytes, seed: list[int]) -> int:
@@ -239,83 +178,3 @@ def test_adapters(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
             content = damaged(rng, content, [content])
         refused += loading(tmp_path / "adapter", file, content, [SEED, number])
     tried(capsys, file.name, count, refused)
-
-
-def test_command_lines(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-    text, bank = str(models / "text.txt"), str(models / "bank")
-    odd = [
-        "",
-        "-1",
-        "0",
-        "x",
-        "1e9",
-        "nan",
-        "all",
-        "9" * 30,
-        "0,3-5,-1",
-        "n" * 300,
-        "~nosuchuser/x",
-        "\x1b[2J",
-        "é",
-        "--",
-    ]
-    starts = [
-        ["score", str(models / "base"), str(models / "tuned"), "--text", text],
-        ["score", "--pair", str(models / "base"), str(models / "tuned"), "--text", text],
-        ["probe", "structural", str(models / "base"), "--treebank", bank, "--epochs", "1", "--rank", "2"],
-        *(["score"], ["probe"], ["tune", "mnli"], ["ablate"], ["pretrain"], ["data"], [], ["probe", "edge"]),
-    ]
-    options = [
-        *("--text", "--layers", "--measures", "--tokens", "--sentences", "--seed", "--max-length", "--batch-tokens"),
-        *(
-            "--device",
-            "--dtype",
-            "--output-dir",
-            "--json",
-            "--single",
-            "--special-tokens",
-            "--standardize",
-            "--pair",
-            "--model",
-        ),
-        *("--epochs", "--rank", "--treebank", "--task", "--data", "--cache", "--random-seeds", "--allow-pickle", "--x"),
-    ]
-    values = [
-        *odd,
-        text,
-        bank,
-        str(models),
-        str(models / "base"),
-        "out",
-        "cpu",
-        "float64",
-        "rsa,cka",
-        "rsa",
-        "2",
-        "/dev/null",
-    ]
-    count, refused = 60 * TIMES, 0
-    for number in range(count):
-        rng = np.random.default_rng([SEED, number])
-        line = list(starts[rng.integers(len(starts))])
-        for _ in range(int(rng.integers(0, 4))):
-            line.insert(int(rng.integers(len(line) + 1)), options[rng.integers(len(options))])
-            if rng.random() < 0.8:
-                line.insert(int(rng.integers(len(line) + 1)), values[rng.integers(len(values))])
-        if "probe" in line and "--cache" not in line:
-            line += ["--cache", str(tmp_path / "cache")]
-        try:
-            with at_most(SECONDS * 4):
-                status = cli.main(line)
-        except BaseException as error:
-            raise AssertionError(f"seed {[SEED, number]}: {line} gives {error!r}") from error
-        found = capsys.readouterr()
-        assert status in (0, 2), (line, status, found.err)
-        assert "unexpected" not in found.err, (line, found.err)
-        assert "Traceback" not in found.err, (line, found.err)
-        refused += status == 2
-    tried(capsys, "command lines", count, refused)
