@@ -110,7 +110,7 @@ def test_command_lines(
     parsers = dict(commands(cli.parser()))
     assert set(lines) <= set(parsers)
     files = [str(models / name) for name in ("base", "tuned", "text.txt", "bank", "pairs.jsonl", "nothing")]
-    count, refused, done = 100 * TIMES, 0, 0
+    count, refused, done = 60 * TIMES, 0, 0
     for number in range(count):
         rng = np.random.default_rng([SEED, number])
         line = drawn(rng, lines, parsers, [*files, str(out)])
