@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(), terminated_like_interrupted():
             show_own_warnings()
             keep_descriptors()
-            options = parser().parse_args(arguments)
+            typed = sys.argv[1:] if arguments is None else list(arguments)
+            options = parser().parse_args(typed)
+            options.typed = typed
             status: int = options.run(options)
             if sys.stdout is not None:
                 with printing():

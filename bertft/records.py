@@ -47,11 +47,25 @@ _UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What some terminals obey, and halves of characters, which UTF-8 does not have."""
 
 
-def json_bytes(rows: list[Row], run: dict[str, Any]) -> bytes:
-    """Return a JSON object with the rows, one on each line, and the record of the run."""
+TOLD = ("date", "timings")
+"""The parts of a record that differ between two runs of one command. They go to a file of their own, `run.json`."""
+
+
+def json_bytes(rows: list[Row], run: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with the rows, one on each line, and the record of the run but for `TOLD`."""
+    run = {key: value for key, value in run.items() if key not in TOLD}
     lines = ",\n    ".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
     record = json.dumps(plain(run), ensure_ascii=False, allow_nan=False, indent=2).replace("\n", "\n  ")
-    text = f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n'
+    return _escaped(f'{{\n  "rows": [\n    {lines}\n  ],\n  "run": {record}\n}}\n')
+
+
+def told_bytes(run: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with `more`, and with the parts of a record that differ between two runs of one command."""
+    told = {**{key: run[key] for key in TOLD if key in run}, **more}
+    return _escaped(f"{json.dumps(plain(told), ensure_ascii=False, allow_nan=False, indent=2)}\n")
+
+
+def _escaped(text: str) -> bytes:
     # In JSON an escape stands for the character itself.
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 

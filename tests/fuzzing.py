@@ -28,6 +28,7 @@ CONLLU = "".join(
     for sentence in range(3)
 )
 MNLI = f"{json.dumps(tiny.MNLI)}\n" * 3
+PAIRS = "".join(f"{json.dumps({**tiny.MNLI, 'gold_label': label})}\n" for label in ("entailment", "neutral") * 2)
 
 
 @contextlib.contextmanager

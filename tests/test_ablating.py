@@ -152,7 +152,7 @@ def test_the_whole_way_through_the_command_line(
     assert "9 training records, 6 dev records; 1 seed" in out
     assert "2 of 2: mnli, truncate-1, seed 1: accuracy" in err
     assert sorted(os.listdir(tmp_path / "out")) == [
-        ".bertft.json", "ablation.csv", "ablation.json", "mnli", "truncate.png",
+        ".bertft.json", "ablation.csv", "ablation.json", "mnli", "run.json", "truncate.png",
     ]  # fmt: skip
     content = json.loads((tmp_path / "out" / "ablation.json").read_text())
     record = content["run"]["tasks"]["mnli"]
@@ -275,7 +275,7 @@ def made_rows(task: str, metric: str, values: dict[int, tuple[float, ...]], kind
     return [
         {
             "task": task, "kind": kind, "k": k, "seed": seed, "metric": metric, "value": value,
-            "mean": sum(of_k) / len(of_k), "spread": max(of_k) - min(of_k) if len(of_k) > 1 else None, "seconds": 1.0,
+            "mean": sum(of_k) / len(of_k), "spread": max(of_k) - min(of_k) if len(of_k) > 1 else None,
         }
         for k, of_k in values.items()
         for seed, value in enumerate(of_k)

@@ -74,7 +74,7 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(fake: FakeScore, capsys
 def test_out_writes_the_files(fake: FakeScore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*COMMAND, "--output-dir", str(tmp_path / "new")]) == 0
     assert sorted(os.listdir(tmp_path / "new")) == [
-        ".bertft.json", "report.html", "rsa.png", "scores.csv", "scores.json",
+        ".bertft.json", "report.html", "rsa.png", "run.json", "scores.csv", "scores.json",
     ]  # fmt: skip
     assert f"to {tmp_path / 'new'}." in capsys.readouterr().err
 

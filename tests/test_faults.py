@@ -132,13 +132,9 @@ if __name__ == "__main__":
 
 
 def plain(content: Any) -> Any:
-    """A record without what differs between any two runs: times, and hashes of files that hold times."""
+    """A record without the hashes and sizes of files, some of which tell times."""
     if isinstance(content, dict):
-        return {
-            name: plain(value)
-            for name, value in content.items()
-            if name not in ("timings", "seconds", "sha256", "bytes")
-        }
+        return {name: plain(value) for name, value in content.items() if name not in ("sha256", "bytes")}
     return [plain(value) for value in content] if isinstance(content, list) else content
 
 
@@ -147,7 +143,9 @@ def content(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
-        if path.suffix == ".json":
+        if path.name == "run.json":
+            found[name] = None
+        elif path.suffix == ".json":
             found[name] = plain(json.loads(path.read_text()))
         elif path.suffix == ".csv":
             with path.open() as stream:

@@ -111,7 +111,7 @@ def test_csv_reads_back_to_the_same_numbers() -> None:
 def test_save_gives_every_file_and_the_same_bytes_twice(tmp_path: Path) -> None:
     found = crowd(2, 2, ("rsa", "cka"))
     one, two = Scores(found, RUN).save(tmp_path / "a" / "b"), Scores(found, RUN).save(tmp_path / "c")
-    names = ["scores.json", "scores.csv", "rsa.png", "cka.png", "report.html"]
+    names = ["scores.json", "scores.csv", "run.json", "rsa.png", "cka.png", "report.html"]
     assert [path.name for path in one] == names == [path.name for path in two]
     assert all(path.read_bytes() == other.read_bytes() for path, other in zip(one, two, strict=True))
     assert sorted(os.listdir(tmp_path / "c")) == sorted([*names, ".bertft.json"])

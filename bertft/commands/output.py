@@ -7,6 +7,8 @@ import contextlib
 import functools
 import io
 import os
+import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +148,7 @@ def give_back(
     from bertft.files import write_drawings, write_numbers
 
     written: list[Path] = []
-    results = found.files() if options.out is not None else None
+    results = found.written(told(options)) if options.out is not None else None
     try:
         if results is not None:
             written += write_numbers(options.out, results)
@@ -161,6 +163,18 @@ def give_back(
     if not options.json:
         say(written_line(written) if written else f"Nothing was written; --output-dir DIR writes {kept}.")
     return 0
+
+
+def told(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `run.json` tells of a command: the line as typed, where, and the paths of the files in it."""
+    words = options.typed
+    paths = {word: os.path.abspath(word) for word in words if word and os.path.lexists(word)}
+    return {
+        "command": shlex.join(["bertft", *words]),
+        "directory": os.getcwd(),
+        "paths": paths,
+        "host": platform.node(),
+    }
 
 
 def print_results(

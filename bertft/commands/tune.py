@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from bertft.commands.options import RECIPE, add_output, add_recipe, add_task_data, chosen, model_of, positive
-from bertft.commands.output import at_work, console, printing, progress_bar, say
+from bertft.commands.output import at_work, console, printing, progress_bar, say, told
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -62,8 +62,12 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.records import json_bytes
+    from bertft.experiments.run import TOLD_FILE
+    from bertft.files import write_files
+    from bertft.records import json_bytes, told_bytes
     from bertft.report.tune import show
+
+    write_files(options.out, {TOLD_FILE: told_bytes(tuned.run, told(options))})
 
     with printing(f"the models and the numbers are in {options.out}") as stdout:
         if options.json:

@@ -36,7 +36,7 @@ from bertft.experiments.tune import (
 from bertft.files import ResultFiles, folder_lock, require_writable
 from bertft.options import integers, one_of
 from bertft.progress import Feedback, Progress, Say
-from bertft.records import Row
+from bertft.records import TOLD, Row
 from bertft.tasks import named_task
 from bertft.untrusted import read_json, reason
 
@@ -54,7 +54,7 @@ KEPT = {
 
 UNTOUCHED = "untouched"
 RECORD, OPTIONS = "ablation.json", "options.json"
-KEYS = {"task", "kind", "k", "seed", "metric", "value", "mean", "spread", "seconds"}
+KEYS = {"task", "kind", "k", "seed", "metric", "value", "mean", "spread"}
 _RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
@@ -178,7 +178,8 @@ def ablate(
         kept=KEPT[keep],
         baselines=found[UNTOUCHED, seeds[0]]["run"]["baselines"],
     )
-    own = AblateResults(rows, {"versions": versions(), "tasks": {task: record}})
+    told = {name: record.pop(name) for name in TOLD}
+    own = AblateResults(rows, {"versions": versions(), "tasks": {task: record}, **told})
     return with_other_tasks(own, task, out)
 
 
@@ -283,7 +284,6 @@ def finished(folder: Path, metric: str) -> dict[str, Any] | None:
         rows = [{**row, "value": math.nan if row["value"] is None else row["value"]} for row in held["rows"]]
         if not ({metric} <= best_metrics(rows).keys() and {"baselines", "options"} <= held["run"].keys()):
             raise KeyError(metric)
-        float(held["run"]["timings"]["training"])
         return {**held, "rows": rows}
     except FileNotFoundError:
         return None
@@ -313,7 +313,6 @@ def _rows(task: str, sweep: Sweep, k: int, cells: dict[int, dict[str, Any]]) -> 
                 "value": value,
                 "mean": statistics.fmean(values),
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
-                "seconds": cells[seed]["run"]["timings"]["training"],
             }
 
 

@@ -398,7 +398,7 @@ def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _history(trained: Trained) -> dict[str, Any]:
     best = min(trained.history, key=lambda row: float(row[Pretraining.metric]))
-    return {"history": trained.history, "best_step": int(best["step"]), "seconds": trained.seconds}
+    return {"history": trained.history, "best_step": int(best["step"])}
 
 
 def _rows(lowest: dict[str, float], trained: dict[int, Trained]) -> Iterator[Row]:

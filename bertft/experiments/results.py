@@ -12,14 +12,16 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bertft.errors import OptionError, ReportWarning
+from bertft.experiments.run import TOLD_FILE
 from bertft.files import ResultFiles, write_results
-from bertft.records import Row, json_bytes
+from bertft.records import Row, json_bytes, told_bytes
 from bertft.untrusted import shown
 
 if TYPE_CHECKING:
@@ -101,8 +103,13 @@ class Results:
     layout: ClassVar[Layout]
 
     def files(self) -> ResultFiles:
-        """Return the numbers and the drawings that `save` writes."""
+        """Return the numbers and the drawings of the results: the same bytes for the same numbers."""
         raise NotImplementedError
+
+    def written(self, told: Mapping[str, Any] = MappingProxyType({})) -> ResultFiles:
+        """Return all files that `save` writes: `files`, and `run.json` with date, timings and what else is `told`."""
+        found = self.files()
+        return replace(found, numbers={**found.numbers, TOLD_FILE: told_bytes(self.run, told)})
 
     def drawing(self) -> Drawing:
         """Return what the main figure of the results shows."""
@@ -132,7 +139,7 @@ class Results:
         Raises `BertftError` where the numbers cannot be written; a figure or page that fails is left out, with a
         `ReportWarning`.
         """
-        return write_results(Path(folder), self.files())
+        return write_results(Path(folder), self.written())
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the main figure on axes of matplotlib, new ones of pyplot by default, and return the axes."""

@@ -1,6 +1,7 @@
 """What every run shares: its clock, its notes and its record, and how it is resumed.
 
 A run that can be resumed writes its options to a file before it starts. When it is resumed, its options must be those.
+What differs between two runs of one command (when, where, how long) is told in `run.json`, beside the results.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from bertft.progress import Feedback
 from bertft.records import plain
 from bertft.untrusted import read_json
 
+TOLD_FILE = "run.json"
+"""The file that tells when, where and how a run was made, and the seconds it took."""
+
 
 def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
     """Write the options of a new run to a file, or compare those of a resumed run with the ones in the file.
@@ -33,8 +38,8 @@ def same_run(path: Path, options: Mapping[str, Any], *, resume: bool) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     same_run(Path(folder, "run.json"), {"steps": 10}, resume=False)
-    ...     same_run(Path(folder, "run.json"), {"steps": 20}, resume=True)  # doctest: +ELLIPSIS
+    ...     same_run(Path(folder, "options.json"), {"steps": 10}, resume=False)
+    ...     same_run(Path(folder, "options.json"), {"steps": 20}, resume=True)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     bertft.errors.OptionError: ...: holds a run whose steps is 10, and now it is 20; ...
@@ -113,14 +118,16 @@ class Run:
     feedback: Feedback = field(default_factory=Feedback)
     clock: Clock = field(default_factory=Clock)
     notes: list[str] = field(default_factory=list)
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def record(self, options: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
-        """Return the record of the run: versions, options, its own parts, notes without repetitions, and timings."""
+        """Return the record of the run: versions, options, its own parts, notes without repetitions, date, timings."""
         return {
             "versions": versions(),
             "options": dict(options),
             **parts,
             "notes": list(dict.fromkeys(self.notes)),
+            "date": self.date,
             "timings": self.clock.timings(),
         }
 

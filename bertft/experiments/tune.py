@@ -333,7 +333,7 @@ def run_tuning(
     def written(*, finished: bool) -> TuneResults:
         record = run.record(**parts, metric=metric, baselines=baselines, finished=finished)
         results = TuneResults(rows, record)
-        write_files(out, results.files().numbers)
+        write_files(out, results.written().numbers)
         return results
 
     results = written(finished=False)

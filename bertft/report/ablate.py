@@ -36,7 +36,7 @@ from bertft.report.tables import say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("task", "kind", "k", "seed", "metric", "value", "mean", "spread", "seconds")
+COLUMNS = ("task", "kind", "k", "seed", "metric", "value", "mean", "spread")
 
 TITLES = {"freeze": "Freezing", "truncate": "Truncation"}
 HEADINGS = {"freeze": "Fine-tuning with frozen blocks", "truncate": "Fine-tuning of truncated models"}
@@ -177,7 +177,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         seeds = f"{sweep.seeds} seed{'' if sweep.seeds == 1 else 's'}"
         trained = f"{data['train']['records']:,} training records, {data['dev']['records']:,} dev records; {seeds}"
         say(console, trained, "dim")
-        console.print(table(sweep, rows, kind, console.options.ascii_only))
+        console.print(table(sweep, kind, console.options.ascii_only))
         if sweep.baseline is not None:
             say(console, f"baseline: {sweep.baseline[0]}, {sweep.baseline[1]:.4f}", "dim")
     console.print()
@@ -189,22 +189,16 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         say(console, finding(sweep, kind))
 
 
-def table(sweep: SweepCurve, rows: Sequence[Row], kind: str, ascii_only: bool) -> Table:
+def table(sweep: SweepCurve, kind: str, ascii_only: bool) -> Table:
     """Return the table of one sweep of one task."""
     built = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     built.add_column("frozen to" if kind == "freeze" else "blocks", justify="right", no_wrap=True)
     built.add_column(text_cell(METRICS.get(sweep.metric, sweep.metric)), justify="right", no_wrap=True)
     built.add_column("change", justify="right", no_wrap=True)
-    built.add_column("seconds", justify="right", no_wrap=True)
     for k, mean, spread in zip(sweep.ks, sweep.means, sweep.spreads, strict=True):
         value = f"{mean:.4f}" + (f" ± {spread:.4f}" if math.isfinite(spread) else "")
-        times = [
-            row["seconds"]
-            for row in rows
-            if (row["task"], row["kind"], row["k"], row["metric"]) == (sweep.task, kind, k, sweep.metric)
-        ]
         whole = k == sweep.whole
-        cells = [str(k), value, "" if whole else f"{sweep.change(k):+.4f}", f"{sum(times) / len(times):.0f}"]
+        cells = [str(k), value, "" if whole else f"{sweep.change(k):+.4f}"]
         built.add_row(*(text_cell(cell, ascii_only, "bold" if whole else "") for cell in cells))
     return built
 

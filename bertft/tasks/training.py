@@ -21,7 +21,6 @@ import json
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -75,8 +74,7 @@ _TORCH_WRITER = "PytorchStreamWriter"  # in the errors that torch raises when it
 class Trained:
     """A finished run: the folders of its two models, and one row for each epoch with the training loss and the metrics.
 
-    `best` is the model of the epoch with the best metric on dev, the earliest of equals. `seconds` is the time since
-    the run was started or last resumed.
+    `best` is the model of the epoch with the best metric on dev, the earliest of equals.
     """
 
     best: Path
@@ -85,7 +83,6 @@ class Trained:
     best_epoch: int
     steps: int
     planned_steps: int
-    seconds: float
     notes: tuple[str, ...]
 
 
@@ -134,7 +131,6 @@ def train(
             return found
         if not resume and ((folder / RECORD).exists() or not holds_nothing(unfinished)):
             raise BertftError(f"{folder}: holds a run already; resume it, or name another folder")
-        start = time.perf_counter()
         with _clean_on_error(folder), failures_explained(task, model):
             features = {
                 name: task.encode(records, tokenizer, recipe, labels=_labels(model), training=name == "train")
@@ -158,7 +154,7 @@ def train(
                 for callback in callbacks:
                     trainer.add_callback(callback)
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-            return _finish(folder, trainer.state, recipe, features, time.perf_counter() - start)
+            return _finish(folder, trainer.state, recipe, features)
 
 
 def evaluate(
@@ -188,9 +184,7 @@ def evaluate(
         return task_metrics(trainer.evaluate())
 
 
-def _finish(
-    folder: Path, state: TrainerState, recipe: TrainingRecipe, features: Mapping[str, Features], seconds: float
-) -> Trained:
+def _finish(folder: Path, state: TrainerState, recipe: TrainingRecipe, features: Mapping[str, Features]) -> Trained:
     """Write the best and last model and the record of a run to its folder, and delete what was unfinished."""
     last = state.global_step
     best = last if state.best_global_step is None else state.best_global_step
@@ -202,7 +196,6 @@ def _finish(
         best_epoch=next((row["epoch"] for row in history if row["step"] == best), recipe.epochs),
         steps=last,
         planned_steps=state.max_steps,
-        seconds=seconds,
         notes=tuple(f"{name}: {note}" for name, found in features.items() for note in found.notes),
     )
     unfinished = folder / UNFINISHED

@@ -18,7 +18,7 @@ from typing import Any
 
 import jinja2
 
-from bertft.records import Row, plain
+from bertft.records import TOLD, Row, plain
 from bertft.report.drawing import LINES, svg
 from bertft.report.rows import short_names
 from bertft.report.score.figure import figure
@@ -143,11 +143,10 @@ def record(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     parts: list[tuple[str, list[tuple[str, str]]]] = []
     single: list[tuple[str, str]] = []
     for key, value in plain(run).items():
-        if key == "notes":
+        if key == "notes" or key in TOLD:
             continue
         if isinstance(value, dict) and value:
-            heading = "Timings in seconds" if key == "timings" else key.replace("_", " ").capitalize()
-            parts.append((heading, [(name, words(item)) for name, item in value.items()]))
+            parts.append((key.replace("_", " ").capitalize(), [(name, words(item)) for name, item in value.items()]))
         else:
             single.append((key, words(value)))
     return [("", single), *parts] if single else parts
