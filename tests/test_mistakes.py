@@ -21,6 +21,7 @@ HEAVY = ("torch", "transformers", "numba", "scipy", "pandas", "matplotlib")
 
 SCORE = "score base tuned --text text.txt"
 TUNE = "tune mnli base --train train.jsonl --dev train.jsonl -o out"
+ABLATE = "ablate mnli base --train train.jsonl --dev train.jsonl -o out"
 MISTAKES = {
     "scor base tuned --text text.txt": "unknown command 'scor' (did you mean 'score'?); choose",
     "probe structurel base --treebank bank": "unknown command 'structurel' (did you mean 'structural'?); choose",
@@ -32,6 +33,9 @@ MISTAKES = {
     f"{SCORE} --tokens 0": "argument --tokens: '0' is neither a whole number above 0 nor `all`",
     f"{SCORE} --seed one": "argument --seed: invalid int value: 'one'",
     f"{SCORE} --pair base tuned": "both were given: give BASE TUNED or pairs of them with --pair",
+    f"{SCORE} --tokens 2": "tokens is 2; give a whole number that is at least 3, or 'all'",
+    f"{SCORE} --seed -1": "seed is -1; give a whole number that is at least 0",
+    f"{SCORE} --compare-bases": "only one base was given",
     "score base --text text.txt": "TUNED is missing",
     "score no/such/base tuned --text text.txt": "no/such/base: no such folder; give the folder of a model",
     "score base text.txt --text text.txt": "text.txt: a file, not a model folder",
@@ -45,6 +49,16 @@ MISTAKES = {
     "tune mnli --train train.jsonl --dev train.jsonl -o out": "MODEL is missing: write `bertft tune mnli MODEL",
     f"{TUNE} --model base": "MODEL was given twice",
     f"{TUNE} --preset papr": "unknown preset 'papr' (did you mean 'paper'?)",
+    f"{TUNE} --lora 4 --truncate 2": "an adapter is saved without the blocks that it belongs to",
+    f"{TUNE} --learning-rate 3": "learning_rate is 3.0; give a number between 0 and 1, such as 3e-5",
+    f"{TUNE} --learning-rate nan": "learning_rate is nan; give a number between 0 and 1",
+    f"{TUNE} --truncate 0": "truncate is 0; give a whole number that is at least 1",
+    f"{TUNE} --seeds 1 -2": "seed is -2; give a whole number that is at least 0",
+    ABLATE: "there is nothing to sweep; give layers to freeze, numbers of blocks to truncate to, or both",
+    f"{ABLATE} --freeze 1..3": "cannot freeze '1..3'; write all, a number, or a list such as 1,3-5",
+    "pretrain --text text.txt -o out --held-out 1.5": "held_out is 1.5; give a share above 0 and below 1",
+    "probe mdl base --task pos --treebank bank --learning-rate 0": "learning_rate is 0.0; give a number between",
+    "probe edge base --task pos --treebank bank --random-seeds -1": "random_seeds is -1; give a whole number",
     "tune mnli base --train no.jsonl --dev train.jsonl -o out": "no.jsonl: no such file",
     "pretrain --text text.txt -o out --size bse": "unknown size 'bse' (did you mean 'base'?)",
     "tune mnli base --train train.jsonl --dev train.jsonl": "arguments are required: -o/--output-dir",

@@ -6,22 +6,38 @@ The functions that check are those that the drivers call again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bertft.commands.options import compared, model_of
 from bertft.errors import DataError
 from bertft.location import local_folder
-from bertft.options import device_name, layer_ranges
+from bertft.options import (
+    LEAST_TOKENS,
+    check_bases,
+    check_changes,
+    check_sweep,
+    count,
+    device_name,
+    integer,
+    integers,
+    layer_ranges,
+    rate,
+    share,
+)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Check the options that a command has: checkpoints, data, layers, measures and device.
+    """Check the options that a command has: numbers, checkpoints, data, layers, measures and device.
 
     Raises the error that the driver would raise, or `DataError` for a folder of data that is none.
     """
     given = vars(options)
+    _check_numbers(given)
     if "pair" in given:
-        compared(options)
+        base, _ = compared(options)
+        check_bases(base, compare=options.compare_bases)
     if "model_option" in given:
         model_of(options)
     for source in _checkpoints(options):
@@ -35,6 +51,24 @@ def check(options: argparse.Namespace) -> None:
 
         resolve(options.measures)
     _check_data(options)
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    for name in ("seed", "draw_seed", "random_seeds"):
+        if given.get(name) is not None:
+            integer(name, given[name], least=0)
+    if "seeds" in given:
+        integers("seed", given["seeds"], least=0)
+    if "tokens" in given:
+        count("tokens", given["tokens"], least=LEAST_TOKENS)
+    if given.get("learning_rate") is not None:
+        rate(given["learning_rate"])
+    if isinstance(given.get("held_out"), float):
+        share("held_out", given["held_out"])
+    if "lora" in given:
+        check_changes(truncate=given["truncate"], lora=given["lora"])
+    if "keep" in given:
+        check_sweep(freeze=given["freeze"], truncate=given["truncate"])
 
 
 def _checkpoints(options: argparse.Namespace) -> list[str]:

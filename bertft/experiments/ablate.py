@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import shutil
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from bertft.experiments.tune import (
     trainer_device,
 )
 from bertft.files import ResultFiles, folder_lock, require_writable
-from bertft.options import integers, one_of
+from bertft.options import cell_ranges, check_sweep, integers, one_of
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import TOLD, Row
 from bertft.tasks import named_task
@@ -55,7 +54,6 @@ KEPT = {
 UNTOUCHED = "untouched"
 RECORD, OPTIONS = "ablation.json", "options.json"
 KEYS = {"task", "kind", "k", "seed", "metric", "value", "mean", "spread"}
-_RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,7 @@ def ablate(
     """
     run, out = Run(Feedback(progress, say)), Path(out)
     kind, seeds = named_task(task), integers("seed", seeds, least=0)
-    if freeze is None and truncate is None:
-        raise OptionError("there is nothing to sweep; give layers to freeze, numbers of blocks to truncate to, or both")
+    check_sweep(freeze=freeze, truncate=truncate)
     one_of("choice of models to keep", keep, KEEP)
     changes = ModelChanges(pooler=pooler)
     training = TrainingOptions(preset, epochs, learning_rate, batch_size, max_length)
@@ -246,24 +243,20 @@ def _run_cells(
     return found
 
 
-def parse_cells(asked: Cells, sweep: Sweep) -> tuple[int, ...]:
+def parse_cells(asked: str | int | Iterable[int], sweep: Sweep) -> tuple[int, ...]:
     """Return the k asked for and the untouched one in ascending order; raises `OptionError` for one out of range.
 
     >>> parse_cells("0,3-5", Sweep("freeze", -1, 11, -1, ""))
     (-1, 0, 3, 4, 5)
     """
-    if asked == "all":
+    ranges = cell_ranges(sweep.name, asked)
+    if ranges is None:
         return tuple(range(sweep.least, sweep.most + 1))
     chosen = {sweep.untouched}
-    parts = asked.split(",") if isinstance(asked, str) else asked if isinstance(asked, Iterable) else [asked]
-    for part in parts:
-        match = _RANGE.fullmatch(str(part))
-        if match is None:
-            raise OptionError(f"cannot {sweep.name} {part!r}; write all, a number, or a list such as 1,3-5")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[2])
+    for first, last in ranges:
         if not sweep.least <= first <= last <= sweep.most:
-            raise OptionError(f"cannot {sweep.name} {str(part).strip()}: {sweep.advice}")
+            part = first if first == last else f"{first}-{last}"
+            raise OptionError(f"cannot {sweep.name} {part}: {sweep.advice}")
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
 

@@ -21,7 +21,7 @@ from bertft.checkpoints.files import as_typed, has_tokenizer
 from bertft.checkpoints.load import load_checkpoint
 from bertft.data import Corpus, Example, corpus_from_texts, read_corpus
 from bertft.errors import OptionError
-from bertft.options import count, integer, optional_integer, several
+from bertft.options import LEAST_TOKENS, count, integer, optional_integer, several
 from bertft.progress import Feedback
 
 Source = str | os.PathLike[str] | Checkpoint
@@ -64,7 +64,7 @@ class Sampling:
     def checked(cls, *, tokens: Any, sentences: Any, seed: Any, max_length: Any, **flags: bool) -> Sampling:
         """Return the options after checks; raises `OptionError` for a number out of range."""
         return cls(
-            tokens=count("tokens", tokens, least=3),
+            tokens=count("tokens", tokens, least=LEAST_TOKENS),
             sentences=count("sentences", sentences, least=1),
             seed=integer("seed", seed, least=0),
             max_length=optional_integer("max_length", max_length, least=1),

@@ -25,7 +25,7 @@ from bertft.experiments.inputs import Computation, ProbingInputs, Source, notes_
 from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import KeptResults, Run
 from bertft.files import ResultFiles
-from bertft.options import count, integer, one_of, optional_integer, several
+from bertft.options import count, integer, one_of, optional_integer, rate, several
 from bertft.probes.edge import SubwordTask, recipe_of
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
 from bertft.probes.mdl.online import PORTIONS, Fit, OnlineCode, online_codes
@@ -211,7 +211,7 @@ class CodeOptions:
             seed=integer("seed", seed, least=0),
             hidden=integer("hidden", hidden, least=1),
             epochs=optional_integer("epochs", epochs, least=1),
-            learning_rate=learning_rate,
+            learning_rate=rate(learning_rate),
             thresholds=None if thresholds is None else tuple(thresholds),
         )
 

@@ -27,7 +27,7 @@ from bertft.errors import DataError, OptionError
 from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run, same_run
 from bertft.files import ResultFiles, folder_lock, require_writable
-from bertft.options import integer, integers, one_of, several
+from bertft.options import integer, integers, one_of, rate, several, share
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
 from bertft.tasks.pretraining import HELD_OUT_SEED, PAPER, Pretraining, baselines, new_model
@@ -136,8 +136,7 @@ def pretrain(
     run, out, where = Run(Feedback(progress, say)), Path(out), present_device(device)
     recipe = _recipe(steps, batch_size, learning_rate, max_length, duplicates, every)
     seeds = integers("seed", seeds, least=0)
-    if not 0 < held_out < 1:
-        raise OptionError(f"held_out is {held_out!r}; give a share of the sentences above 0 and below 1")
+    share("held_out", held_out)
     given = ModelOptions(size, config, tokenizer, integer("vocab_size", vocab_size, least=1), cased).like(like)
     shape = given.shape()
     require_writable(out)
@@ -365,9 +364,7 @@ def _recipe(
     whole: dict[str, Any] = {name: integer(name, value, least=1) for name, value in given.items() if value is not None}
     recipe = dataclasses.replace(PAPER, **whole)
     if learning_rate is not None:
-        if not learning_rate > 0:
-            raise OptionError(f"learning_rate is {learning_rate!r}; give a number above 0")
-        recipe = dataclasses.replace(recipe, learning_rate=float(learning_rate))
+        recipe = dataclasses.replace(recipe, learning_rate=rate(learning_rate))
     if duplicates is not None:
         recipe = dataclasses.replace(recipe, extras={"duplicates": integer("duplicates", duplicates, least=1)})
     assert recipe.steps is not None

@@ -26,7 +26,7 @@ from bertft.experiments.inputs import Computation, Sampling, Source, Text, corpo
 from bertft.experiments.results import Scores
 from bertft.experiments.run import Run
 from bertft.measures import LEAST_GROUPS, evaluate, resolve
-from bertft.options import several
+from bertft.options import check_bases, several
 from bertft.progress import Feedback, PhaseProgress, Progress
 from bertft.records import Row
 
@@ -133,8 +133,7 @@ def _grouped(
     if not others:
         raise OptionError("no tuned checkpoint was given; give at least one to compare with the base")
     if isinstance(base, str | os.PathLike | Checkpoint):
-        if compare_bases:
-            raise OptionError("only one base was given; give a list of bases to compare them with one another")
+        check_bases(base, compare=compare_bases)
         return [base, *others], {"": [(0, index) for index in range(1, len(others) + 1)]}
     if len(bases) != len(others):
         raise OptionError(

@@ -26,7 +26,7 @@ from bertft.experiments.inputs import Computation, Source
 from bertft.experiments.results import Drawing, Layout, Results
 from bertft.experiments.run import Run, check_same
 from bertft.files import ResultFiles, folder_lock, holds_nothing, require_writable, unwritable, write_files
-from bertft.options import integers, one_of, optional_integer
+from bertft.options import check_changes, integers, one_of, optional_integer, rate
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row, csv_bytes, json_bytes
 from bertft.tasks import named_task
@@ -154,11 +154,9 @@ class TrainingOptions:
     def recipe(self, task: Task[Any]) -> TrainingRecipe:
         """Return the recipe for a task; raises `OptionError` for an option out of range."""
         recipe = task.recipes[one_of("preset", self.preset, task.recipes)]
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise OptionError(f"learning_rate is {self.learning_rate!r}; give a number between 0 and 1, such as 3e-5")
         given: dict[str, Any] = {
             "epochs": optional_integer("epochs", self.epochs, least=1),
-            "learning_rate": self.learning_rate,
+            "learning_rate": None if self.learning_rate is None else rate(self.learning_rate),
             "batch_size": optional_integer("batch_size", self.batch_size, least=1),
             "max_length": optional_integer("max_length", self.max_length, least=8),
         }
@@ -176,10 +174,7 @@ class ModelChanges:
 
     def __post_init__(self) -> None:
         one_of("treatment of the pooler", self.pooler, POOLERS)
-        optional_integer("truncate", self.truncate, least=1)
-        optional_integer("lora", self.lora, least=1)
-        if self.lora is not None and self.truncate is not None:
-            raise OptionError("an adapter is saved without the blocks that it belongs to; give either truncate or lora")
+        check_changes(truncate=self.truncate, lora=self.lora)
 
     def apply(self, model: Any) -> Any:
         """Change a model in place and return it, wrapped if it gets adapters."""
