@@ -197,7 +197,7 @@ def test_pictures_show_layers_and_portions(place: Path) -> None:
         (["--task", "ner"], "task ner: no folder"),
         (["--seed=-1"], "seed is -1"),
         (["--sentences", "2", "--held-out", "inside"], "2 sentences have targets"),
-        (["--probe", "perceptron", "--learning-rate", "0"], "the learning rate is 0"),
+        (["--probe", "perceptron", "--learning-rate", "0"], "learning_rate is 0.0; give a number between 0 and 1"),
         (["--compat", "jiant"], "unknown compat 'jiant'"),
         (["--output-dir", "{file}"], "cannot write there"),
     ],
