@@ -13,6 +13,9 @@ from bertft.errors import OptionError
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """Types of weights and activations."""
 
+FORMATS = ("png", "svg", "pdf")
+"""Formats of figures."""
+
 LEAST_TOKENS = 3
 """The fewest tokens to draw: three have three pairs, the fewest that can be correlated."""
 

@@ -167,11 +167,8 @@ def test_the_report_has_a_table_a_finding_and_files(tmp_path: Path) -> None:
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[b]odd: the weights of layers 0–2 are unchanged; those of layer 3 have changed most" in said
     assert "same: the weights of all layers equal the base's, bit for bit." in said
-    assert [path.name for path in found.save(tmp_path / "out")] == [
-        "weights.json",
-        "weights.csv",
-        "weights.png",
-    ]
+    files = ["weights.json", "weights.csv", "run.json", "weights.png", "report.html"]
+    assert [path.name for path in found.save(tmp_path / "out")] == files
     read = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert len(read["rows"]) == len(found.rows)
 
@@ -186,7 +183,7 @@ def test_the_command_prints_writes_and_fails_where_nothing_changed(
     assert cli.main(["diff", "base", "tuned", "--output-dir", "out", "--fail-if-equal"]) == 0
     assert "those of layer" not in capsys.readouterr().out  # every layer has changed
     written = sorted(path.name for path in Path("out").iterdir())
-    assert written == [".bertft.json", "weights.csv", "weights.json", "weights.png"]
+    assert written == [".bertft.json", "report.html", "run.json", "weights.csv", "weights.json", "weights.png"]
     assert cli.main(["diff", "base", "tuned", "same", "--fail-if-equal", "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["run"]["tensors"]["same"]["same"]

@@ -90,7 +90,7 @@ def test_pictures_draw_names_as_they_are(tmp_path: Path, name: str) -> None:
     from matplotlib.text import Text
 
     drawn = figure(rows(name, "other"))
-    assert drawing.png(drawn)
+    assert drawing.image(drawn)
     for text in drawn.findobj(Text):
         assert isinstance(text, Text)
         assert not text.get_parse_math()
@@ -98,10 +98,10 @@ def test_pictures_draw_names_as_they_are(tmp_path: Path, name: str) -> None:
     assert "<svg" in drawing.svg(drawn, "rsa")
     lines = lambda _: iter([drawing.Line(name, False, [0, 1], [0.1, 0.2])])  # noqa: E731
     panels = drawing.task_panels([name, "pos"], lines, name, name, name, None)
-    assert drawing.png(panels)
+    assert drawing.image(panels)
     assert len(panels.legends[0].get_texts()) == 1  # also of a name with an underscore in front
     paths = Scores(rows(name), {"notes": [name], "options": {"text": name}}).save(tmp_path)
-    assert {"scores.json", "scores.csv", "report.html", "rsa.png"} == {path.name for path in paths}
+    assert {"scores.json", "scores.csv", "run.json", "report.html", "rsa.png"} == {path.name for path in paths}
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["tuned"] == name
 
 
@@ -109,7 +109,7 @@ def test_the_style_of_the_user_does_not_turn_mathematics_on(monkeypatch: pytest.
     import matplotlib as mpl
 
     with mpl.rc_context({"text.usetex": True, "text.parse_math": True}):
-        assert drawing.png(figure(rows("$$")))
+        assert drawing.image(figure(rows("$$")))
 
 
 def test_errors_and_lines_for_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

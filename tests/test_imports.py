@@ -49,9 +49,11 @@ INSIDE: dict[str, dict[str, set[str]]] = {
         "rows": set(),
         "tables": {"rows"},
         "drawing": {"rows"},
+        "page": {"drawing"},
+        "score": {"rows", "tables", "drawing", "page"},
         **{
             part: {"rows", "tables", "drawing"}
-            for part in ("score", "diff", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain")
+            for part in ("diff", "structural", "edge_scores", "mdl", "tune", "ablate", "pretrain")
         },
         "edge_figures": {"rows", "drawing", "edge_scores"},
         "edge": {"rows", "tables", "drawing", "edge_scores", "edge_figures"},

@@ -33,6 +33,7 @@ MISTAKES = {
     f"{SCORE} --tokens 0": "argument --tokens: '0' is neither a whole number above 0 nor `all`",
     f"{SCORE} --seed one": "argument --seed: invalid int value: 'one'",
     f"{SCORE} --pair base tuned": "both were given: give BASE TUNED or pairs of them with --pair",
+    f"{SCORE} --format pn": "unknown format 'pn' (did you mean 'png'?); choose one of png, svg, pdf",
     f"{SCORE} --tokens 2": "tokens is 2; give a whole number that is at least 3, or 'all'",
     f"{SCORE} --seed -1": "seed is -1; give a whole number that is at least 0",
     f"{SCORE} --compare-bases": "only one base was given",

@@ -249,13 +249,13 @@ def test_a_plot_without_axes_gets_its_own(found: tuple[str, Results], monkeypatc
 COMMANDS = {
     "scores": ("scores.json", "scores.csv", "rsa.png", "cka.png", "report.html"),
     "means": ("scores.json", "scores.csv", "rsa.png", "report.html"),
-    "structural": ("probes.json", "probes.csv", "structural.png"),
-    "edges": ("edge.json", "edge.csv", "edge-labels.csv", "edge.png", "edge-layers.png"),
-    "codes": ("mdl.json", "mdl.csv", "mdl-layers.png", "mdl-curves.png"),
-    "tuning": ("tuning.json", "tuning.csv"),
-    "ablation": ("ablation.json", "ablation.csv", "freeze.png", "truncate.png"),
-    "pretraining": ("pretraining.json", "pretraining.csv", "pretraining.png"),
-    "diff": ("weights.json", "weights.csv", "weights.png"),
+    "structural": ("probes.json", "probes.csv", "structural.png", "report.html"),
+    "edges": ("edge.json", "edge.csv", "edge-labels.csv", "edge.png", "edge-layers.png", "report.html"),
+    "codes": ("mdl.json", "mdl.csv", "mdl-layers.png", "mdl-curves.png", "report.html"),
+    "tuning": ("tuning.json", "tuning.csv", "tuning.png", "report.html"),
+    "ablation": ("ablation.json", "ablation.csv", "freeze.png", "truncate.png", "report.html"),
+    "pretraining": ("pretraining.json", "pretraining.csv", "pretraining.png", "report.html"),
+    "diff": ("weights.json", "weights.csv", "weights.png", "report.html"),
 }
 
 
@@ -267,6 +267,21 @@ def test_the_files_are_those_of_the_command(found: tuple[str, Results], tmp_path
     assert written - {"trees.png"} == {*COMMANDS[name], "run.json"}
     numbers = next(path for path in paths if path.suffix == ".json")
     assert len(json.loads(numbers.read_text())["rows"]) == len(results.rows)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_figures_come_in_every_format_with_the_same_bytes(found: tuple[str, Results], tmp_path: Path) -> None:
+    name, results = found
+    one, two = (results.save(tmp_path / folder, formats=("svg", "pdf")) for folder in "ab")
+    figures = {path.name.removesuffix(".png") for path in map(Path, COMMANDS[name]) if path.suffix == ".png"}
+    assert {path.stem for path in one if path.suffix == ".svg"} >= figures
+    assert not [path for path in one if path.suffix == ".png"]
+    for path, other in zip(one, two, strict=True):
+        assert path.read_bytes() == other.read_bytes()
+        begins = {".svg": b"<?xml", ".pdf": b"%PDF"}.get(path.suffix, b"")
+        assert path.read_bytes().startswith(begins)
+    with pytest.raises(OptionError, match="did you mean 'svg'"):
+        results.save(tmp_path / "c", formats=["svgg"])
 
 
 def test_every_class_of_results_is_among_them() -> None:

@@ -32,7 +32,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="keep or reset the pooler of a truncated model (default: keep)",
     )
     add_recipe(command)
-    add = add_output(command, "ablation.json, ablation.csv, figures and models", required=True)
+    add = add_output(command, "models, ablation.json, ablation.csv, figures and report.html", required=True)
     add(
         "--keep",
         choices=("all", "best", "none"),

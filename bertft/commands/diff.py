@@ -34,7 +34,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"end with the status {EQUAL} where all weights of a tuned checkpoint equal the base's, bit for bit",
     )
     add("--allow-pickle", action="store_true", help=PICKLE)
-    add_output(command, "weights.json, weights.csv and weights.png", overwrite=True)
+    add_output(command, "weights.json, weights.csv, weights.png and report.html", overwrite=True)
 
 
 @at_work("weights.json", "weights.csv")

@@ -50,7 +50,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--epochs", metavar="N", type=positive, help="most epochs (default: that of the preset)")
     add_seeds(add, "probe", 0)
     add_computing(command)
-    add_output(command, "edge.json, edge.csv, edge-labels.csv and figures")
+    add_output(command, "edge.json, edge.csv, edge-labels.csv, figures and report.html")
 
 
 @at_work("edge.json", "edge.csv", "edge-labels.csv")

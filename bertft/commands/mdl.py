@@ -73,7 +73,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1234, help="seed of the order of sentences and of the probes (default: 1234)")
     add("--compat", choices=("released",), help="also report the numbers of the released code, which mix bits and nats")
     add_computing(command)
-    add_output(command, "mdl.json, mdl.csv, mdl-layers.png and mdl-curves.png")
+    add_output(command, "mdl.json, mdl.csv, figures and report.html")
 
 
 @at_work("mdl.json", "mdl.csv")

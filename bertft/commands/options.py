@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertft.errors import OptionError
-from bertft.options import DTYPES
+from bertft.options import DTYPES, FORMATS, one_of
 
 ALIASES = frozenset({"--out", "--model", "--floor"})
 """Names of options of earlier versions, accepted until 0.2 and left out of the help."""
@@ -152,6 +152,14 @@ def add_output(
     """
     add = command.add_argument_group("Output").add_argument
     add_output_dir(add, f"write {files} to DIR", required=required)
+    add(
+        "--format",
+        dest="formats",
+        metavar="NAMES",
+        type=formats,
+        default=FORMATS[:1],
+        help=f"formats of the figures, of {', '.join(FORMATS)} (default: png)",
+    )
     add("--json", action="store_true", help="print JSON instead of tables")
     if overwrite:
         add("--overwrite", action="store_true", help="replace the results that DIR holds")
@@ -183,6 +191,14 @@ def positive(text: str) -> int:
 def ranks(text: str) -> tuple[int, ...]:
     """Return positive whole numbers separated by commas."""
     return tuple(positive(part) for part in text.split(","))
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """Return formats of figures separated by commas."""
+    try:
+        return tuple(dict.fromkeys(one_of("format", name, FORMATS) for name in names(text))) or FORMATS[:1]
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ def give_back(
     from bertft.files import write_drawings, write_numbers
 
     written: list[Path] = []
-    results = found.written(told(options)) if options.out is not None else None
+    results = found.files(options.formats, told(options)) if options.out is not None else None
     try:
         if results is not None:
             written += write_numbers(options.out, results)

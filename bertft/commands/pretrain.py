@@ -60,7 +60,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--duplicates", metavar="N", type=positive, help="different maskings of the text (default: 10)")
     add("--every", metavar="N", type=positive, help="evaluate and save every N steps (default: a tenth of the steps)")
     add("--device", default="auto", help=DEVICE)
-    add = add_output(command, "models, pretraining.json, .csv and a figure", required=True)
+    add = add_output(command, "models, pretraining.json, pretraining.csv, a figure and report.html", required=True)
     add("--resume", action="store_true", help="continue the run that DIR holds")
 
 

@@ -58,7 +58,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of initial weights and of batches (default: 0)")
     add("--random-seeds", metavar="N", type=int, default=1, help=RANDOM_SEEDS)
     add_computing(command)
-    add_output(command, "probes.json, probes.csv, structural.png and trees.png", overwrite=True)
+    add_output(command, "probes.json, probes.csv, figures and report.html", overwrite=True)
 
 
 @at_work("probes.json", "probes.csv")

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from bertft.commands.options import RECIPE, add_output, add_recipe, add_task_data, chosen, model_of, positive
-from bertft.commands.output import at_work, console, printing, progress_bar, say, told
+from bertft.commands.output import at_work, give_back, progress_bar, say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     add("--lora", metavar="R", type=positive, help="train only the head and low-rank adapters (LoRA) of rank R")
     add_recipe(command)
-    add = add_output(command, "models, tuning.json and tuning.csv", required=True)
+    add = add_output(command, "models, tuning.json, tuning.csv, tuning.png and report.html", required=True)
     add("--resume", action="store_true", help="continue the run that DIR holds")
 
 
@@ -62,20 +62,11 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
             say=say,
         )
-    from bertft.experiments.run import TOLD_FILE
-    from bertft.files import write_files
-    from bertft.records import json_bytes, told_bytes
     from bertft.report.tune import show
 
-    write_files(options.out, {TOLD_FILE: told_bytes(tuned.run, told(options))})
-
-    with printing(f"the models and the numbers are in {options.out}") as stdout:
-        if options.json:
-            stdout.buffer.write(json_bytes(tuned.rows, tuned.run))
-            return 0
-        show(tuned.rows, tuned.run, console(stdout))
+    status = give_back(options, tuned, show)
     say(
         f"Wrote the models to {options.out}/seed-*/best and last. "
         f"Score one: bertft score {model_of(options)} {options.out}/seed-{options.seeds[0]}/best --text FILE"
     )
-    return 0
+    return status

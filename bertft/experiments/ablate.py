@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from bertft.checkpoints.anatomy import block_stack
 from bertft.errors import BertftError, OptionError
 from bertft.experiments.inputs import Computation, Source
-from bertft.experiments.results import Drawing, Layout, Results
+from bertft.experiments.results import Drawing, Layout, Report, Results
 from bertft.experiments.run import Run, same_run, versions
 from bertft.experiments.tune import (
     ModelChanges,
@@ -32,7 +32,7 @@ from bertft.experiments.tune import (
     run_tuning,
     trainer_device,
 )
-from bertft.files import ResultFiles, folder_lock, require_writable
+from bertft.files import folder_lock, require_writable
 from bertft.options import cell_ranges, check_sweep, integers, one_of
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import TOLD, Row
@@ -62,11 +62,15 @@ class AblateResults(Results):
 
     layout: ClassVar[Layout] = Layout(("task", "kind", "k"), ("metric",))
 
-    def files(self) -> ResultFiles:
-        """Return `ablation.json`, `ablation.csv` and a figure for each kind of sweep."""
-        from bertft.report.ablate import files
+    title: ClassVar[str] = "Fine-tuning with frozen blocks, and of truncated models"
+    stem: ClassVar[str] = "ablation"
 
-        return files(self.rows, self.run)
+    def report(self) -> Report:
+        """Return a figure for each kind of sweep, `freeze` and `truncate`, and a finding for each sweep."""
+        from bertft.report.ablate import COLUMNS, figures, findings, notes
+
+        found = self.rows, self.run
+        return Report(COLUMNS, figures(*found), findings(*found), notes(self.run))
 
     def drawing(self) -> Drawing:
         """Return the metric by k, a line for each task and kind of sweep."""

@@ -23,9 +23,8 @@ from bertft.checkpoints.tensor_names import Place, bodies, place_of
 from bertft.checkpoints.weights import Weights, read_weights
 from bertft.errors import CheckpointError, OptionError
 from bertft.experiments.inputs import distinct_names
-from bertft.experiments.results import Drawing, Layout, Results
+from bertft.experiments.results import Drawing, Layout, Report, Results
 from bertft.experiments.run import Run
-from bertft.files import ResultFiles
 from bertft.options import several
 from bertft.progress import Feedback, Progress
 from bertft.records import Row
@@ -48,11 +47,14 @@ class DiffResults(Results):
 
     layout: ClassVar[Layout] = Layout(("part", "layer"), ("tuned",), kept=_whole_layers, value="relative_change")
 
-    def files(self) -> ResultFiles:
-        """Return `weights.json`, `weights.csv` and `weights.png`."""
-        from bertft.report.diff import files
+    title: ClassVar[str] = "Change of the weights"
+    stem: ClassVar[str] = "weights"
 
-        return files(self.rows, self.run)
+    def report(self) -> Report:
+        """Return the figure `weights` and a finding for each tuned model."""
+        from bertft.report.diff import COLUMNS, figures, findings
+
+        return Report(COLUMNS, figures(self.rows, self.run), findings(self.rows, self.run))
 
     def drawing(self) -> Drawing:
         """Return the relative change by layer, a line for each tuned model."""

@@ -35,13 +35,12 @@ from bertft.experiments.edge_rows import (
 )
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
 from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
-from bertft.experiments.results import Drawing, Layout, Results, reported_rows
+from bertft.experiments.results import Drawing, Layout, Report, Results, reported_rows
 from bertft.experiments.run import KeptResults, Run
-from bertft.files import ResultFiles
 from bertft.options import integer, integers, several
 from bertft.probes.edge import EdgeJob, EdgeProbe, Recipe, SubwordTask, predict_edges, recipe_of, train_edge_probes
 from bertft.progress import Feedback, Progress, Say
-from bertft.records import Row, plain
+from bertft.records import Row, csv_bytes, plain
 
 INPUTS = {"paper": ("mix",), "today": ("mix", "layers")}
 """The inputs that are probed by default, by preset."""
@@ -65,11 +64,20 @@ class EdgeResults(Results):
 
     layout: ClassVar[Layout] = Layout(("task", "scoring", "input"), ("model",), kept=_f1_rows)
 
-    def files(self) -> ResultFiles:
-        """Return `edge.json`, `edge.csv`, `edge-labels.csv` and the figures for which there is data."""
-        from bertft.report.edge import files
+    title: ClassVar[str] = "Edge probes"
+    stem: ClassVar[str] = "edge"
 
-        return files(self.rows, self.labels, self.run)
+    def report(self) -> Report:
+        """Return the figures for which there is data."""
+        from bertft.report.edge import COLUMNS, figures
+
+        return Report(COLUMNS, figures(self.rows, self.run))
+
+    def numbers(self) -> dict[str, bytes]:
+        """Return `edge.json`, `edge.csv` and `edge-labels.csv`, which has a line for each label."""
+        from bertft.report.edge import LABEL_COLUMNS
+
+        return {**super().numbers(), "edge-labels.csv": csv_bytes(self.labels, LABEL_COLUMNS)}
 
     def drawing(self) -> Drawing:
         """Return F1 by task, a mark for each model and input."""

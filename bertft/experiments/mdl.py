@@ -22,9 +22,8 @@ from bertft.data.edge import EdgeCorpus
 from bertft.errors import OptionError
 from bertft.experiments.edge_tasks import GroupStates, group_states, group_tasks, input_names
 from bertft.experiments.inputs import Computation, ProbingInputs, Source, notes_on
-from bertft.experiments.results import Drawing, Layout, Results
+from bertft.experiments.results import Drawing, Layout, Report, Results
 from bertft.experiments.run import KeptResults, Run
-from bertft.files import ResultFiles
 from bertft.options import count, integer, one_of, optional_integer, rate, several
 from bertft.probes.edge import SubwordTask, recipe_of
 from bertft.probes.mdl.edge_codes import CodedTask, EdgeFit, SpanMeans, layer_of
@@ -49,11 +48,14 @@ class MdlResults(Results):
 
     layout: ClassVar[Layout] = Layout(("task", "control", "model", "input"), ("measure",))
 
-    def files(self) -> ResultFiles:
-        """Return `mdl.json`, `mdl.csv` and the figures for which there is data."""
-        from bertft.report.mdl import files
+    title: ClassVar[str] = "Description length"
+    stem: ClassVar[str] = "mdl"
 
-        return files(self.rows, self.run)
+    def report(self) -> Report:
+        """Return the figures for which there is data, and a finding for each task."""
+        from bertft.report.mdl import COLUMNS, figures, findings
+
+        return Report(COLUMNS, figures(self.rows, self.run), findings(self.rows, self.run))
 
     def drawing(self) -> Drawing:
         """Return the compression of each input, a line for each task and model."""

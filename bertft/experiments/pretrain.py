@@ -24,9 +24,9 @@ from bertft.checkpoints.load import load_checkpoint, present_device
 from bertft.data.plain_text import read_documents
 from bertft.data.text_file import read_text_file
 from bertft.errors import DataError, OptionError
-from bertft.experiments.results import Drawing, Layout, Results
+from bertft.experiments.results import Drawing, Layout, Report, Results
 from bertft.experiments.run import Run, same_run
-from bertft.files import ResultFiles, folder_lock, require_writable
+from bertft.files import folder_lock, require_writable
 from bertft.options import integer, integers, one_of, rate, several, share
 from bertft.progress import Feedback, Progress, Say
 from bertft.records import Row
@@ -63,11 +63,14 @@ class PretrainResults(Results):
 
     layout: ClassVar[Layout] = Layout(("baseline",), ("metric",))
 
-    def files(self) -> ResultFiles:
-        """Return `pretraining.json`, `pretraining.csv` and `pretraining.png`."""
-        from bertft.report.pretrain import files
+    title: ClassVar[str] = "Pre-training, on held-out text"
+    stem: ClassVar[str] = "pretraining"
 
-        return files(self.rows, self.run)
+    def report(self) -> Report:
+        """Return the figure `pretraining` and what was learnt."""
+        from bertft.report.pretrain import COLUMNS, figures, findings
+
+        return Report(COLUMNS, figures(self.rows, self.run), findings(self.rows, self.run))
 
     def drawing(self) -> Drawing:
         """Return the loss of masked words on held-out text by step, a line for each seed, and the baseline."""

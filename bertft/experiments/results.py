@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,14 +21,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bertft.errors import OptionError, ReportWarning
 from bertft.experiments.run import TOLD_FILE
 from bertft.files import ResultFiles, write_results
-from bertft.records import Row, json_bytes, told_bytes
+from bertft.options import FORMATS, one_of
+from bertft.records import COLUMNS, Row, csv_bytes, json_bytes, told_bytes
 from bertft.untrusted import shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from bertft.report.drawing import Line
+    from bertft.report.drawing import Figures, Line
+
+PAGE = "report.html"
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
 """Characters that Markdown may take for a mark; each may have a backslash before it."""
@@ -71,6 +75,19 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What is shown of results beside their table: the columns of the CSV, the figures and the findings.
+
+    notes: cautions that the page shows; those of the record by default.
+    """
+
+    columns: Sequence[str]
+    figures: Figures
+    findings: Sequence[str] = ()
+    notes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
 class _Table:
     """A table as text: `lines` begin with `names` cells that are no numbers; `notes` are told below."""
 
@@ -101,15 +118,53 @@ class Results:
     run: dict[str, Any]
 
     layout: ClassVar[Layout]
+    title: ClassVar[str]
+    stem: ClassVar[str]
+    """The name of the files of numbers, without `.json` and `.csv`."""
 
-    def files(self) -> ResultFiles:
-        """Return the numbers and the drawings of the results: the same bytes for the same numbers."""
+    def report(self) -> Report:
+        """Return what is shown of the results beside their table."""
         raise NotImplementedError
 
-    def written(self, told: Mapping[str, Any] = MappingProxyType({})) -> ResultFiles:
-        """Return all files that `save` writes: `files`, and `run.json` with date, timings and what else is `told`."""
-        found = self.files()
-        return replace(found, numbers={**found.numbers, TOLD_FILE: told_bytes(self.run, told)})
+    def numbers(self) -> dict[str, bytes]:
+        """Return the files of numbers: the same bytes for the same numbers."""
+        rows, columns = self.rows, self.report().columns
+        return {f"{self.stem}.json": json_bytes(rows, self.run), f"{self.stem}.csv": csv_bytes(rows, columns)}
+
+    def files(
+        self, formats: Sequence[str] = FORMATS[:1], told: Mapping[str, Any] = MappingProxyType({})
+    ) -> ResultFiles:
+        """Return all files that `save` writes.
+
+        formats: of the figures, of `FORMATS`.  told: what `run.json` tells beside the date and the timings.
+        """
+        from bertft.report.drawing import image
+
+        for form in formats:
+            one_of("format", form, FORMATS)
+        drawings: dict[str, Callable[[], bytes]] = {
+            f"{name}.{form}": lambda draw=draw, form=form: image(draw(), form)  # type: ignore[misc]
+            for name, draw in self.report().figures.items()
+            for form in formats
+        }
+        numbers = {**self.numbers(), TOLD_FILE: told_bytes(self.run, told)}
+        return ResultFiles(numbers, {**drawings, PAGE: lambda: self.page().encode(errors="backslashreplace")})
+
+    def page(self) -> str:
+        """Return the page of the results: one HTML document that needs nothing else."""
+        from bertft.report.page import page, record
+
+        report, table = self.report(), self._table()
+        return page(
+            title=self.title,
+            findings=report.findings,
+            cautions=[str(note) for note in (report.notes if report.notes is not None else self.run.get("notes", ()))],
+            figures=report.figures,
+            table=(table.heading, table.lines, table.names, table.notes),
+            downloads=self._downloads(),
+            record=record(self.run),
+            stem=self.stem,
+        )
 
     def drawing(self) -> Drawing:
         """Return what the main figure of the results shows."""
@@ -133,13 +188,15 @@ class Results:
         if len(found.lines) > 1:  # beside the axes, where it covers nothing
             axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+    def save(self, folder: str | os.PathLike[str], *, formats: Sequence[str] = FORMATS[:1]) -> list[Path]:
         """Write the files that the command writes to `--output-dir`, and return their paths.
+
+        formats: of the figures, of png, svg and pdf.
 
         Raises `BertftError` where the numbers cannot be written; a figure or page that fails is left out, with a
         `ReportWarning`.
         """
-        return write_results(Path(folder), self.written())
+        return write_results(Path(folder), self.files(formats))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the main figure on axes of matplotlib, new ones of pyplot by default, and return the axes."""
@@ -155,6 +212,18 @@ class Results:
                 _, ax = plt.subplots(figsize=PANEL, layout="constrained")
         self._draw_in_style(ax)
         return ax
+
+    def figure(self) -> Figure:
+        """Return the main figure of the results."""
+        import matplotlib.style
+        from matplotlib.figure import Figure
+
+        from bertft.report.drawing import PANEL, STYLE
+
+        with matplotlib.style.context(["default", STYLE]):
+            drawing = Figure(figsize=PANEL, layout="constrained")
+            self._draw_in_style(drawing.subplots())
+        return drawing
 
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a pandas table."""
@@ -202,19 +271,21 @@ class Results:
 
     def _picture(self) -> str | None:
         """Return the figure as PNG in base 64; None, with a `ReportWarning`, where it cannot be drawn."""
-        import matplotlib.style
-        from matplotlib.figure import Figure
-
-        from bertft.report.drawing import PANEL, STYLE, png
+        from bertft.report.drawing import image
 
         try:
-            with matplotlib.style.context(["default", STYLE]):
-                drawing = Figure(figsize=PANEL, layout="constrained")
-                self._draw_in_style(drawing.subplots())
-            return base64.b64encode(png(drawing)).decode()
+            return base64.b64encode(image(self.figure())).decode()
         except Exception as error:  # as for files: the numbers matter more
             warnings.warn(f"the figure was left out: {type(error).__name__}: {error}", ReportWarning, stacklevel=3)
             return None
+
+    def _downloads(self) -> dict[str, bytes]:
+        """Return the numbers and the table in the forms that the page offers to save, by file name."""
+        texts = {"tex": self.to_latex(), "md": self.to_markdown()}
+        return {
+            **{name: content for name, content in self.numbers().items() if name.endswith(".csv")},
+            **{f"{self.stem}.{form}": text.encode(errors="backslashreplace") for form, text in texts.items()},
+        }
 
     def _shown_rows(self) -> list[Row]:
         """Return the rows that tables and figures show; raises `OptionError` where there are none."""
@@ -254,7 +325,7 @@ class Results:
         """Return the value of a cell with its standard error; the mean where there are several rows."""
         if not rows:
             return ""
-        values = [math.nan if (value := row[self.layout.value]) is None else float(value) for row in rows]
+        values = [_number(row[self.layout.value]) for row in rows]
         mean = math.fsum(values) / len(values)
         error = self.layout.error(rows[0])
         if len(values) > 1:
@@ -315,8 +386,13 @@ def reported_rows(rows: Sequence[Row]) -> Iterable[Row]:
 def _score_error(row: Row) -> float:
     """Return the standard error of a row of `score`; that of a mean over pairs follows from their deviation."""
     if pairs := row.get("n_pairs"):
-        return float(row["spread"]) / math.sqrt(pairs)
-    return float(row.get("stderr", math.nan))
+        return _number(row["spread"]) / math.sqrt(pairs)
+    return _number(row.get("stderr"))
+
+
+def _number(value: float | None) -> float:
+    """Return a number of a row, with None (an undefined number read back from JSON) as nan."""
+    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -330,11 +406,20 @@ class Scores(Results):
 
     layout: ClassVar[Layout] = Layout(("layer",), ("base", "corpus", "tuned", "measure"), error=_score_error)
 
-    def files(self) -> ResultFiles:
-        """Return `scores.json`, `scores.csv`, a figure for each measure and `report.html`."""
-        from bertft.report.score import files
+    title: ClassVar[str] = "What fine-tuning changed"
+    stem: ClassVar[str] = "scores"
 
-        return files(self.rows, self.run)
+    def report(self) -> Report:
+        """Return a figure for each measure."""
+        from bertft.report.score import figures
+
+        return Report(COLUMNS, figures(self.rows, self.run))
+
+    def page(self) -> str:
+        """Return the page: the findings, the figures, the scores, how to read them, and the record."""
+        from bertft.report.score.page import page
+
+        return page(self.rows, self.run, self._downloads())
 
     def draw(self, axes: Axes) -> None:
         """Draw the first measure by layer, a line with its 95 % band for each tuned model and corpus."""

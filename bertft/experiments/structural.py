@@ -25,9 +25,8 @@ from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.data.treebank import Tree, Treebank, read_treebank
 from bertft.errors import DataError, UndefinedWarning
 from bertft.experiments.inputs import Computation, ProbedModel, ProbingInputs, Source, notes_on
-from bertft.experiments.results import Drawing, Layout, Results, reported_rows
+from bertft.experiments.results import Drawing, Layout, Report, Results, reported_rows
 from bertft.experiments.run import Run
-from bertft.files import ResultFiles
 from bertft.options import integer, integers, one_of
 from bertft.probes.structural.examples import Examples, pad_trees
 from bertft.probes.structural.prediction import evaluate_batch, evaluate_probes, predict, spanning_edges
@@ -73,11 +72,14 @@ class StructuralResults(Results):
 
     layout: ClassVar[Layout] = Layout(("model", "rank", "layer"), ("measure",), kept=reported_rows)
 
-    def files(self) -> ResultFiles:
-        """Return `probes.json`, `probes.csv`, figure 1 of the paper and the drawn trees."""
-        from bertft.report.structural import files
+    title: ClassVar[str] = "Structural probes"
+    stem: ClassVar[str] = "probes"
 
-        return files(self.rows, self.run, self.trees)
+    def report(self) -> Report:
+        """Return figure 1 of the paper, the drawn trees, and a finding for each model and rank."""
+        from bertft.report.structural import COLUMNS, figures, findings
+
+        return Report(COLUMNS, figures(self.rows, self.run, self.trees), findings(self.rows, self.run))
 
     def drawing(self) -> Drawing:
         """Return UUAS by layer, a line for each model and rank; trees made without a model are level lines."""

@@ -23,12 +23,12 @@ from bertft.checkpoints.edit import freeze as freeze_blocks
 from bertft.checkpoints.edit import truncate as truncate_blocks
 from bertft.errors import BertftError, OptionError
 from bertft.experiments.inputs import Computation, Source
-from bertft.experiments.results import Drawing, Layout, Results
+from bertft.experiments.results import Drawing, Layout, Report, Results
 from bertft.experiments.run import Run, check_same
-from bertft.files import ResultFiles, folder_lock, holds_nothing, require_writable, unwritable, write_files
+from bertft.files import folder_lock, holds_nothing, require_writable, unwritable, write_files
 from bertft.options import check_changes, integers, one_of, optional_integer, rate
 from bertft.progress import Feedback, Progress, Say
-from bertft.records import Row, csv_bytes, json_bytes
+from bertft.records import Row
 from bertft.tasks import named_task
 from bertft.tasks.lora import with_lora
 from bertft.tasks.task import Records, Task, TrainingRecipe
@@ -49,9 +49,12 @@ class TuneResults(Results):
 
     layout: ClassVar[Layout] = Layout(("model", "epoch"), ("measure",))
 
-    def files(self) -> ResultFiles:
-        """Return `tuning.json` and `tuning.csv`."""
-        return ResultFiles({RECORD: json_bytes(self.rows, self.run), "tuning.csv": csv_bytes(self.rows, COLUMNS)}, {})
+    title: ClassVar[str] = "Fine-tuning"
+    stem: ClassVar[str] = "tuning"
+
+    def report(self) -> Report:
+        """Return the figure `tuning`, the metric by epoch."""
+        return Report(COLUMNS, {"tuning": self.figure})
 
     def drawing(self) -> Drawing:
         """Return the metric of the task by epoch, a line for each seed and a level one for each baseline."""
@@ -328,7 +331,7 @@ def run_tuning(
     def written(*, finished: bool) -> TuneResults:
         record = run.record(**parts, metric=metric, baselines=baselines, finished=finished)
         results = TuneResults(rows, record)
-        write_files(out, results.written().numbers)
+        write_files(out, results.files().numbers)
         return results
 
     results = written(finished=False)

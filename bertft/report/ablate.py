@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
+from bertft.records import Row
 from bertft.report.drawing import (
     DASHES,
     LINES,
     MARKERS,
     PANEL,
     STYLE,
+    Figures,
     draw_line,
     name_ends,
-    png_of,
     set_layer_axis,
     set_title,
 )
@@ -83,12 +83,20 @@ class SweepCurve:
         return round(self.at(k) - self.at(self.whole), 12)
 
 
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `ablation.json`, `ablation.csv` and a figure for each kind of sweep, `freeze.png` and `truncate.png`."""
-    return ResultFiles(
-        {"ablation.json": json_bytes(rows, run), "ablation.csv": csv_bytes(rows, COLUMNS)},
-        {f"{kind}.png": png_of(figure, rows, run, kind) for kind in TITLES if any(row["kind"] == kind for row in rows)},
-    )
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return a figure for each kind of sweep, `freeze` and `truncate`."""
+    return {kind: partial(figure, rows, run, kind) for kind in TITLES if any(row["kind"] == kind for row in rows)}
+
+
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    """Return a finding for each sweep of each task."""
+    return [finding(sweep, kind) for kind in TITLES for sweep in sweeps(rows, run, kind)]
+
+
+def notes(run: Mapping[str, Any]) -> list[str]:
+    """Return the notes of all tasks."""
+    tasks = run["tasks"].items()
+    return [f"{TASKS.get(task, task)}, {note}" for task, of_task in tasks for note in of_task.get("notes", ())]
 
 
 def sweeps(rows: Sequence[Row], run: dict[str, Any], kind: str) -> list[SweepCurve]:
@@ -182,11 +190,10 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
             say(console, f"baseline: {sweep.baseline[0]}, {sweep.baseline[1]:.4f}", "dim")
     console.print()
     say(console, "change = difference from the unmodified model; ± = standard deviation over seeds.", "dim")
-    for task, of_task in run["tasks"].items():
-        for note in of_task.get("notes", ()):
-            say(console, f"Note: {TASKS.get(task, task)}, {note}", "dim")
-    for kind, sweep in found:
-        say(console, finding(sweep, kind))
+    for note in notes(run):
+        say(console, f"Note: {note}", "dim")
+    for text in findings(rows, run):
+        say(console, text)
 
 
 def table(sweep: SweepCurve, kind: str, ascii_only: bool) -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import INK, MUTED, STYLE, png_of
+from bertft.records import Row
+from bertft.report.drawing import INK, MUTED, STYLE, Figures
 from bertft.report.rows import NAME, WHOLE, fit, short_names
 from bertft.report.tables import cell, empty_table, say
 
@@ -26,12 +26,16 @@ CELLS = 14
 """The most columns of a heat map whose cells hold numbers."""
 
 
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `weights.json`, `weights.csv` and `weights.png`."""
-    return ResultFiles(
-        {"weights.json": json_bytes(rows, run), "weights.csv": csv_bytes(rows, COLUMNS)},
-        {"weights.png": png_of(figure, rows, run)},
-    )
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return the figure `weights`."""
+    return {"weights": partial(figure, rows, run)}
+
+
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    """Return a finding for each tuned model."""
+    whole = [row for row in rows if row["kind"] == WHOLE]
+    names = short_names(dict.fromkeys(row["tuned"] for row in rows))
+    return [finding([row for row in whole if row["tuned"] == name], label) for name, label in names.items()]
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
@@ -55,8 +59,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     say(console, "0 = embeddings; other = in no block, such as a pooler; heads are left out.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    for name, label in names.items():
-        say(console, finding([row for row in whole if row["tuned"] == name], label))
+    for text in findings(rows, run):
+        say(console, text)
 
 
 def finding(layers: Sequence[Row], name: str) -> str:
@@ -142,8 +146,9 @@ def _heat_map(axes: Axes, rows: Sequence[Row], layers: Sequence[int], kinds: Seq
             for x, value in enumerate(line):
                 if math.isfinite(value):
                     dark = value < 55 * top
-                    text = f"{value:#.2g}" if value else "="
-                    axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else INK)
+                    text = "=" if not value else f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
+                    # The cells keep their colours on a dark page, and so must the letters in them.
+                    axes.text(x, y, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
                 else:
                     axes.text(x, y, "·", ha="center", va="center", fontsize=7.5, color=MUTED)
     return image

@@ -1,4 +1,4 @@
-"""Shared parts of the figures: colours, line styles, layer axes, names at the ends of lines, PNG and SVG output."""
+"""Shared parts of the figures: colours, line styles, layer axes, names at the ends of lines, images, SVG for pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from bertft.untrusted import shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Figures = Mapping[str, Callable[[], "Figure"]]
+"""Functions that draw the figures of a report, by the name of the file without its ending."""
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6570", "#e2e5e9", "#fefefe"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#b07d00", "#5a9bd4", "#444444")
@@ -40,6 +43,7 @@ STYLE: dict[str, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "svg.hashsalt": "bertft",
+    "pdf.fonttype": 42,  # letters stay letters, which programs for drawing can edit
     # Names and words are drawn as they are: matplotlib would read a dollar sign as the start of mathematics.
     "text.parse_math": False,
     "text.usetex": False,
@@ -141,14 +145,15 @@ def positions(block: Sequence[float], gap: float) -> list[float]:
     return [first + gap * index for index in range(len(block))]
 
 
-def png(drawing: Figure) -> bytes:
-    """Return a figure as PNG bytes, on a white background."""
+def image(drawing: Figure, form: str = "png") -> bytes:
+    """Return a figure as the bytes of a PNG, SVG or PDF file, on a white background; the same for the same figure."""
     import matplotlib.style
 
     stream = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
     with matplotlib.style.context(["default", STYLE]):
         plain_texts(drawing)
-        drawing.savefig(stream, format="png", dpi=DPI, facecolor="white")
+        drawing.savefig(stream, format=form, dpi=DPI, facecolor="white", metadata=undated)
     return stream.getvalue()
 
 
@@ -170,11 +175,6 @@ def legend_name(name: str) -> str:
     (' _run', 'run')
     """
     return f" {name}" if name.startswith("_") else name
-
-
-def png_of(figure: Callable[..., Figure], *given: Any) -> Callable[[], bytes]:
-    """Return a function that draws a figure from what was given, and returns it as PNG bytes."""
-    return lambda: png(figure(*given))
 
 
 def svg(drawing: Figure, name: str) -> str:

@@ -8,20 +8,23 @@ interval excludes 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import png_of
+from bertft.records import Row
+from bertft.report.drawing import Figures
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
 from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
 from bertft.report.rows import NAME, fit, task_name
 from bertft.report.tables import cell, empty_table, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     *("model", "baseline", "task", "input", "seed", "split", "scoring", "measure", "value", "low", "high"),
@@ -32,21 +35,19 @@ LEFT, GAP = 38, 3
 """Widths in characters: of the first two columns of table 1, and of the gap between columns."""
 
 
-def files(rows: list[Row], labels: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `edge.json`, `edge.csv`, `edge-labels.csv`, `edge.png`, and figures of mixes and layers."""
-    numbers = {
-        "edge.json": json_bytes(rows, run),
-        "edge.csv": csv_bytes(rows, COLUMNS),
-        "edge-labels.csv": csv_bytes(labels, ("model", "baseline", "task", "input", "seed", "split", "label")),
-    }
-    drawings = {"edge.png": png_of(figure, rows)}
+LABEL_COLUMNS = ("model", "baseline", "task", "input", "seed", "split", "label")
+
+
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return the figure `edge`, and those of mixes and layers for which there is data."""
+    found: dict[str, Callable[[], Figure]] = {"edge": partial(figure, rows)}
     if run["mixes"]:
-        drawings["edge-mix.png"] = png_of(mix_figure, run["mixes"], "weights")
+        found["edge-mix"] = partial(mix_figure, run["mixes"], "weights")
         if run["options"]["preset"] == "today":
-            drawings["edge-mix-shares.png"] = png_of(mix_figure, run["mixes"], "shares")
+            found["edge-mix-shares"] = partial(mix_figure, run["mixes"], "shares")
     if any(row["input"].startswith("layer:") for row in rows):
-        drawings["edge-layers.png"] = png_of(layer_figure, rows)
-    return ResultFiles(numbers, drawings)
+        found["edge-layers"] = partial(layer_figure, rows)
+    return found
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import Line, png_of, task_panels
+from bertft.records import Row
+from bertft.report.drawing import Figures, Line, task_panels
 from bertft.report.rows import NAME, fit, short_names
 from bertft.report.rows import task_name as edge_task_name
 from bertft.report.tables import empty_table, say
@@ -51,19 +51,19 @@ class Codelengths:
         return int(number) if kind == "layer" else None
 
 
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `mdl.json`, `mdl.csv` and the figures for which there is data.
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return the figures for which there is data.
 
-    `mdl-layers.png` shows compression by layer and needs at least two layers; `mdl-curves.png` shows the curves of the
-    online code.
+    `mdl-layers` shows compression by layer and needs at least two layers; `mdl-curves` shows the curves of the online
+    code.
     """
-    drawings = {}
+    drawn: dict[str, Callable[[], Figure]] = {}
     found = codelengths(rows)
     if any(len(line.layers) > 1 for lines in layer_lines(found).values() for line in lines):
-        drawings["mdl-layers.png"] = png_of(layer_figure, found)
+        drawn["mdl-layers"] = partial(layer_figure, found)
     if run["curves"]:
-        drawings["mdl-curves.png"] = png_of(curve_figure, found, run["curves"])
-    return ResultFiles({"mdl.json": json_bytes(rows, run), "mdl.csv": csv_bytes(rows, COLUMNS)}, drawings)
+        drawn["mdl-curves"] = partial(curve_figure, found, run["curves"])
+    return drawn
 
 
 def codelengths(rows: Sequence[Row]) -> list[Codelengths]:
@@ -131,7 +131,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         )
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    for line in findings(found, names):
+    for line in findings(rows, run):
         say(console, line)
 
 
@@ -145,8 +145,10 @@ def cell(measure: str, value: float, highest: bool) -> Text:
     return Text(f"{text} *", style="bold green") if highest else Text(f"{text}  ")
 
 
-def findings(found: Sequence[Codelengths], names: Mapping[str, str]) -> list[str]:
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
     """Return a sentence for each task: the input with the shortest code of each model, and its compression."""
+    found = codelengths(rows)
+    names = short_names(each.model for each in found)
     lines = []
     for task in dict.fromkeys(each.task for each in found):
         own = [each for each in found if each.task == task]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
-from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, draw_line, name_ends, png_of, set_title
+from bertft.records import Row
+from bertft.report.drawing import DASHES, LINES, MARKERS, MUTED, PANEL, STYLE, Figures, draw_line, name_ends, set_title
 from bertft.report.tables import cell, say
 
 if TYPE_CHECKING:
@@ -32,12 +32,16 @@ MARKED = 40
 """Lines with more points than this are drawn without markers."""
 
 
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `pretraining.json`, `pretraining.csv` and `pretraining.png`."""
-    return ResultFiles(
-        {"pretraining.json": json_bytes(rows, run), "pretraining.csv": csv_bytes(rows, COLUMNS)},
-        {"pretraining.png": png_of(figure, rows, run)},
-    )
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return the figure `pretraining`."""
+    return {"pretraining": partial(figure, rows, run)}
+
+
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    """Return what the models have learnt."""
+    (baseline,) = (row["value"] for row in rows if row["baseline"] and row["metric"] == "mlm_loss")
+    losses = [row["value"] for row in rows if not row["baseline"] and row["metric"] == "mlm_loss"]
+    return [finding(losses, baseline)]
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
@@ -74,7 +78,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         say(console, "± = standard deviation over seeds.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    say(console, finding([found[seed, "mlm_loss"] for seed in seeds], baselines["mlm_loss"]))
+    for text in findings(rows, run):
+        say(console, text)
 
 
 def described(run: dict[str, Any]) -> str:

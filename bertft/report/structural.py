@@ -7,8 +7,9 @@ set.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -16,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
+from bertft.records import Row
 from bertft.report.drawing import (
     DASHES,
     INK,
@@ -26,9 +26,9 @@ from bertft.report.drawing import (
     MUTED,
     PANEL,
     STYLE,
+    Figures,
     draw_line,
     name_ends,
-    png_of,
     set_layer_axis,
     set_title,
 )
@@ -80,12 +80,18 @@ class Curve:
         return self.values[measure].get(self.best.get(measure), math.nan)
 
 
-def files(rows: list[Row], run: dict[str, Any], trees: Sequence[Any]) -> ResultFiles:
-    """Return `probes.json`, `probes.csv`, `structural.png` and, where trees are given, `trees.png`."""
-    drawings = {"structural.png": png_of(figure, rows, run)}
-    if trees:
-        drawings["trees.png"] = png_of(tree_figure, trees)
-    return ResultFiles({"probes.json": json_bytes(rows, run), "probes.csv": csv_bytes(rows, COLUMNS)}, drawings)
+def figures(rows: Sequence[Row], run: dict[str, Any], trees: Sequence[Any]) -> Figures:
+    """Return the figure `structural` and, where trees are given, `trees`."""
+    found: dict[str, Callable[[], Figure]] = {"structural": partial(figure, rows, run)}
+    return {**found, "trees": partial(tree_figure, trees)} if trees else found
+
+
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    """Return a finding for each model and rank."""
+    found = curves(rows)
+    names = short_names(curve.model for curve in found)
+    baselines = [curve for curve in found if curve.baseline]
+    return [finding(curve, baselines, names) for curve in found if not curve.baseline]
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
@@ -136,8 +142,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     say(console, "* = best layer on the development set; each random baseline is shown at its own best layer.", "dim")
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
-    for curve in models:
-        say(console, finding(curve, baselines, names))
+    for text in findings(rows, run):
+        say(console, text)
 
 
 def cell(value: float, best: bool) -> Text:

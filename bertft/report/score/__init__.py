@@ -6,26 +6,23 @@ writes the HTML. All take the rows and the run record as plain dicts and lists.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from bertft.files import ResultFiles
-from bertft.records import Row, csv_bytes, json_bytes
+from bertft.records import Row
 from bertft.report.score.series import Series, series
 
-__all__ = ["Row", "Series", "files", "series"]
+if TYPE_CHECKING:
+    from bertft.report.drawing import Figures
+
+__all__ = ["Row", "Series", "figures", "series"]
 
 
-def files(rows: list[Row], run: dict[str, Any]) -> ResultFiles:
-    """Return `scores.json`, `scores.csv`, a figure for each measure (`rsa.png`) and `report.html`."""
-    from bertft.report.drawing import png_of
+def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
+    """Return a figure for each measure, such as `rsa`."""
     from bertft.report.score.figure import figure
-    from bertft.report.score.page import page
 
-    measures = dict.fromkeys(curve.measure for curve in series(rows))
-    return ResultFiles(
-        {"scores.json": json_bytes(rows, run), "scores.csv": csv_bytes(rows)},
-        {
-            **{f"{measure}.png": png_of(figure, rows, measure) for measure in measures},
-            "report.html": lambda: page(rows, run).encode(errors="backslashreplace"),
-        },
-    )
+    return {
+        measure: partial(figure, rows, measure) for measure in dict.fromkeys(curve.measure for curve in series(rows))
+    }

@@ -96,8 +96,12 @@ class Panel:
         return len({curve.corpus for curve in self.lines.values()}) == 1
 
 
+MANY = 3
+"""More checkpoints than these are compared with one another on each corpus, not each with itself on all of them."""
+
+
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """Return the panels of each measure: the checkpoints on one corpus, or each checkpoint on several corpora.
+    """Return the panels of each measure: the checkpoints on each corpus, or few checkpoints each on several corpora.
 
     These are the layouts of the paper's figures 2 and 5.
     """
@@ -110,10 +114,13 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
         name = title(measure)
         against = f" with {', '.join(bases.values())}" if compares(measure) and len(bases) == 1 else ""
         mine = [curve for curve in curves if curve.measure == measure]
-        if len(corpora) == 1:
-            detail = f"{mine[0].corpus}: {size(mine[0])}"
-            heading = f"{name} of pairs" if len(bases) > 1 else name + against
-            shown.append(Panel(measure, heading, detail, {tuned[curve]: curve for curve in mine}))
+        if len(corpora) == 1 or len(set(tuned.values())) > MANY:
+            for corpus, short in corpora.items():
+                own = [curve for curve in mine if curve.corpus == corpus]
+                heading = f"{name} of pairs" if len(bases) > 1 else name + against
+                heading += f", {short}" if len(corpora) > 1 else ""
+                lines = {tuned[curve]: curve for curve in own}
+                shown.append(Panel(measure, heading, f"{corpus}: {size(own[0])}", lines))
             continue
         for label in dict.fromkeys(tuned[curve] for curve in mine):
             lines = {corpora[curve.corpus]: curve for curve in mine if tuned[curve] == label}
