@@ -28,7 +28,7 @@ from bertft.errors import BertftError, OptionError
 from bertft.files import require_writable, write_files
 from bertft.records import csv_bytes, json_bytes
 from bertft.report.drawing import Line, image, spread, svg, task_panels
-from bertft.report.rows import fit, short_names
+from bertft.report.rows import conditions, fit, short_names
 from bertft.report.score.figure import figure
 from bertft.report.score.series import distinct, estimate, finding, headline, layers_text, panels, series
 from bertft.report.score.table import drawn_bar, show
@@ -544,3 +544,17 @@ def test_many_checkpoints_on_several_texts_are_overlaid_text_by_text() -> None:
     assert [set(panel.lines) for panel in few] == [{"text-0.txt", "text-1.txt"}] * 3
     assert [panel.heading for panel in many] == ["RSA with base, text-0.txt", "RSA with base, text-1.txt"]
     assert [set(panel.lines) for panel in many] == [{f"task-{number}" for number in range(4)}] * 2
+
+
+def test_options_that_change_the_number_stand_in_every_title(capsys: pytest.CaptureFixture[str]) -> None:
+    run = {**RUN, "options": {"standardize": True, "dtype": "float16", "special_tokens": False}}
+    told = "standardized, float16"
+    (axes,) = figure(rows(), "rsa", run).axes
+    assert told in " ".join(text.get_text() for text in axes.texts)
+    assert told in page(rows(), run)
+    console = Console(file=io.StringIO(), width=100)
+    show(rows(), run, console)
+    assert told in console.file.getvalue()  # type: ignore[attr-defined]
+    assert (
+        conditions({"options": {"standardize": False, "dtype": "float32", "pooling": "mean", "preset": "paper"}}) == ""
+    )

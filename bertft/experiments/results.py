@@ -153,10 +153,12 @@ class Results:
     def page(self) -> str:
         """Return the page of the results: one HTML document that needs nothing else."""
         from bertft.report.page import page, record
+        from bertft.report.rows import conditions
 
         report, table = self.report(), self._table()
         return page(
             title=self.title,
+            lead=conditions(self.run).capitalize(),
             findings=report.findings,
             cautions=[str(note) for note in (report.notes if report.notes is not None else self.run.get("notes", ()))],
             figures=report.figures,
@@ -423,6 +425,7 @@ class Scores(Results):
 
     def draw(self, axes: Axes) -> None:
         """Draw the first measure by layer, a line with its 95 % band for each tuned model and corpus."""
+        from bertft.report.rows import qualified
         from bertft.report.score.figure import draw_panel, limits
         from bertft.report.score.series import Panel, labels, series, title
 
@@ -432,6 +435,7 @@ class Scores(Results):
         several = len({curve.corpus for curve in curves}) > 1
         lines = {names[curve] + (f", {curve.corpus}" if several else ""): curve for curve in curves}
         name = title(found[0].measure)
-        draw_panel(axes, Panel(found[0].measure, name, curves[0].corpus, lines), *limits(curves))
+        panel = Panel(found[0].measure, name, qualified(curves[0].corpus, self.run), lines)
+        draw_panel(axes, panel, *limits(curves), self.run)
         axes.set_xlabel("Layer (0 = embeddings)")
         axes.set_ylabel(name)

@@ -59,6 +59,7 @@ class TuneResults(Results):
     def drawing(self) -> Drawing:
         """Return the metric of the task by epoch, a line for each seed and a level one for each baseline."""
         from bertft.report.drawing import Line
+        from bertft.report.rows import qualified
 
         metric = self.run["metric"]
         of_metric = [row for row in self.rows if row["measure"] == metric]
@@ -71,7 +72,8 @@ class TuneResults(Results):
         for row in of_metric:
             if row["baseline"]:
                 lines.append(Line(row["model"], True, [epochs[0] - 0.4, epochs[-1] + 0.4], [row["value"]] * 2))
-        return Drawing(f"Fine-tuning on {self.run['task']}", "baselines dashed", "Epoch", metric, lines)
+        detail = qualified("baselines dashed", self.run)
+        return Drawing(f"Fine-tuning on {self.run['task']}", detail, "Epoch", metric, lines)
 
 
 def tune(

@@ -29,7 +29,7 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.rows import fit
+from bertft.report.rows import fit, qualified
 from bertft.report.tables import cell as text_cell
 from bertft.report.tables import say
 
@@ -184,7 +184,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         say(console, f"{TITLES[kind]}: {sweep.name} of {options['checkpoint']['name']}", "bold")
         seeds = f"{sweep.seeds} seed{'' if sweep.seeds == 1 else 's'}"
         trained = f"{data['train']['records']:,} training records, {data['dev']['records']:,} dev records; {seeds}"
-        say(console, trained, "dim")
+        say(console, qualified(trained, of_task), "dim")
         console.print(table(sweep, kind, console.options.ascii_only))
         if sweep.baseline is not None:
             say(console, f"baseline: {sweep.baseline[0]}, {sweep.baseline[1]:.4f}", "dim")

@@ -20,7 +20,7 @@ from bertft.records import Row
 from bertft.report.drawing import Figures
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
 from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
-from bertft.report.rows import NAME, fit, task_name
+from bertft.report.rows import NAME, conditions, fit, task_name
 from bertft.report.tables import cell, empty_table, say
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ LABEL_COLUMNS = ("model", "baseline", "task", "input", "seed", "split", "label")
 
 def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
     """Return the figure `edge`, and those of mixes and layers for which there is data."""
-    found: dict[str, Callable[[], Figure]] = {"edge": partial(figure, rows)}
+    found: dict[str, Callable[[], Figure]] = {"edge": partial(figure, rows, run)}
     if run["mixes"]:
         found["edge-mix"] = partial(mix_figure, run["mixes"], "weights")
         if run["options"]["preset"] == "today":
@@ -57,11 +57,10 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     names = scores.names
     for source in scores.inputs:
         console.print()
-        say(
-            console,
-            f"Edge probes, {source}, {scores.split}: F1 of {names[scores.base]}, differences of the others",
-            "bold",
-        )
+        heading = f"Edge probes, {source}, {scores.split}: F1 of {names[scores.base]}, differences of the others"
+        say(console, heading, "bold")
+        if told := conditions(run):
+            say(console, told, "dim")
         for table in main_tables(scores, source, names, console, both=both):
             console.print(table)
     for own in [own for own in scores.model_inputs if not own.baseline and own.input == "layer:0"]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from bertft.records import Row
 from bertft.report.drawing import LINES, MARKERS, MUTED, PAPER, STYLE, Line, legend_name, task_panels
 from bertft.report.edge_scores import EdgeTable, ModelInput, column_name, mean, ordered, shown_names
-from bertft.report.rows import task_name
+from bertft.report.rows import qualified, task_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figure(rows: Sequence[Row]) -> Figure:
+def figure(rows: Sequence[Row], run: Mapping[str, Any] = MappingProxyType({})) -> Figure:
     """Draw the scores: a row for each task, a marker with its 95 % interval for each model, hollow for baselines."""
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         axes.set_xlabel("F1, percent")
         axes.set_title(f"Edge probes, {source}", loc="left", fontsize=12, fontweight="bold", pad=22)
         detail = f"{table.split} set; bars: 95 % intervals over sentences; hollow: baselines"
-        axes.annotate(detail, (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
+        axes.annotate(qualified(detail, run), (0, 1), (0, 8), "axes fraction", "offset points", color=MUTED, fontsize=9)
         drawing.legend(loc="outside lower center", ncols=min(4, len(columns)), frameon=False, fontsize=9)
     return drawing
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bertft.records import Row
 from bertft.report.drawing import Figures, Line, task_panels
-from bertft.report.rows import NAME, fit, short_names
+from bertft.report.rows import NAME, fit, qualified, short_names
 from bertft.report.rows import task_name as edge_task_name
 from bertft.report.tables import empty_table, say
 
@@ -101,7 +101,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         console.print()
         say(console, f"{code} code of {task}", "bold")
         uniform = own[0].values["uniform_bits"]
-        say(console, f"{own[0].n_targets:,} targets, {uniform:,.0f} bits in the uniform code", "dim")
+        size = f"{own[0].n_targets:,} targets, {uniform:,.0f} bits in the uniform code"
+        say(console, qualified(size, run), "dim")
         table = empty_table(console)
         table.add_column("model", no_wrap=True)
         table.add_column("input", no_wrap=True)

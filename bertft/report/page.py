@@ -53,6 +53,7 @@ class File:
 def page(
     *,
     title: str,
+    lead: str,
     findings: Sequence[str],
     cautions: Sequence[str],
     figures: Figures,
@@ -68,6 +69,7 @@ def page(
     heading, lines, names, notes = table
     return template("page.html.jinja").render(
         title=title,
+        lead=lead,
         findings=findings,
         most_findings=MOST_FINDINGS,
         cautions=cautions,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from bertft.records import Row
 from bertft.untrusted import shown
@@ -59,6 +60,36 @@ def fit(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def conditions(run: Mapping[str, Any]) -> str:
+    """Return the options of a run that change its numbers and differ from the default, for a title; "" if none does.
+
+    >>> conditions({"options": {"standardize": True, "special_tokens": False, "dtype": "float16"}})
+    'standardized, float16'
+    """
+    options = run.get("options", {})
+    found = [text for name, text in _SWITCHES.items() if options.get(name) is True]
+    found += [options["dtype"]] if options.get("dtype", "float32") != "float32" else []
+    found += [f"{options['pooling']} subwords"] if options.get("pooling", "mean") != "mean" else []
+    found += [f"recipe of {options['preset']}"] if options.get("preset", "paper") != "paper" else []
+    found += [f"frozen to block {options['freeze']}"] if options.get("freeze", -1) != -1 else []
+    found += [f"{text} {options[name]}" for name, text in _SIZES.items() if options.get(name) is not None]
+    return ", ".join(found)
+
+
+_SWITCHES = {
+    "standardize": "standardized",
+    "special_tokens": "with special tokens",
+    "single": "first texts alone",
+}
+_SIZES = {"truncate": "blocks kept:", "lora": "adapters of rank"}
+
+
+def qualified(text: str, run: Mapping[str, Any]) -> str:
+    """Return a text with the conditions of a run, where there are any."""
+    told = conditions(run)
+    return f"{text}; {told}" if told else text
 
 
 def shown_split(rows: Sequence[Row]) -> str:

@@ -32,7 +32,7 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.rows import fit, number, short_names, shown_split
+from bertft.report.rows import fit, number, qualified, short_names, shown_split
 from bertft.report.tables import say
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     found = curves(rows)
     models, baselines = ([curve for curve in found if curve.baseline is kind] for kind in (False, True))
     split, names = shown_split(rows), short_names(curve.model for curve in found)
-    where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences"
+    where = qualified(f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences", run)
     for curve in models:
         console.print()
         say(console, f"Structural probes of {names[curve.model]}, rank {curve.rank}", "bold")
@@ -187,7 +187,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
             axes.set_ylim(bottom, 1.0)
             draw_panel(axes, found, measure, names)
             where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; baselines dashed"
-            set_title(axes, title, where)
+            set_title(axes, title, qualified(where, run))
             axes.set_xlabel("Layer (0 = embeddings)")
         panels[0].set_ylabel("UUAS; Spearman, mean over lengths 5 to 50")
     return drawing

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertft.records import Row
+from bertft.report.rows import qualified
 from bertft.report.tables import cell, say
 
 LOSSES = ("train_loss", "dev_loss")
@@ -39,7 +40,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         add(baseline, [row for row in rows if row["baseline"] and row["model"] == baseline], "dim")
     console.print()
     say(console, f"{run['task']} of {model}", "bold")
-    say(console, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} dev records", "dim")
+    size = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, {run['data']['dev']['records']:,} dev records"
+    say(console, qualified(size, run), "dim")
     console.print(table)
     console.print()
     if len(seeds) > 1:

@@ -24,5 +24,6 @@ def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
     from bertft.report.score.figure import figure
 
     return {
-        measure: partial(figure, rows, measure) for measure in dict.fromkeys(curve.measure for curve in series(rows))
+        measure: partial(figure, rows, measure, run)
+        for measure in dict.fromkeys(curve.measure for curve in series(rows))
     }

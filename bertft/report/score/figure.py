@@ -10,13 +10,14 @@ where a band does, and at 0.9 where all values are higher; the axis label then s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from bertft.errors import OptionError
 from bertft.records import Row
 from bertft.report.drawing import DASHES, LINES, MARKERS, PANEL, STYLE, draw_line, name_ends, set_layer_axis, set_title
-from bertft.report.rows import fit
+from bertft.report.rows import fit, qualified
 from bertft.report.score.series import Panel, Series, panels, title
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ZOOMED = 0.9
 
 
-def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
+def figure(rows: Sequence[Row], measure: str = "rsa", run: Mapping[str, Any] = MappingProxyType({})) -> Figure:
     """Draw one measure as a matplotlib `Figure`, without a window and without changing matplotlib's global state.
 
     Raises `OptionError` where the rows do not contain the measure.
@@ -35,7 +36,7 @@ def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    shown = [panel for panel in panels(rows) if panel.measure == measure]
+    shown = [panel for panel in panels(rows, run) if panel.measure == measure]
     if not shown:
         known = ", ".join(dict.fromkeys(str(row["measure"]) for row in rows)) or "none"
         raise OptionError(f"no rows of the measure {measure!r}; the rows contain {known}")
@@ -47,7 +48,7 @@ def figure(rows: Sequence[Row], measure: str = "rsa") -> Figure:
         drawing = Figure(figsize=(width, height * down), layout="constrained")
         grid = drawing.subplots(down, across, squeeze=False)
         for axes, panel in zip(grid.flat, shown, strict=False):
-            draw_panel(axes, panel, bottom, top)
+            draw_panel(axes, panel, bottom, top, run)
             axes.set_xlabel("Layer (0 = embeddings)")
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
@@ -75,7 +76,9 @@ def half_widths(curve: Series) -> list[float]:
     return [half if math.isfinite(half) else 0.0 for half in curve.half_widths()]
 
 
-def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
+def draw_panel(
+    axes: Axes, panel: Panel, bottom: float, top: float, run: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Draw curves with bands in one panel, with their names at the right end."""
     lines = panel.lines
     layers = sorted({layer for curve in lines.values() for layer in curve.layers})
@@ -92,7 +95,7 @@ def draw_panel(axes: Axes, panel: Panel, bottom: float, top: float) -> None:
     axes.set_ylim(bottom, top + 0.02 * (top - bottom))
     set_layer_axis(axes, layers)
     known = any(math.isfinite(stderr) for curve in lines.values() for stderr in curve.stderrs)
-    detail = panel.detail if panel.one_corpus else "one line for each corpus"
+    detail = panel.detail if panel.one_corpus else qualified("one line for each corpus", run)
     if any(curve.n_pairs > 1 for curve in lines.values()):
         detail += "; bands: 95 %, σ for the mean" if known else "; band: σ over pairs"
     elif known:

@@ -46,7 +46,7 @@ def page(rows: Sequence[Row], run: Mapping[str, Any], downloads: Mapping[str, by
     curves = series(rows)
     measures = list(dict.fromkeys(curve.measure for curve in curves))
     found = findings(rows)
-    figures = {measure: partial(figure, rows, measure) for measure in measures}
+    figures = {measure: partial(figure, rows, measure, run) for measure in measures}
     return template("score/page.html.jinja").render(
         **shared(),
         stem="scores",
@@ -61,7 +61,7 @@ def page(rows: Sequence[Row], run: Mapping[str, Any], downloads: Mapping[str, by
             picture(figures, measure, f"{title(measure)} by layer, a line for each comparison; the numbers are below.")
             for measure in measures
         ],
-        tables=[table(panel) for panel in panels(rows)],
+        tables=[table(panel) for panel in panels(rows, run)],
         # The mean cosines of the base and of the tuned model share one explanation.
         measures=list(dict.fromkeys("mean-cosine" if m.startswith("mean-cosine") else m for m in measures)),
         averaged=any(curve.n_pairs > 1 for curve in curves),

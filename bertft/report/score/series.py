@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from bertft.records import Row
-from bertft.report.rows import short_names
+from bertft.report.rows import qualified, short_names
 
 KEPT = 0.99
 """A layer counts as kept at or above this similarity."""
@@ -100,7 +102,7 @@ MANY = 3
 """More checkpoints than these are compared with one another on each corpus, not each with itself on all of them."""
 
 
-def panels(rows: Sequence[Row]) -> list[Panel]:
+def panels(rows: Sequence[Row], run: Mapping[str, Any] = MappingProxyType({})) -> list[Panel]:
     """Return the panels of each measure: the checkpoints on each corpus, or few checkpoints each on several corpora.
 
     These are the layouts of the paper's figures 2 and 5.
@@ -120,13 +122,13 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
                 heading = f"{name} of pairs" if len(bases) > 1 else name + against
                 heading += f", {short}" if len(corpora) > 1 else ""
                 lines = {tuned[curve]: curve for curve in own}
-                shown.append(Panel(measure, heading, f"{corpus}: {size(own[0])}", lines))
+                shown.append(Panel(measure, heading, qualified(f"{corpus}: {size(own[0])}", run), lines))
             continue
         for label in dict.fromkeys(tuned[curve] for curve in mine):
             lines = {corpora[curve.corpus]: curve for curve in mine if tuned[curve] == label}
             detail = "; ".join(f"{corpus}: {size(curve)}" for corpus, curve in lines.items())
             whose = f" of {label}" if compares(measure) else f": {label}"
-            shown.append(Panel(measure, name + whose + against, detail, lines))
+            shown.append(Panel(measure, name + whose + against, qualified(detail, run), lines))
     return shown
 
 

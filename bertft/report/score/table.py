@@ -29,7 +29,7 @@ SHORTEST_BAR = 5
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print the tables of the rows, the main finding and the notes of the run."""
-    found = panels(rows)
+    found = panels(rows, run)
     for panel in found:
         console.print()
         say(console, panel.heading, "bold")
