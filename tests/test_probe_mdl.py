@@ -99,8 +99,8 @@ def test_the_whole_way_and_on_from_what_was_kept(
     for said in ("Online code of POS", "Online code of SPR", "layer:2", "compression", "highest compression with"):
         assert said in out
     assert "what the released code prints" in " ".join(out.split())
-    assert "Wrote mdl.json, mdl.csv, mdl-layers.png, mdl-curves.png" in err
-    files = {".bertft.json", "mdl.json", "mdl.csv", "mdl-layers.png", "mdl-curves.png", "results"}
+    assert "Wrote mdl.json, mdl.csv, run.json, mdl-layers.png, mdl-curves.png, report.html" in err
+    files = {".bertft.json", "mdl.json", "mdl.csv", "mdl-layers.png", "mdl-curves.png", "report.html", "run.json", "results"}
     assert set(os.listdir(tmp_path / "out")) == files
     written = (tmp_path / "out" / "mdl.json").read_bytes()
     content = json.loads(written)

@@ -84,9 +84,9 @@ def test_the_whole_way_and_the_cache_again(place: Path, tmp_path: Path, capsys: 
         assert said in out
     assert "other-random-0 is model-random-0, of the same shape" in " ".join(out.split())
     assert "are written to" in err
-    assert "Wrote probes.json, probes.csv, structural.png, trees.png" in err
+    assert "Wrote probes.json, probes.csv, run.json, structural.png, trees.png, report.html" in err
     assert sorted(os.listdir(tmp_path / "out")) == [
-        ".bertft.json", "probes.csv", "probes.json", "structural.png", "trees.png",
+        ".bertft.json", "probes.csv", "probes.json", "report.html", "run.json", "structural.png", "trees.png",
     ]  # fmt: skip
     content = json.loads((tmp_path / "out" / "probes.json").read_text())
     rows, run = content["rows"], content["run"]
