@@ -87,9 +87,9 @@ _SIZES = {"truncate": "blocks kept:", "lora": "adapters of rank"}
 
 
 def qualified(text: str, run: Mapping[str, Any]) -> str:
-    """Return a text with the conditions of a run, where there are any."""
+    """Return a text after the conditions of a run, where there are any: what is cut for want of room is the text."""
     told = conditions(run)
-    return f"{text}; {told}" if told else text
+    return f"{told}; {text}" if told else text
 
 
 def shown_split(rows: Sequence[Row]) -> str:
