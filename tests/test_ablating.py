@@ -152,7 +152,7 @@ def test_the_whole_way_through_the_command_line(
     assert "9 training records, 6 dev records; 1 seed" in out
     assert "2 of 2: mnli, truncate-1, seed 1: accuracy" in err
     assert sorted(os.listdir(tmp_path / "out")) == [
-        ".bertft.json", "ablation.csv", "ablation.json", "mnli", "run.json", "truncate.png",
+        ".bertft.json", "ablation.csv", "ablation.json", "mnli", "report.html", "run.json", "truncate.png",
     ]  # fmt: skip
     content = json.loads((tmp_path / "out" / "ablation.json").read_text())
     record = content["run"]["tasks"]["mnli"]

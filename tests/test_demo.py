@@ -59,7 +59,17 @@ def test_the_demo_in_small(model_dir: Path, tmp_path: Path) -> None:
     steps = []
     (tmp_path / "tuned").mkdir()
     result = demo(tmp_path, seed=1, progress=lambda done, total, what: steps.append((done, total, what)))
-    names = [".bertft.json", "guests.txt", "nature.txt", "report.html", "rsa.png", "run.json", "scores.csv", "scores.json", "tuned"]
+    names = [
+        ".bertft.json",
+        "guests.txt",
+        "nature.txt",
+        "report.html",
+        "rsa.png",
+        "run.json",
+        "scores.csv",
+        "scores.json",
+        "tuned",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert steps[:3] == [(step, 3, "fine-tuning") for step in (1, 2, 3)]
     assert {what for _, _, what in steps} == {"fine-tuning", "guests.txt", "nature.txt"}

@@ -303,6 +303,23 @@ def test_the_table_by_hand() -> None:
     assert shown(rows, width=60).count("85.0 ± 1.0") == 2
 
 
+def test_probes_that_have_not_learnt_are_told() -> None:
+    rows = [
+        made_row("base", 0.705),
+        made_row("mnli", 0.8),
+        made_row("base", 0.6, input="lexical", baseline=True),
+        made_row("base-random-0", 0.7, baseline=True),
+        made_row("base", 0.001, task="own"),
+    ]
+    told = edge.findings(rows, {})
+    assert told == [
+        "POS, mix: the probe of base, F1 70.5, is no better than the baseline (random-0, 70.0): train longer, or on "
+        "more sentences.",
+        "own, mix: the probe of base, F1 0.1, is no better than a guess: train longer, or on more sentences.",
+    ]
+    assert told[0] in " ".join(shown(rows, width=200).split())
+
+
 def test_undefined_numbers_are_said_and_drawn_as_nothing() -> None:
     rows = [made_row("base", math.nan), made_row("base", 0.5, task="own")]
     assert "undefined" in shown(rows)

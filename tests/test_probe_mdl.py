@@ -100,7 +100,16 @@ def test_the_whole_way_and_on_from_what_was_kept(
         assert said in out
     assert "what the released code prints" in " ".join(out.split())
     assert "Wrote mdl.json, mdl.csv, run.json, mdl-layers.png, mdl-curves.png, report.html" in err
-    files = {".bertft.json", "mdl.json", "mdl.csv", "mdl-layers.png", "mdl-curves.png", "report.html", "run.json", "results"}
+    files = {
+        ".bertft.json",
+        "mdl.json",
+        "mdl.csv",
+        "mdl-layers.png",
+        "mdl-curves.png",
+        "report.html",
+        "run.json",
+        "results",
+    }
     assert set(os.listdir(tmp_path / "out")) == files
     written = (tmp_path / "out" / "mdl.json").read_bytes()
     content = json.loads(written)

@@ -68,10 +68,10 @@ class EdgeResults(Results):
     stem: ClassVar[str] = "edge"
 
     def report(self) -> Report:
-        """Return the figures for which there is data."""
-        from bertft.report.edge import COLUMNS, figures
+        """Return the figures for which there is data, and a warning for each probe that has not learnt."""
+        from bertft.report.edge import COLUMNS, figures, findings
 
-        return Report(COLUMNS, figures(self.rows, self.run))
+        return Report(COLUMNS, figures(self.rows, self.run), findings(self.rows, self.run))
 
     def numbers(self) -> dict[str, bytes]:
         """Return `edge.json`, `edge.csv` and `edge-labels.csv`, which has a line for each label."""

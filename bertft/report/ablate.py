@@ -29,7 +29,7 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.rows import fit, qualified
+from bertft.report.rows import NEAR, fit, qualified
 from bertft.report.tables import cell as text_cell
 from bertft.report.tables import say
 
@@ -45,9 +45,6 @@ WHOLE = {"freeze": "dashed: nothing frozen; dotted: baseline", "truncate": "dash
 
 TASKS = {"mnli": "MNLI", "squad": "SQuAD", "dep": "Dep"}
 METRICS = {"accuracy": "accuracy", "f1": "F1", "exact_match": "exact match", "las": "LAS", "uas": "UAS"}
-
-NEAR = 0.01
-"""A metric counts as kept where it is at most this much lower than that of the unmodified model."""
 
 
 @dataclass(frozen=True)

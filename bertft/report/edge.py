@@ -20,7 +20,7 @@ from bertft.records import Row
 from bertft.report.drawing import Figures
 from bertft.report.edge_figures import figure, layer_figure, mix_figure
 from bertft.report.edge_scores import EdgeScore, EdgeTable, ModelInput, column_name, layer_of, mean, ordered
-from bertft.report.rows import NAME, conditions, fit, task_name
+from bertft.report.rows import NAME, NEAR, conditions, fit, task_name
 from bertft.report.tables import cell, empty_table, say
 
 if TYPE_CHECKING:
@@ -47,6 +47,29 @@ def figures(rows: Sequence[Row], run: dict[str, Any]) -> Figures:
             found["edge-mix-shares"] = partial(mix_figure, run["mixes"], "shares")
     if any(row["input"].startswith("layer:") for row in rows):
         found["edge-layers"] = partial(layer_figure, rows)
+    return found
+
+
+def findings(rows: Sequence[Row], run: dict[str, Any]) -> list[str]:
+    """Return a warning for each probe that is no better than the highest baseline of its task, or finds nothing."""
+    scores = EdgeTable(rows)
+    found = []
+    for source in scores.inputs:
+        columns = scores.columns(source)
+        for own in [own for own in columns if not own.baseline and own.input == source]:
+            for task in [task for task, scoring in scores.tasks if scoring == "all"]:
+                value = scores.score(own, task, "all").value
+                known = [(scores.score(other, task, "all").value, other) for other in columns if other.baseline]
+                known = [(score, other) for score, other in known if math.isfinite(score)]
+                highest, other = max(known, key=lambda pair: pair[0], default=(0.0, None))
+                if not value < highest + 100 * NEAR:
+                    continue
+                name = "" if other is None else f" ({column_name(other, source, scores.names)}, {highest:.1f})"
+                found.append(
+                    f"{task_name(task, 'all')}, {source}: the probe of {scores.names[own.model]}, F1 {value:.1f}, is "
+                    f"no better than {'a guess' if other is None else 'the baseline'}{name}: train longer, or on more "
+                    "sentences."
+                )
     return found
 
 
@@ -87,6 +110,8 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     )
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
+    for text in findings(rows, run):
+        say(console, text)
 
 
 def main_tables(

@@ -25,6 +25,9 @@ TASKS = {
 }
 """Tasks in the order of the paper's table, with their names there."""
 
+NEAR = 0.01
+"""What is at most this much above a baseline has not learnt; what is at most this much below another value keeps it."""
+
 WHOLE = "all"
 """The kind of the rows of `diff` that take all tensors of a layer together."""
 
