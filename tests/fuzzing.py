@@ -1,4 +1,4 @@
-"""What the fuzzers share. The seeds are fixed; every failure names its seed and keeps its input.
+"""What the fuzzers share, and tiny files for commands. The seeds are fixed; every failure names its seed and keeps its input.
 
 `make fuzz` runs the fuzzers for long: BERTFT_FUZZ multiplies the number of inputs, BERTFT_FUZZ_SEED chooses others.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,19 @@ CONLLU = "".join(
 )
 MNLI = f"{json.dumps(tiny.MNLI)}\n" * 3
 PAIRS = "".join(f"{json.dumps({**tiny.MNLI, 'gold_label': label})}\n" for label in ("entailment", "neutral") * 2)
+
+
+def make_files(folder: Path) -> Path:
+    """Write what commands read, all tiny: the models base and tuned, a text, labelled pairs and a treebank."""
+    words = ["it", "rains", "pours", "the", "sun", "shines", "."]
+    for name, seed in (("base", 0), ("tuned", 1)):
+        tiny.save(folder / name, tiny.bert(len(words) + 4, seed=seed), tiny.tokenizer(words))
+    (folder / "text.txt").write_text("it rains .\nthe sun shines .\nit pours .\n" * 5)
+    (folder / "pairs.jsonl").write_text(PAIRS)
+    (folder / "bank").mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / "bank" / f"x-ud-{split}.conllu").write_text(CONLLU.replace("3.1\tx\t_\t_\t_\t_\t_\t_\t_\t_\n", ""))
+    return folder
 
 
 @contextlib.contextmanager

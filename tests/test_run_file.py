@@ -7,25 +7,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-import tiny
-from fuzzing import CONLLU, PAIRS
+from fuzzing import make_files
 
 from bertft import cli
-
-WORDS = ["it", "rains", "pours", "the", "sun", "shines", "."]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("files")
-    for name, seed in (("base", 0), ("tuned", 1)):
-        tiny.save(made / name, tiny.bert(len(WORDS) + 4, seed=seed), tiny.tokenizer(WORDS))
-    (made / "text.txt").write_text("it rains .\nthe sun shines .\nit pours .\n" * 5)
-    (made / "pairs.jsonl").write_text(PAIRS)
-    (made / "bank").mkdir()
-    for split in ("train", "dev", "test"):
-        (made / "bank" / f"x-ud-{split}.conllu").write_text(CONLLU)
-    return made
+    return make_files(tmp_path_factory.mktemp("files"))
 
 
 COMMANDS = {
