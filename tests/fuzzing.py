@@ -1,4 +1,4 @@
-"""What the fuzzers share, and tiny files for commands. The seeds are fixed; every failure names its seed and keeps its input.
+"""What the fuzzers share, and tiny files for commands. Seeds are fixed; a failure names its seed and keeps its input.
 
 `make fuzz` runs the fuzzers for long: BERTFT_FUZZ multiplies the number of inputs, BERTFT_FUZZ_SEED chooses others.
 """
