@@ -43,6 +43,11 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def as_float(value: float | None) -> float:
+    """Return a number of a row, with None (an undefined number read back from JSON) as nan."""
+    return math.nan if value is None else float(value)
+
+
 _UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What some terminals obey, and halves of characters, which UTF-8 does not have."""
 

@@ -375,3 +375,63 @@ def test_the_core_refuses_what_it_cannot_read():
             row_spearman(*arguments)
     with pytest.raises(ValueError, match="sentence 0 has a distance that is nan"):
         kernels.select("cpu", "reference").spanning_trees(np.where(GOOD == 6, np.nan, GOOD), lengths, keep)
+
+
+# ------------------------------------------------------------------------------------------------- standard errors
+
+
+def noisy_batch(rng, lengths, noise=2.0):
+    """Return predicted distances near those of random trees, and these."""
+    width = max(lengths)
+    gold, predicted = np.zeros((2, len(lengths), width, width))
+    for sentence, n in enumerate(lengths):
+        gold[sentence, :n, :n] = tree_distances([0, *(int(rng.integers(1, word + 1)) for word in range(1, n))])
+        predicted[sentence] = gold[sentence] + square(width, noise * rng.random(width * (width - 1) // 2))
+    return predicted, gold
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_standard_errors_by_their_formulas_and_by_the_jackknife(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.choice([4, 6, 6, 7, 9, 9, 12], 60)
+    lengths[:2] = 20, 25  # lengths with one sentence
+    predicted, gold = noisy_batch(rng, lengths)
+    found = evaluate_distances(predicted[:20], gold[:20], lengths[:20])
+    found = found.merge(evaluate_distances(predicted[20:], gold[20:], lengths[20:]))
+    alone = [evaluate_distances(predicted[[i]], gold[[i]], lengths[[i]]) for i in range(len(lengths))]
+    correct, edges = (np.array([getattr(one, name) for one in alone]) for name in ("correct_edges", "gold_edges"))
+
+    residuals = correct - found.uuas * edges
+    assert found.uuas_stderr == pytest.approx(np.sqrt(60 / 59 * (residuals**2).sum()) / edges.sum(), rel=1e-12)
+    left_out = (correct.sum() - correct) / (edges.sum() - edges)
+    assert found.uuas_stderr == pytest.approx(np.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum()), rel=0.05)
+
+    means = np.array([sum(one.spearman_by_length.values()) for one in alone])  # each word has a correlation here
+    counted = {n: means[lengths == n] for n in set(lengths.tolist()) if n >= 5}
+    within = sum(((of_length - of_length.mean()) ** 2).sum() for of_length in counted.values())
+    of_one = within / sum(len(of_length) - 1 for of_length in counted.values())
+    variances = [of_one if len(found) == 1 else found.var(ddof=1) / len(found) for found in counted.values()]
+    assert found.spearman_stderr == pytest.approx(np.sqrt(sum(variances)) / len(counted), rel=1e-9)
+
+
+def test_standard_errors_are_the_spread_among_samples_of_sentences():
+    rng = np.random.default_rng(5)
+    lengths = np.repeat([6, 8, 11], 14)
+    samples = [evaluate_distances(*noisy_batch(rng, lengths), lengths) for _ in range(120)]
+    for measure in ("uuas", "spearman"):
+        values, errors = (np.array([getattr(one, name) for one in samples]) for name in (measure, f"{measure}_stderr"))
+        assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.25)  # known to 7 %
+
+
+def test_standard_errors_of_depths_and_of_few_sentences():
+    lengths = np.full(12, 5)
+    gold = np.tile([0, 1, 1, 2, 2], (12, 1))
+    predicted = gold + np.random.default_rng(0).random(gold.shape) * 3
+    found = evaluate_depths(predicted, gold, lengths)
+    share = found.correct_roots / 12
+    assert found.root_accuracy_stderr == pytest.approx(np.sqrt(share * (1 - share) / 11), rel=1e-12)
+    assert found.spearman_stderr > 0
+    few = evaluate_depths(predicted[:9], gold[:9], lengths[:9])
+    assert np.isnan([few.root_accuracy_stderr, few.spearman_stderr]).all()
+    distances = evaluate_distances(*noisy_batch(np.random.default_rng(1), [6] * 9), [6] * 9)
+    assert np.isnan([distances.uuas_stderr, distances.spearman_stderr]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny import bert, save, tokenizer
 
 from bertft import cli
 from bertft.data import read_treebank
 from bertft.experiments.structural import CHAIN, RANDOM_TREE, best_layers, probe_structural
 from bertft.probes.structural.training import RECIPES, train_probes
-from bertft.report.structural import curves, finding, tree_figure
+from bertft.report.structural import curves, figure, finding, show, tree_figure
 
 WORDS = {"the": "DET", "a": "DET", "cat": "NOUN", "dog": "NOUN", "mat": "NOUN", "saw": "VERB", "left": "VERB"}
 LAYERS = 3
@@ -226,6 +228,19 @@ def test_the_finding_says_how_far_above_the_floors() -> None:
     assert finding(bert, [], names).endswith("0.300 above the highest baseline (layer 0, 0.500).")
     below, *floors = curves(made_rows({("bert", 1): 0.3, (CHAIN, None): 0.4}))
     assert "0.100 below the highest baseline (left-to-right chain, 0.400)" in finding(below, floors, names)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_wide_table_and_the_figure_have_intervals(width: int) -> None:
+    rows = [{**row, "stderr": 0.01} for row in made_rows({("bert", 0): 0.5, ("bert", 1): 0.8, (CHAIN, None): 0.4})]
+    run = {"treebank": {"name": "bank"}, "sentences": {"test": 12}, "options": {}}
+    console = Console(file=io.StringIO(), width=width)
+    show(rows, run, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("0.800 ± 0.020 *" in said) == (width == 100)
+    assert ("A wider terminal shows the 95 % intervals too" in said) == (width == 80)
+    bands = [band.get_paths()[0].get_extents() for band in figure(rows, run).axes[0].collections]
+    assert [(round(band.y0, 3), round(band.y1, 3)) for band in bands] == [(0.48, 0.82)]
 
 
 def test_drawn_trees_have_an_arc_an_edge(place: Path) -> None:

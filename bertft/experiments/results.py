@@ -22,7 +22,7 @@ from bertft.errors import OptionError, ReportWarning
 from bertft.experiments.run import TOLD_FILE
 from bertft.files import ResultFiles, write_results
 from bertft.options import FORMATS, one_of
-from bertft.records import COLUMNS, Row, csv_bytes, json_bytes, told_bytes
+from bertft.records import COLUMNS, Row, as_float, csv_bytes, json_bytes, told_bytes
 from bertft.untrusted import shown
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ class Results:
         """Return the value of a cell with its standard error; the mean where there are several rows."""
         if not rows:
             return ""
-        values = [_number(row[self.layout.value]) for row in rows]
+        values = [as_float(row[self.layout.value]) for row in rows]
         mean = math.fsum(values) / len(values)
         error = self.layout.error(rows[0])
         if len(values) > 1:
@@ -388,13 +388,8 @@ def reported_rows(rows: Sequence[Row]) -> Iterable[Row]:
 def _score_error(row: Row) -> float:
     """Return the standard error of a row of `score`; that of a mean over pairs follows from their deviation."""
     if pairs := row.get("n_pairs"):
-        return _number(row["spread"]) / math.sqrt(pairs)
-    return _number(row.get("stderr"))
-
-
-def _number(value: float | None) -> float:
-    """Return a number of a row, with None (an undefined number read back from JSON) as nan."""
-    return math.nan if value is None else float(value)
+        return as_float(row["spread"]) / math.sqrt(pairs)
+    return as_float(row.get("stderr"))
 
 
 @dataclass(frozen=True)

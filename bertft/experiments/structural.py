@@ -41,7 +41,7 @@ from bertft.probes.structural.training import (
     train_probes,
 )
 from bertft.progress import Feedback, Progress, Say
-from bertft.records import Row
+from bertft.records import Row, as_float
 
 CHAIN, RANDOM_TREE = "left-to-right chain", "random tree"
 BASELINE_BATCH = 64
@@ -70,7 +70,9 @@ class StructuralResults(Results):
 
     trees: list[DrawnTree]
 
-    layout: ClassVar[Layout] = Layout(("model", "rank", "layer"), ("measure",), kept=reported_rows)
+    layout: ClassVar[Layout] = Layout(
+        ("model", "rank", "layer"), ("measure",), kept=reported_rows, error=lambda row: as_float(row.get("stderr"))
+    )
 
     title: ClassVar[str] = "Structural probes"
     stem: ClassVar[str] = "probes"
@@ -366,16 +368,14 @@ def _rows(what: Row, result: Evaluation) -> Iterator[Row]:
         # The value is nan for a split without sentences of 5 words or more; a warning adds nothing.
         warnings.simplefilter("ignore", UndefinedWarning)
         if isinstance(result, DistanceEvaluation):
-            values = {"distance_spearman": result.spearman, "uuas": result.uuas}
+            kind, second = "distance", ("uuas", result.uuas, result.uuas_stderr, result.gold_edges)
         else:
-            values = {"depth_spearman": result.spearman, "root_accuracy": result.root_accuracy}
-    rows_ranked = sum(result.spearman_counts.values())
-    for measure, value in values.items():
-        if measure == "uuas" and isinstance(result, DistanceEvaluation):
-            counted = result.gold_edges
-        else:
-            counted = getattr(result, "sentences", 0) if measure == "root_accuracy" else rows_ranked
-        yield {**what, "measure": measure, "value": value, "count": counted}
+            accuracy, stderr = result.root_accuracy, result.root_accuracy_stderr
+            kind, second = "depth", ("root_accuracy", accuracy, stderr, result.sentences)
+        ranked = sum(result.spearman_counts.values())
+        first = (f"{kind}_spearman", result.spearman, result.spearman_stderr, ranked)
+    for measure, value, stderr, counted in (first, second):
+        yield {**what, "measure": measure, "value": value, "stderr": stderr, "count": counted}
 
 
 def _drawn(

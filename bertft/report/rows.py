@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from bertft.records import Row
+from bertft.records import Row, as_float
 from bertft.untrusted import shown
 
 NAME = 14
@@ -24,6 +23,9 @@ TASKS = {
     "rel": "Relations",
 }
 """Tasks in the order of the paper's table, with their names there."""
+
+Z95 = 1.959963984540054
+"""Half the width of a 95 % interval in standard errors, for a normal distribution."""
 
 NEAR = 0.01
 """What is at most this much above a baseline has not learnt; what is at most this much below another value keeps it."""
@@ -102,7 +104,7 @@ def shown_split(rows: Sequence[Row]) -> str:
 
 def number(row: Row) -> float:
     """Return the value of a row, with None (an undefined number read back from JSON) as nan."""
-    return math.nan if row["value"] is None else float(row["value"])
+    return as_float(row["value"])
 
 
 def task_name(task: str, scoring: str) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertft.records import Row
+from bertft.records import Row, as_float
 from bertft.report.drawing import (
     DASHES,
     INK,
@@ -32,14 +32,15 @@ from bertft.report.drawing import (
     set_layer_axis,
     set_title,
 )
-from bertft.report.rows import fit, number, qualified, short_names, shown_split
+from bertft.report.rows import Z95, fit, number, qualified, short_names, shown_split
+from bertft.report.tables import cell as text_cell
 from bertft.report.tables import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("model", "baseline", "layer", "rank", "split", "measure", "value", "count")
+COLUMNS = ("model", "baseline", "layer", "rank", "split", "measure", "value", "stderr", "count")
 
 MEASURES = {
     "distance_spearman": "distance Spearman",
@@ -56,6 +57,9 @@ FIGURE = {
 }
 """The panels of the figure, from left to right: UUAS, which the text tells, and those of figure 1 of the paper."""
 
+WIDE = 96
+"""Columns of a terminal from which the table has room for intervals."""
+
 Edges = Sequence[tuple[int, int]]
 
 
@@ -69,11 +73,17 @@ class Curve:
     values: Mapping[str, Mapping[int | None, float]]
     best: Mapping[str, int | None]
     """The best layer on the development set, by measure."""
+    errors: Mapping[str, Mapping[int | None, float]]
+    """The standard errors of the values."""
 
     def points(self, measure: str) -> list[tuple[int, float]]:
         """Return the (layer, value) pairs whose value is finite."""
         of_layer = self.values.get(measure, {})
         return [(layer, value) for layer, value in of_layer.items() if layer is not None and math.isfinite(value)]
+
+    def estimate(self, measure: str, layer: int | None) -> tuple[float, float]:
+        """Return the value at a layer and its standard error, nan where there is none."""
+        return self.values[measure].get(layer, math.nan), self.errors[measure].get(layer, math.nan)
 
     def best_value(self, measure: str) -> float:
         """Return the value at the best layer, or nan."""
@@ -101,6 +111,7 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
     for key in dict.fromkeys((row["baseline"], row["model"], row["rank"]) for row in rows):
         own = [row for row in rows if (row["baseline"], row["model"], row["rank"]) == key]
         values: dict[str, dict[int | None, float]] = {measure: {} for measure in MEASURES}
+        errors: dict[str, dict[int | None, float]] = {measure: {} for measure in MEASURES}
         best: dict[str, int | None] = {}
         for measure in MEASURES:
             dev = [(number(row), row["layer"]) for row in own if (row["measure"], row["split"]) == (measure, "dev")]
@@ -110,17 +121,18 @@ def curves(rows: Sequence[Row]) -> list[Curve]:
         for row in own:
             if row["split"] == split:
                 values[row["measure"]][row["layer"]] = number(row)
-        found.append(Curve(key[1], key[0], key[2], values, best))
+                errors[row["measure"]][row["layer"]] = as_float(row.get("stderr"))
+        found.append(Curve(key[1], key[0], key[2], values, best, errors))
     return sorted(found, key=lambda curve: curve.baseline)
 
 
 def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
     """Print a table for each model and rank with the baselines below, the notes of the run and the findings."""
-    ascii_only = console.options.ascii_only
+    ascii_only, wide = console.options.ascii_only, console.width >= WIDE
     found = curves(rows)
     models, baselines = ([curve for curve in found if curve.baseline is kind] for kind in (False, True))
     split, names = shown_split(rows), short_names(curve.model for curve in found)
-    where = qualified(f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences", run)
+    where = source(run, split)
     for curve in models:
         console.print()
         say(console, f"Structural probes of {names[curve.model]}, rank {curve.rank}", "bold")
@@ -128,28 +140,50 @@ def show(rows: Sequence[Row], run: dict[str, Any], console: Console) -> None:
         table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("layer", justify="right", no_wrap=True)
         for title in MEASURES.values():
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", no_wrap=wide)
         layers = sorted({layer for of_layer in curve.values.values() for layer in of_layer if layer is not None})
         for layer in layers:
-            cells = [cell(curve.values[m].get(layer, math.nan), curve.best.get(m) == layer) for m in MEASURES]
+            texts = [estimate(*curve.estimate(m, layer), wide) for m in MEASURES]
+            cells = [
+                cell(text, ascii_only, curve.best.get(m) == layer) for m, text in zip(MEASURES, texts, strict=True)
+            ]
             table.add_row(str(layer), *cells, end_section=layer == layers[-1])
         for baseline in baselines:
             if baseline.rank in (None, curve.rank):
-                cells = [cell(baseline.best_value(measure), False) for measure in MEASURES]
+                texts = [estimate(*baseline.estimate(m, baseline.best.get(m)), wide) for m in MEASURES]
+                cells = [cell(text, ascii_only, False) for text in texts]
                 table.add_row(Text(fit(names[baseline.model], 30), style="dim"), *cells)
         console.print(table)
     console.print()
     say(console, "* = best layer on the development set; each random baseline is shown at its own best layer.", "dim")
+    if any(math.isfinite(error) for curve in found for errors in curve.errors.values() for error in errors.values()):
+        known = "± = half the 95 % interval over sentences (1.96 standard errors)."
+        say(
+            console,
+            known if wide else "A wider terminal shows the 95 % intervals too; so do the page and files.",
+            "dim",
+        )
     for note in run.get("notes", ()):
         say(console, f"Note: {note}", "dim")
     for text in findings(rows, run):
         say(console, text)
 
 
-def cell(value: float, best: bool) -> Text:
-    """Return a value as a cell of the table."""
-    text = f"{value:.3f}" if math.isfinite(value) else "undefined"
-    return Text(f"{text} *", style="bold green") if best else Text(f"{text}  ")
+def source(run: dict[str, Any], split: str) -> str:
+    """Return the options of a run that change its numbers, the treebank, and how many sentences of it were read."""
+    return qualified(f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences", run)
+
+
+def estimate(value: float, stderr: float, wide: bool) -> str:
+    """Return a value as text, with half its 95 % interval where there is room."""
+    if not math.isfinite(value):
+        return "undefined"
+    return f"{value:.3f} ± {Z95 * stderr:.3f}" if wide and math.isfinite(stderr) else f"{value:.3f}"
+
+
+def cell(text: str, ascii_only: bool, best: bool) -> Text:
+    """Return a cell of the table; the best layer is marked."""
+    return text_cell(f"{text} *" if best else f"{text}  ", ascii_only, "bold green" if best else "")
 
 
 def finding(curve: Curve, baselines: Sequence[Curve], names: Mapping[str, str]) -> str:
@@ -186,8 +220,7 @@ def figure(rows: Sequence[Row], run: dict[str, Any]) -> Figure:
         for axes, (measure, title) in zip(panels, FIGURE.items(), strict=True):
             axes.set_ylim(bottom, 1.0)
             draw_panel(axes, found, measure, names)
-            where = f"{run['treebank']['name']}, {split}: {run['sentences'][split]:,} sentences; baselines dashed"
-            set_title(axes, title, qualified(where, run))
+            set_title(axes, title, f"{source(run, split)}; bands: 95 %; baselines dashed")
             axes.set_xlabel("Layer (0 = embeddings)")
         panels[0].set_ylabel("UUAS; Spearman, mean over lengths 5 to 50")
     return drawing
@@ -220,6 +253,10 @@ def draw_panel(axes: Axes, found: Sequence[Curve], measure: str, names: Mapping[
             continue
         marker = "" if curve.baseline else MARKERS[index % len(MARKERS)]
         x, y = [layer for layer, _ in points], [value for _, value in points]
+        halves = [Z95 * curve.errors[measure].get(layer, math.nan) for layer, _ in curve.points(measure)]
+        if halves:
+            low, high = ([value + sign * half for value, half in zip(y, halves, strict=True)] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1)
         draw_line(axes, x, y, colour, dash, marker, baseline=curve.baseline)
         ends.append((points[-1][1], points[-1][0], fit(names[curve.model, curve.rank], 30), colour))
     set_layer_axis(axes, layers)

@@ -10,6 +10,11 @@ between kept words. Every edge has the same weight, whatever the length of its s
 
 *Root accuracy*: the share of sentences where the kept word of the lowest predicted depth is the root.
 
+*Standard errors* are over sentences: they are independent, the words of one are not. UUAS is a ratio of sums over
+sentences, and its variance that of the linearised ratio (Cochran 1977, section 6.5). For Spearman the lengths are
+strata: the variance is the sum of the variances of the means of the lengths, over the square of their number. A length
+with one sentence gets the variance that a sentence has within the other lengths.
+
 The two presets differ in the gold edges. `paper`: the minimum spanning tree of the gold distances between kept words.
 It is the tree of the treebank only if no word left out has a dependent. `today`: the edges of the treebank whose two
 words are kept. Each preset has its own masks, see `keep_masks`.
@@ -37,8 +42,43 @@ from bertft.probes.structural.punctuation import check_preset
 LENGTHS = range(5, 51)
 """The lengths of sentences over which rank correlations are averaged."""
 
+LEAST_SENTENCES = 10
+"""With fewer sentences the variance among them is too uncertain, and a standard error is nan."""
+
 _Result = TypeVar("_Result", bound="_Evaluation")
-_Ranks = tuple[dict[int, float], dict[int, int], int]
+
+
+@dataclass(frozen=True)
+class SquareSums:
+    """Sums over sentences from which the variance of a ratio of sums follows: of parts p and wholes w, such as edges.
+
+    sentences: those with a whole above 0.  parts, cross, wholes: the sums of p p, p w and w w.
+    """
+
+    sentences: int
+    parts: float
+    cross: float
+    wholes: float
+
+    @classmethod
+    def of(cls, parts: NDArray[Any], wholes: NDArray[Any]) -> SquareSums:
+        """Return the sums over sentences, from one number for each."""
+        products = (float((parts * parts).sum()), float((parts * wholes).sum()), float((wholes * wholes).sum()))
+        return cls(int(np.count_nonzero(wholes)), *products)
+
+    def __add__(self, other: SquareSums) -> SquareSums:
+        return SquareSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def residuals(self, ratio: float) -> float:
+        """Return the sum of (p - ratio w)^2."""
+        return max(self.parts - 2 * ratio * self.cross + ratio * ratio * self.wholes, 0.0)
+
+    def variance(self, ratio: float, whole: float) -> float:
+        """Return the variance of the ratio of the sums of p and w, of which `whole` is that of w."""
+        return self.residuals(ratio) / (whole * whole) * self.sentences / (self.sentences - 1)
+
+
+_Ranks = tuple[dict[int, float], dict[int, int], int, dict[int, SquareSums]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +91,7 @@ class _Evaluation:
     spearman_sums: Mapping[int, float]
     spearman_counts: Mapping[int, int]
     constant_rows: int
+    spearman_squares: Mapping[int, SquareSums]
 
     @property
     def spearman_by_length(self) -> dict[int, float]:
@@ -64,6 +105,26 @@ class _Evaluation:
         what = f"no sentence of {LENGTHS[0]} to {LENGTHS[-1]} words has a rank correlation"
         return _ratio(math.fsum(means), len(means), what)
 
+    @property
+    def spearman_stderr(self) -> float:
+        """The standard error of `spearman`; nan with fewer than ten sentences, or if no two have one length."""
+        means = {length: mean for length, mean in self.spearman_by_length.items() if length in LENGTHS}
+        squares = {length: self.spearman_squares[length] for length in means}
+        several = [length for length in means if squares[length].sentences > 1]
+        if sum(found.sentences for found in squares.values()) < LEAST_SENTENCES or not several:
+            return math.nan
+        # In units of the mean of a sentence, as some have more rows than others.
+        within = math.fsum(
+            squares[length].residuals(means[length]) * (squares[length].sentences / self.spearman_counts[length]) ** 2
+            for length in several
+        )
+        of_one = within / sum(squares[length].sentences - 1 for length in several)
+        variances = [
+            squares[length].variance(mean, self.spearman_counts[length]) if length in several else of_one
+            for length, mean in means.items()
+        ]
+        return math.sqrt(math.fsum(variances)) / len(means)
+
     def merge(self: _Result, other: _Result) -> _Result:
         """Return the result over the sentences of both."""
         return type(self)(*(_add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
@@ -76,6 +137,14 @@ class DistanceEvaluation(_Evaluation):
     correct_edges: int
     predicted_edges: int
     gold_edges: int
+    edge_squares: SquareSums
+
+    @property
+    def uuas_stderr(self) -> float:
+        """The standard error of `uuas`; nan with fewer than ten sentences."""
+        if self.edge_squares.sentences < LEAST_SENTENCES:
+            return math.nan
+        return math.sqrt(self.edge_squares.variance(self.correct_edges / self.gold_edges, self.gold_edges))
 
     @property
     def uuas(self) -> float:
@@ -89,6 +158,14 @@ class DepthEvaluation(_Evaluation):
 
     correct_roots: int
     sentences: int
+
+    @property
+    def root_accuracy_stderr(self) -> float:
+        """The standard error of `root_accuracy`; nan with fewer than ten sentences."""
+        if self.sentences < LEAST_SENTENCES:
+            return math.nan
+        share = self.correct_roots / self.sentences
+        return math.sqrt(share * (1 - share) / (self.sentences - 1))
 
     @property
     def root_accuracy(self) -> float:
@@ -153,11 +230,13 @@ def evaluate_distances(
     edges = parents >= 0
     back = gold_parents.take(parents.clip(0) + np.arange(0, batch * n, n)[:, None])
     found = (gold_parents == parents) | (back == np.arange(n))
+    correct, in_gold = np.count_nonzero(found & edges, axis=1), np.count_nonzero(gold_parents >= 0, axis=1)
     return DistanceEvaluation(
         *ranks,
-        correct_edges=int(np.count_nonzero(found & edges)),
+        correct_edges=int(correct.sum()),
         predicted_edges=int(np.count_nonzero(edges)),
-        gold_edges=int(np.count_nonzero(gold_parents >= 0)),
+        gold_edges=int(in_gold.sum()),
+        edge_squares=SquareSums.of(correct, in_gold),
     )
 
 
@@ -285,13 +364,15 @@ def _rank_fields(correlations: NDArray[np.float64], lengths: NDArray[np.int64], 
     short = np.flatnonzero(counts < rows)
     for name, values in (("predicted", predicted), ("gold", gold)):
         _refuse_nan(name, values, short, lengths)
-    sums = np.bincount(lengths, np.where(defined, correlations, 0.0).sum(axis=1))
+    of_sentence = np.where(defined, correlations, 0.0).sum(axis=1)
+    sums = np.bincount(lengths, of_sentence)
     of_length = np.bincount(lengths, counts).astype(np.int64)
     present = np.flatnonzero(of_length).tolist()
     return (
         {length: float(sums[length]) for length in present},
         {length: int(of_length[length]) for length in present},
         int((rows - counts)[lengths > 1].sum()),
+        {length: SquareSums.of(of_sentence[lengths == length], counts[lengths == length]) for length in present},
     )
 
 
@@ -310,7 +391,8 @@ def _refuse_nan(name: str, values: Any, sentences: NDArray[np.int64], lengths: N
 
 def _add(left: Any, right: Any) -> Any:
     if isinstance(left, Mapping):
-        return {key: left.get(key, 0) + right.get(key, 0) for key in sorted({*left, *right})}
+        either, both = {**left, **right}, left.keys() & right.keys()
+        return {key: left[key] + right[key] if key in both else either[key] for key in sorted(either)}
     return left + right
 
 

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from bertft.records import Row
-from bertft.report.rows import qualified, short_names
+from bertft.records import Row, as_float
+from bertft.report.rows import Z95, qualified, short_names
 
 KEPT = 0.99
 """A layer counts as kept at or above this similarity."""
 
 ACRONYMS = ("rsa", "cka", "cca", "svcca", "pwcca")
-
-Z95 = 1.959963984540054
-"""Half the width of a 95 % interval in standard errors, for a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +141,6 @@ def labels(curves: Sequence[Series]) -> dict[Series, str]:
         curve: tuned[curve.tuned] + (f" with {bases[curve.base]}" if len(bases) > 1 and curve.n_pairs == 1 else "")
         for curve in curves
     }
-
-
-def as_float(value: float | None) -> float:
-    """Return a float, with None (an undefined number read back from JSON) as nan."""
-    return math.nan if value is None else float(value)
 
 
 def title(measure: str) -> str:
