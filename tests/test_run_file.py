@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -54,3 +55,17 @@ def test_all_files_but_one_have_the_same_bytes(
         assert all(seconds >= 0 for seconds in run["timings"].values())
     assert found[0].keys() == found[1].keys()
     assert [file for file in found[0] if found[0][file] != found[1][file]] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
+def test_a_removed_working_directory_does_not_cost_the_results(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["diff", str(folder / "base"), str(folder / "tuned"), "-o", str(tmp_path / "out")]) == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["directory"] is None
+    assert run["paths"][str(folder / "base")] == str(folder / "base")
+    monkeypatch.chdir(tmp_path)

@@ -168,11 +168,14 @@ def give_back(
 def told(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `run.json` tells of a command: the line as typed, where, and the paths of the files in it."""
     words = options.typed
-    paths = {word: os.path.abspath(word) for word in words if word and os.path.lexists(word)}
+    directory = None
+    with contextlib.suppress(OSError):  # it may have been removed meanwhile
+        directory = os.getcwd()
+    known = [word for word in words if word and os.path.lexists(word) and (directory or os.path.isabs(word))]
     return {
         "command": shlex.join(["bertft", *words]),
-        "directory": os.getcwd(),
-        "paths": paths,
+        "directory": directory,
+        "paths": {word: os.path.abspath(word) for word in known},
         "host": platform.node(),
     }
 
