@@ -187,8 +187,8 @@ def test_the_whole_way_through_the_command_line(
         assert part in " ".join(said.split())
     assert f"Pre-trained: {out / 'seed-3' / 'last'}, {out / 'seed-4' / 'last'}." in err
     assert sorted(os.listdir(out)) == [
-        ".bertft.json", "options.json", "pretraining.csv", "pretraining.json", "pretraining.png", "run.json",
-        "seed-3", "seed-4",
+        ".bertft.json", "options.json", "pretraining.csv", "pretraining.json", "pretraining.png",
+        "report.html", "run.json", "seed-3", "seed-4",
     ]  # fmt: skip
     content = json.loads((out / "pretraining.json").read_text())
     options = content["run"]["options"]
