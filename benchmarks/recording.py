@@ -16,7 +16,15 @@ LOWER_BOUNDS = ("bare products", "two forward passes")
 NO_GPU = "no GPU is available"
 """The only accepted reason to skip a benchmark."""
 
-ORDER = ("bench_rsa.py", "bench_score.py", "bench_probes.py", "bench_edge.py", "bench_threads.py", "bench_gpu.py")
+ORDER = (
+    "bench_rsa.py",
+    "bench_neighbours.py",
+    "bench_score.py",
+    "bench_probes.py",
+    "bench_edge.py",
+    "bench_threads.py",
+    "bench_gpu.py",
+)
 """The order of files in the tables. It does not depend on the order in which they ran."""
 
 Json = dict[str, Any]

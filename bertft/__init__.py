@@ -19,6 +19,7 @@ _HOME = {
     "svcca": "similarity",
     "pwcca": "similarity",
     "procrustes": "similarity",
+    "mutual_knn": "similarity",
     "compare": "similarity",
     "explain": "similarity",
     "PairMoments": "similarity",
@@ -42,6 +43,7 @@ __all__ = [
     "compare",
     "diff",
     "explain",
+    "mutual_knn",
     "pretrain",
     "procrustes",
     "pwcca",
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     from bertft.experiments.results import Scores
     from bertft.experiments.score import score
     from bertft.experiments.tune import tune
-    from bertft.similarity.functions import cca, cka, compare, procrustes, pwcca, rsa, svcca
+    from bertft.similarity.functions import cca, cka, compare, mutual_knn, procrustes, pwcca, rsa, svcca
     from bertft.similarity.pair_moments import PairMoments
     from bertft.similarity.plan import explain
 

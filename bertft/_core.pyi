@@ -114,3 +114,27 @@ def row_moments(
     >>> sums[0][0]
     array([ 1.,  0.,  0., 25., 25.])
     """
+
+def inverse_lengths(rows: Floats) -> NDArray[np.float64]:
+    """Return 1 / |row| of each row of a (n, d) array, (n,). Raises ValueError for another shape, type or layout."""
+
+def nearer_in_tile(
+    tile: NDArray[np.float32],
+    first_i: int,
+    first_j: int,
+    rows: Floats,
+    inverses: NDArray[np.float64],
+    offsets: NDArray[np.float32],
+    slack: NDArray[np.float64],
+    values: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+    thresholds: NDArray[np.float32],
+) -> None:
+    """Add the pairs i < j of a tile of products to the k nearest rows found so far, of both rows of each pair.
+
+    `tile` (height, breadth) holds products of rows first_i, … with rows first_j, …; with `offsets` (n,) they differ
+    from cosines of row i by no more than `slack` (n,) says. `rows` (n, d) have the lengths 1 / `inverses`. The three
+    last arrays are changed: `values` (n, k) cosines times |row i|, -inf at first; `numbers` (n, k) of rows; and
+    `thresholds` (n,), -inf at first, below which a tile's value is no neighbour. Raises ValueError for another shape,
+    type or layout, and for a tile beyond the rows.
+    """

@@ -7,9 +7,11 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "decoding.hpp"
 #include "moments.hpp"
+#include "neighbours.hpp"
 #include "ranks.hpp"
 #include "spearman.hpp"
 #include "trees.hpp"
@@ -205,6 +207,52 @@ void row_moments(const py::array& x, const py::array& y, const py::array& x_cent
     });
 }
 
+py::array_t<double> inverse_lengths(const py::array& rows) {
+    check_dimensions("inverse_lengths", "rows", rows, 2);
+    return with_floats("inverse_lengths", "rows", rows, [&](const auto* cells) {
+        py::array_t<double> inverses(rows.shape(0));
+        double* output = inverses.mutable_data();
+        const auto n = static_cast<std::size_t>(rows.shape(0)), width = static_cast<std::size_t>(rows.shape(1));
+        py::gil_scoped_release release;
+        bertft::inverse_lengths(cells, n, width, output);
+        return inverses;
+    });
+}
+
+void nearer_in_tile(const py::array& tile, std::size_t first_i, std::size_t first_j, const py::array& rows,
+                    const py::array& inverses, const py::array& offsets, const py::array& slack, py::array values,
+                    py::array numbers, py::array thresholds) {
+    constexpr const char* function = "nearer_in_tile";
+    check_dimensions(function, "tile", tile, 2);
+    check_dimensions(function, "rows", rows, 2);
+    check_dimensions(function, "values", values, 2);
+    const py::ssize_t n = rows.shape(0), k = values.shape(1);
+    const auto height = static_cast<std::size_t>(tile.shape(0)), breadth = static_cast<std::size_t>(tile.shape(1));
+    const auto count = static_cast<std::size_t>(n);
+    if (k < 1 || first_i > count || height > count - first_i || first_j > count || breadth > count - first_j) {
+        throw py::value_error(std::string(function) + ": the tile has rows or columns beyond the " + std::to_string(n) +
+                              " rows, or k is 0");
+    }
+    for (const auto& [name, array] : {std::pair{"inverses", inverses}, {"offsets", offsets}, {"slack", slack}}) {
+        check_shape(function, name, array, py::make_tuple(n));
+    }
+    const auto* products = data_of<float>(function, "tile", tile, "float32");
+    const auto* inverse_of = data_of<double>(function, "inverses", inverses, "float64");
+    const auto* offset_of = data_of<float>(function, "offsets", offsets, "float32");
+    const auto* slack_of = data_of<double>(function, "slack", slack, "float64");
+    bertft::Nearest nearest{static_cast<std::size_t>(k),
+                            written<double>(function, "values", values, "float64", py::make_tuple(n, k)),
+                            written<std::int64_t>(function, "numbers", numbers, "int64", py::make_tuple(n, k)),
+                            written<float>(function, "thresholds", thresholds, "float32", py::make_tuple(n))};
+    with_floats(function, "rows", rows, [&](const auto* cells) {
+        using Value = std::remove_const_t<std::remove_pointer_t<decltype(cells)>>;
+        const bertft::Space<Value> space{cells, static_cast<std::size_t>(rows.shape(1)), inverse_of, offset_of,
+                                         slack_of};
+        py::gil_scoped_release release;
+        bertft::nearer_in_tile(products, height, breadth, first_i, first_j, space, nearest);
+    });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -224,6 +272,11 @@ PYBIND11_MODULE(_core, module) {
                py::arg("row_map"), py::arg("limits"), py::arg("kept"), py::arg("again"), py::arg("u"), py::arg("v"),
                py::arg("ww"), py::arg("wu"), py::arg("wv"),
                "Write the shifted rows u and v of two spaces and add to their sums w w^T, w u^T and w v^T.");
+    module.def("inverse_lengths", &inverse_lengths, py::arg("rows"), "One over the length of each row.");
+    module.def("nearer_in_tile", &nearer_in_tile, py::arg("tile"), py::arg("first_i"), py::arg("first_j"),
+               py::arg("rows"), py::arg("inverses"), py::arg("offsets"), py::arg("slack"), py::arg("values"),
+               py::arg("numbers"), py::arg("thresholds"),
+               "Add the pairs of a tile of products to the nearest rows found so far, of both rows of each pair.");
     module.def("arborescences", &arborescences, py::arg("scores"), py::arg("lengths"), py::arg("threads") = 0,
                "Heads of the words of each sentence in its highest-scoring tree of one root, -1 beyond its end.");
 }

@@ -65,6 +65,9 @@ def truth_of(name, x, y):
         return dense_rsa(x, y, rsa_kernels[name])
     if name.startswith("mean-cosine"):
         return float(kernel_values(exact(x if name.endswith("base") else y), "cosine").mean())
+    if name == "mutual-knn":
+        near_x, near_y = (neighbours(exact(side), 10) for side in (x, y))
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near_x, near_y, strict=True)]))
     x, y = exact(x), exact(y)
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     if name == "cka":
@@ -84,6 +87,15 @@ def truth_of(name, x, y):
     left, correlations, _ = np.linalg.svd(qx.T @ qy, full_matrices=False)
     weights = np.abs((qx @ left).T @ x).sum(axis=1) if name == "pwcca" else np.ones(len(correlations))
     return float(weights @ correlations / weights.sum())
+
+
+def neighbours(x, k):
+    """Return the k rows of the largest cosine to each row, those of lower numbers first among equal rows."""
+    n = len(x)
+    cosines = np.full((n, n), -np.inf, dtype=np.longdouble)
+    upper = np.triu_indices(n, 1)
+    cosines[upper] = cosines.T[upper] = kernel_values(x, "cosine")
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
 
 
 def leading(x):

@@ -13,7 +13,8 @@ N, WIDTH = 400, 8
 
 def value(measure, x, y):
     row = MEASURES[measure]
-    return row.value(PairMoments(row.maps, products="float64").update(x, y))
+    wanted = PairMoments(row.maps, products="float64", rows=row.of is None)
+    return row.value(wanted.update(x, y))
 
 
 def spaces():

@@ -233,7 +233,7 @@ def test_equal_models_are_not_run(folders: dict[str, Path]) -> None:
 def test_which_measures_are_one_for_equal_spaces(name: str) -> None:
     rows = np.random.default_rng(0).standard_normal((400, 8))
     measure = MEASURES[name]
-    value = measure.value(PairMoments(measure.maps, products=measure.products).update(rows, rows))
+    value = measure.value(PairMoments.serving([measure]).update(rows, rows))
     assert (value == pytest.approx(1, abs=1e-6)) == (MEASURES[name].equal_spaces is not None)
 
 

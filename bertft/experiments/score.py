@@ -16,7 +16,7 @@ import numpy as np
 
 from bertft.activations.manner import manner_of
 from bertft.activations.stimuli import Stimuli
-from bertft.checkpoints.anatomy import n_layers
+from bertft.checkpoints.anatomy import hidden_size, n_layers
 from bertft.checkpoints.checkpoint import Checkpoint
 from bertft.checkpoints.compare import check_added_tokens, check_same_tokenizer
 from bertft.data import Corpus
@@ -178,9 +178,29 @@ def _score_corpora(
             drawn = [text for example in stimuli.examples for text in (example.text, example.pair) if text]
             run.notes += [note for other in others if (note := check_added_tokens(base, other, drawn))]
         run.notes += stimuli.notes
+        run.notes += _memory_notes(stimuli, groups, options)
         padding[corpus.name] = stimuli.padding
         rows += _score_corpus(stimuli, groups, options, run)
     return rows, padding
+
+
+def _memory_notes(stimuli: Stimuli, groups: Mapping[str, Sequence[Pair]], options: ScoreOptions) -> Iterator[str]:
+    """Yield a note on the vectors that measures of all rows keep in memory, which grow with the tokens drawn."""
+    named = [measure.name for measure in options.measures if measure.of is None]
+    most = max(
+        sum(
+            (hidden_size(pair.base.model) + hidden_size(pair.tuned.model))
+            * sum(layer > pair.shared for layer in options.layers)
+            for pair in comparison.pairs
+        )
+        for comparison in _comparisons(groups)
+    )
+    if named and most:
+        n = stimuli.draw.n_tokens
+        yield (
+            f"{stimuli.corpus.name}: {', '.join(named)} needs the vectors of all {n:,} tokens, which took "
+            f"{max(1, round(4 * n * most / 2**20)):,} MiB of memory; draw fewer tokens to take less"
+        )
 
 
 def _score_corpus(
@@ -266,7 +286,9 @@ def _rows(stimuli: Stimuli, pair: Pair, options: ScoreOptions, states: PairState
                 value, stderr, sampled = measure.equal_spaces, 0.0, drawn
             else:
                 value, stderr = evaluate(measure.name, states[layer])
-                sampled = 0 if math.isnan(stderr) else states[layer].sampled_groups
+                # A measure of all rows has its standard error from all of them.
+                used = drawn if measure.of is None else states[layer].sampled_groups
+                sampled = 0 if math.isnan(stderr) else used
             rows.append(
                 {
                     "base": pair.base.name,

@@ -124,6 +124,19 @@ def pair_rank_products(
     return float(ranks_x @ ranks_y)
 
 
+def nearest_rows(x: Array, rows: Rows, k: int) -> Array:
+    """Return the numbers of the k rows with the largest cosine to each row of x (n, d), (n, k) int64, nearest first.
+
+    A row is not its own neighbour, and k is at most n - 1. Among rows of equal cosine, those of the lower numbers are
+    chosen; cosines of rows that are no copies of each other tie only by chance of rounding. `rows` are the shifted
+    rows of x under the unit map in the dot form, with which other backends find candidates.
+    """
+    unit = map_rows(x, "unit")
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+
+
 def tied_ranks(values: Array) -> Array:
     """Return average ranks from 1, (n,) float64; ties share the mean of their ranks."""
     from scipy.stats import rankdata

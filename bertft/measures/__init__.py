@@ -1,6 +1,7 @@
 """The table of measures: for each the function, the moments it needs, its range, invariances and standard error.
 
-A measure is a pure function of `Moments`. `evaluate(name, moments)` returns its value with the standard error.
+A measure is a pure function of `Moments`, or of all rows where no moments give it. `evaluate(name, moments)` returns
+its value with the standard error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from bertft.errors import OptionError
 from bertft.kernels import one_blas_thread
 from bertft.kernels.types import RowMap
 from bertft.measures import anisotropy, cca, cka, procrustes, rsa
+from bertft.measures.mutual_knn import mutual_knn
 from bertft.options import suggestion
 from bertft.statistics.forms import BILINEAR
 from bertft.statistics.moments import Moments
@@ -25,11 +27,14 @@ from bertft.statistics.standard_error import Effects, GroupRows, by_blocks, by_g
 
 
 class Accumulated(Protocol):
-    """What measures need from an accumulator: moments by row map, and the sample of rows kept for standard errors."""
+    """What measures need from an accumulator: moments by row map, the sample of rows kept for standard errors, and all
+    rows."""
 
     def moments(self, row_map: RowMap) -> Moments: ...
 
     def snapshot(self, row_map: RowMap) -> tuple[Moments, Sample | None]: ...
+
+    def rows(self) -> Sample: ...
 
 
 Invariance = Literal["rotation", "scale", "row_scale", "shift", "affine", "exchange"]
@@ -51,7 +56,8 @@ class Measure:
     name: str
     title: str
     row_map: RowMap
-    of: Callable[[Moments], float]
+    of: Callable[[Moments], float] | None
+    """None for a measure of all rows, which `of_rows` computes; under its row map, rows are checked."""
     effects: Callable[[Moments, GroupRows], Effects] | None
     range: tuple[float, float]
     invariances: frozenset[Invariance]
@@ -59,6 +65,8 @@ class Measure:
     products: Literal["auto", "float64"] = "auto"
     equal_spaces: float | None = 1.0
     """The value for two equal spaces; None where that depends on the space."""
+    of_rows: Callable[..., tuple[float, float]] | None = None
+    """The value and, `with_error`, its standard error, from all rows."""
 
     @property
     def maps(self) -> tuple[RowMap, ...]:
@@ -67,6 +75,9 @@ class Measure:
 
     def value(self, moments: Accumulated) -> float:
         """Return the value of the measure."""
+        if self.of is None:
+            assert self.of_rows is not None
+            return self.of_rows(moments.rows(), with_error=False)[0]
         state = moments.moments(self.row_map)
         with one_blas_thread():  # NumPy's products give the same bits only with the same number of threads
             return self.of(state)
@@ -115,6 +126,8 @@ _TABLE = (
             "Morcos et al. 2018", "float64"),
     Measure("procrustes", "Procrustes similarity", "raw", procrustes.procrustes, procrustes.procrustes_effects,
             (0.0, 1.0), _RIGID, "Schönemann 1966; Ding et al. 2021"),
+    Measure("mutual-knn", "Mutual 10 nearest neighbours", "unit", None, None, (0.0, 1.0),
+            frozenset(("rotation", "scale", "row_scale", "exchange")), "Huh et al. 2024", of_rows=mutual_knn),
     _mean_cosine("mean-cosine-base", "Mean cosine, base", 0),
     _mean_cosine("mean-cosine-tuned", "Mean cosine, tuned", 1),
 )  # fmt: skip
@@ -141,6 +154,9 @@ def resolve(names: Iterable[str]) -> tuple[Measure, ...]:
 def evaluate(name: str, moments: Accumulated) -> Estimate:
     """Return one measure with its standard error, from what a `PairMoments` has accumulated and sampled."""
     (measure,) = resolve((name,))
+    if measure.of is None:
+        assert measure.of_rows is not None
+        return Estimate(*measure.of_rows(moments.rows()))
     state, sample = moments.snapshot(measure.row_map)
     with one_blas_thread():
         value = measure.of(state)

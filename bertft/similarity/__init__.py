@@ -5,6 +5,7 @@ from __future__ import annotations
 from bertft.similarity.functions import cca as cca
 from bertft.similarity.functions import cka as cka
 from bertft.similarity.functions import compare as compare
+from bertft.similarity.functions import mutual_knn as mutual_knn
 from bertft.similarity.functions import procrustes as procrustes
 from bertft.similarity.functions import pwcca as pwcca
 from bertft.similarity.functions import rsa as rsa

@@ -32,6 +32,8 @@ SAMPLE_ROWS = 4096
 SAMPLE_GROUPS = 400
 """With this many groups (sentences) of similar length, the standard error is known to about 5 %."""
 
+_NO_LIMIT = 2**62
+
 _changes = threading.RLock()
 """Held while an accumulator is changed, or what it holds is picked out. That is short: the products are made outside.
 One lock serves all accumulators, so that a fork can wait for it: a child never sees a change that is half made."""
@@ -57,6 +59,8 @@ class PairMoments:
         the longest groups are thinned first, and then whole groups are dropped.
     seed: decides which groups are kept.
     backend: "auto", "cpu", "gpu" or "reference", see `bertft.kernels`.
+    rows: keep all rows in main memory, n (d1 + d2) numbers, which `mutual_knn` needs. The order of rows then decides
+        among equal neighbours, and `state` is refused.
 
     Raises `OptionError` for an unknown row map, type of products or backend, and for a negative reservoir.
 
@@ -82,6 +86,7 @@ class PairMoments:
         reservoir: int = SAMPLE_ROWS,
         seed: int = 0,
         backend: str = "auto",
+        rows: bool = False,
     ) -> None:
         self.maps: tuple[RowMap, ...] = (maps,) if isinstance(maps, str) else tuple(maps)  # type: ignore[assignment]
         if not self.maps:
@@ -101,6 +106,7 @@ class PairMoments:
         self._lent: set[RowMap] = set()  # states whose arrays are read elsewhere, and copied before they change
         self._frames: dict[RowMap, tuple[Frame, Frame]] = {}
         self._reservoir = Reservoir(reservoir, seed)
+        self._rows = Reservoir(_NO_LIMIT if rows else 0, seed)
         self._n = self._checksum = 0
 
     @classmethod
@@ -109,7 +115,7 @@ class PairMoments:
         wanted = tuple(measures)
         products: Products = "float64" if any(m.products == "float64" for m in wanted) else "auto"
         maps = dict.fromkeys(row_map for measure in wanted for row_map in measure.maps)
-        return cls(maps, products=products, **options)
+        return cls(maps, products=products, rows=any(m.of is None for m in wanted), **options)
 
     @property
     def n(self) -> int:
@@ -143,6 +149,16 @@ class PairMoments:
         if n < 3 or found is None:
             raise ArrayError(f"{n} rows were seen; at least 3 are needed to compare pairs of rows")
         return found.on_host(), sample
+
+    def rows(self) -> Sample:
+        """Return all rows. Raises `OptionError` if they were not kept, and `ArrayError` for fewer than 3."""
+        with _changes:
+            kept, n = self._rows.sample(), self._n
+        if not self._rows.limit:
+            raise OptionError("this needs all rows; create PairMoments(rows=True) to keep them")
+        if n < 3 or kept is None:
+            raise ArrayError(f"{n} rows were seen; at least 3 are needed to compare pairs of rows")
+        return kept
 
     def update(self, x: Any, y: Any, groups: Any = None, *, first_row: int | None = None) -> PairMoments:
         """Add rows and return self.
@@ -185,10 +201,10 @@ class PairMoments:
             raise OptionError(f"cannot merge states of different options, {self._options()} and {other._options()}")
         with _changes:
             (mine, theirs), n = (self._lend(*self.maps), other._lend(*self.maps)), (self._n, other._n)
-            reservoir = self._reservoir.merge(other._reservoir)
+            reservoir, rows = self._reservoir.merge(other._reservoir), self._rows.merge(other._rows)
         merged = PairMoments(self.maps, products=self.products, reservoir=0, backend=self.backend)
         merged._frames = self._frames or other._frames
-        merged._n, merged._reservoir = sum(n), reservoir
+        merged._n, merged._reservoir, merged._rows = sum(n), reservoir, rows
         merged._checksum = self._checksum if n[0] else other._checksum
         for row_map in self.maps:
             parts = [part[row_map] for part in (mine, theirs) if row_map in part]
@@ -202,7 +218,12 @@ class PairMoments:
         return merged
 
     def state(self) -> dict[str, Array]:
-        """Return everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`."""
+        """Return everything as a flat dict of NumPy arrays, for `safetensors.numpy.save_file` or `numpy.savez`.
+
+        Raises `OptionError` where all rows are kept, which no state holds.
+        """
+        if self._rows.limit:
+            raise OptionError("all rows are kept, and no state holds them; create PairMoments without rows=True")
         with _changes:
             kept = self._reservoir.copy()
             content = Content(self._n, self._checksum, self.maps, self.products, self._lend(*self.maps), kept)
@@ -255,12 +276,17 @@ class PairMoments:
         """Return Procrustes similarity, see `bertft.procrustes`."""
         return MEASURES["procrustes"].value(self)
 
+    def mutual_knn(self) -> float:
+        """Return the share of the 10 nearest neighbours that both spaces have in common, see `bertft.mutual_knn`."""
+        return MEASURES["mutual-knn"].value(self)
+
     # ------------------------------------------------------------------------------------------------------- details
 
     def _options(self) -> dict[str, Any]:
         """Return what two accumulators must share to be merged."""
         kept = self._reservoir
-        return {"maps": sorted(self.maps), "products": self.products, "reservoir": kept.limit, "seed": kept.seed}
+        given = {"maps": sorted(self.maps), "products": self.products, "reservoir": kept.limit, "seed": kept.seed}
+        return given | {"rows": bool(self._rows.limit)}
 
     def _lend(self, *maps: RowMap) -> dict[RowMap, Moments]:
         """Return states for reading, while `_changes` is held: later changes go to copies."""
@@ -297,6 +323,8 @@ class PairMoments:
         chosen = self._reservoir.offer(keys)
         if len(chosen):
             self._reservoir.add(keys[chosen], _rows(x, chosen), _rows(y, chosen))
+        if self._rows.limit:
+            self._rows.add(keys, _rows(x, np.arange(n)), _rows(y, np.arange(n)))
         self._n += n
 
 

@@ -171,6 +171,15 @@ def by_groups(
     return math.sqrt(total / share * count / (count - 1)) * (groups - 1) / groups
 
 
+def jackknifed(without: Array, sizes: Array) -> float:
+    """Return the delete-one-group jackknife from a measure's values without each group, of `sizes` rows, (g,)."""
+    count = len(sizes)
+    if count < LEAST_GROUPS:
+        return math.nan
+    changes = without - without.mean()
+    return math.sqrt(float(changes @ changes) * (count - 1) / count)
+
+
 def by_blocks(measure: Callable[[Moments], float], value: float, moments: Moments, sample: Sample) -> float:
     """Return the standard error of a measure, float, from its values without each block of groups and with all rows."""
     groups = np.unique(sample.groups, return_inverse=True)[1]

@@ -75,18 +75,18 @@ def space_of(source: RowSource, kernel: str, ops: kernels.Operations, gamma: flo
     raw, exponent = form.row_map == "raw", 0
     placing = _Placing(form, ops, double)
     rows, center = placing.rows(source, 0)
-    mean, square = _first_moments(rows.vectors)
+    mean, square = first_moments(rows.vectors)
     if raw and square > 0 and not is_double(rows.vectors) and not inside(square, SINGLE):
         return space_of(source, kernel, ops, gamma, True)
     if raw and not (inside(square, DOUBLE) and np.abs(center).max() <= DOUBLE.most and varies(square, mean)):
         exponent = extreme_exponent(_batches(source, ops))
         if exponent:
             rows, center = placing.rows(source, exponent)
-            mean, square = _first_moments(rows.vectors)
+            mean, square = first_moments(rows.vectors)
         if not (inside(square, DOUBLE) and varies(square, mean)) and vary(_batches(source, ops)):
             # Columns that are constant leave nothing about the first row, and a rounding error about their mean.
             rows, center = placing.rows(source, exponent, about_first=True)
-            mean, square = _first_moments(rows.vectors)
+            mean, square = first_moments(rows.vectors)
             if not inside(square, DOUBLE):
                 raise ArrayError(too_close(source.name))
     constant, typical = float(center @ center), min(square, _typical_square(rows.vectors))
@@ -181,7 +181,7 @@ def _typed(batch: Array, double: bool) -> Array:
     return batch.float() if batch.dtype.itemsize == 2 else batch  # half precision of a GPU
 
 
-def _first_moments(vectors: Array) -> tuple[Array, float]:
+def first_moments(vectors: Array) -> tuple[Array, float]:
     """Return the mean of the shifted rows and their mean square, in float64."""
     total, square = np.zeros(vectors.shape[1]), 0.0
     for low in range(0, len(vectors), _CHUNK):
